@@ -1,0 +1,44 @@
+//! The treaty between sidecar and collector.
+//!
+//! One long-lived bidirectional stream carries frames: a u32 length, big-endian, then one postcard value
+//! of [`message::Up`] or [`message::Down`]. The ALPN names protocol and version; variants are only ever
+//! appended, released structs are frozen, new facts get new variants, and nobody sends what the greeted
+//! version lacks. `wire/golden.rs` pins the bytes.
+
+pub mod codec;
+pub mod message;
+
+#[cfg(test)]
+mod golden;
+
+/// ALPN of enrollment and rejoin: no client certificate.
+pub const ALPN_ENROLL: &[u8] = b"rollcall-enroll/1";
+/// ALPN of heartbeats: mutual TLS.
+pub const ALPN_BEAT: &[u8] = b"rollcall-beat/1";
+
+/// The one version of the beat protocol that exists.
+pub const BEAT_VERSION: u16 = 1;
+
+/// Largest frame body, in bytes; a chain of three P-256 certificates takes 1.2 kB.
+pub const MAX_FRAME: usize = 16 * 1024;
+
+/// TLS exporter label that ties an enrollment to its connection.
+pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-rollcall-enroll";
+/// Length of the exported keying material, in bytes.
+pub const EXPORTER_LEN: usize = 32;
+
+/// The server name that sidecars send: constant, since trust comes from the SPIFFE id.
+pub const SERVER_NAME: &str = "collector.rollcall.invalid";
+
+/// What the sidecar's key signs to prove possession on this very connection: the exporter and the
+/// SHA-256 of the certificate request.
+#[must_use]
+pub fn proof_message(exporter: &[u8; EXPORTER_LEN], csr: &[u8]) -> [u8; 2 * 32] {
+    use sha2::Digest;
+    let digest: [u8; 32] = sha2::Sha256::digest(csr).into();
+    let mut message = [0; 64];
+    for (to, from) in message.iter_mut().zip(exporter.iter().chain(&digest)) {
+        *to = *from;
+    }
+    message
+}
