@@ -1,1 +1,3 @@
-//! stub
+//! The Rollcall collector.
+
+pub mod store;
