@@ -1,0 +1,8 @@
+//! stub
+
+/// stub
+#[derive(Debug)]
+pub struct Actor;
+/// stub
+#[derive(Debug)]
+pub struct Settings;
