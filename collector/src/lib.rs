@@ -1,1 +1,6 @@
-//! stub
+//! The Rollcall collector.
+
+pub mod admission;
+pub mod ca;
+pub mod ingest;
+pub mod statedir;
