@@ -1,8 +1,12 @@
 //! The Rollcall collector: liveness, lifecycle, audit and queries for a monitoring fleet.
 //!
-//! Data flows one way: sidecar → ingest → [`registry`] → [`store`] → HTTP. Only an acknowledgement
+//! Data flows one way: sidecar → [`ingest`] → [`registry`] → [`store`] → HTTP. Only an acknowledgement
 //! returns, and it waits for memory, never for a database.
 
+pub mod admission;
+pub mod ca;
+pub mod ingest;
 pub mod metrics;
 pub mod registry;
+pub mod statedir;
 pub mod store;
