@@ -281,6 +281,12 @@ impl Ca {
         self.root.key
     }
 
+    /// How long the certificates of sidecars live.
+    #[must_use]
+    pub fn leaf_ttl(&self) -> Duration {
+        self.settings.policy.leaf_ttl()
+    }
+
     /// The roots that vouch for sidecars and collectors.
     #[must_use]
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {

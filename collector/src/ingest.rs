@@ -64,7 +64,7 @@ pub struct Context {
     /// Who signs.
     pub ca: Arc<Ca>,
     /// Where sidecars should dial; an empty list tells them to keep what they have.
-    pub addresses: ArcSwap<Addresses>,
+    pub addresses: Arc<ArcSwap<Addresses>>,
     /// Admission of enrollments, rejoins, hellos and handshakes.
     pub lanes: Mutex<Lanes>,
     /// Owner of every connection's tasks.
@@ -111,8 +111,13 @@ impl Ingest {
                 Some(ip) = freed.recv() => {
                     let now = self.context.registry.now().boot;
                     self.context.lanes(|lanes| lanes.handshake_done(ip));
-                    while let Some(incoming) = self.context.lanes(|lanes| waiting.next(lanes, now)) {
+                    let mut stale = Vec::new();
+                    while let Some(incoming) = self.context.lanes(|lanes| waiting.next(lanes, now, &mut stale)) {
                         self.shake(incoming, done.clone());
+                    }
+                    for incoming in stale {
+                        self.context.count_refusal(Code::Busy);
+                        incoming.ignore();
                     }
                 }
             }
@@ -129,14 +134,9 @@ impl Ingest {
         let ip = incoming.remote_address().ip();
         let validated = incoming.remote_address_validated();
         let now = self.context.registry.now().boot;
-        match self.context.lanes(|lanes| lanes.arrive(ip, validated, waiting.len(), now)) {
+        match self.context.lanes(|lanes| lanes.arrive(ip, validated, waiting.len())) {
             Arrival::Proceed => self.shake(incoming, done.clone()),
-            Arrival::Wait => {
-                if let Some(refused) = waiting.push(ip, incoming, now) {
-                    self.context.count_refusal(Code::Busy);
-                    refused.ignore();
-                }
-            }
+            Arrival::Wait => waiting.push(ip, incoming, now),
             Arrival::Retry => {
                 // A peer that has answered a Retry before cannot get another; it is validated already.
                 if let Err(error) = incoming.retry() {

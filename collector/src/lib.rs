@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod ca;
 pub mod ingest;
+pub mod keeper;
 pub mod metrics;
 pub mod registry;
 pub mod statedir;

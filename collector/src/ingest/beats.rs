@@ -290,10 +290,12 @@ pub(super) fn certificate(ca: &Ca, granted: Granted) -> Renewed {
 
 /// A refusal as it crosses the wire.
 pub(super) fn refused(context: &Context, code: Code) -> Refused {
-    let retry_after = match code {
-        Code::StoreUnavailable => Duration::from_secs(5),
-        Code::Busy => Duration::from_secs(1),
-        _ => Duration::ZERO,
+    let retry_after = if code == Code::StoreUnavailable {
+        Duration::from_secs(5)
+    } else if code == Code::Busy {
+        Duration::from_secs(1)
+    } else {
+        Duration::ZERO
     };
     Refused {
         code,

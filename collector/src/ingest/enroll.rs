@@ -87,15 +87,11 @@ async fn enroll(
 ) -> Result<Granted, Refused> {
     let refuse = |code| Err(refused(context, code));
     let now = context.registry.now();
-    let (proven, single_use) = context.registry.read(|roster| {
-        let single = roster.token(asked.token).is_none_or(|token| token.policy.max_uses == 1);
-        (identities::proves(roster, asked.token, &asked.secret), single)
-    });
-    let lane = if single_use { Lane::EnrollSingle } else { Lane::EnrollMulti };
-    if let Err(wait) = context.lanes(|lanes| lanes.admit(lane, from.ip(), now.boot)) {
+    if let Err(wait) = context.lanes(|lanes| lanes.admit(Lane::Enroll, from.ip(), now.boot)) {
         return Err(busy(context, wait));
     }
-    if !proven {
+    if !context.registry.read(|roster| identities::proves(roster, asked.token, &asked.secret)) {
+        context.lanes(|lanes| lanes.failed(from.ip(), now.boot));
         return refuse(Code::Denied);
     }
     let Ok(csr) = Ca::read_csr(&asked.csr.0) else { return refuse(Code::CsrInvalid) };

@@ -561,7 +561,8 @@ impl Actor {
             }
             (Write::PutIdentity { row, .. }, _) => {
                 let Some(slot) = self.find(&row.service) else { return };
-                let held = |serial| row.current.serial == serial || row.pending.as_ref().is_some_and(|p| p.serial == serial);
+                let held =
+                    |serial| row.current.serial == serial || row.pending.as_ref().is_some_and(|p| p.serial == serial);
                 if self.shared.links.get(slot).is_some_and(|link| !held(link.serial)) {
                     self.close(slot, Code::Superseded);
                 }
@@ -632,7 +633,11 @@ fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) 
                 leases.set_phase(entry.slot, Phase::Stopped);
             }
             (Some(Presence::Alive | Presence::Late | Presence::Unknown), _) | (_, Status::Active) => {
-                leases.rearm(entry.slot, pace, now.boot.after(judge::chance(pace, entry.slot.0.wrapping_mul(2_654_435_761))));
+                leases.rearm(
+                    entry.slot,
+                    pace,
+                    now.boot.after(judge::chance(pace, entry.slot.0.wrapping_mul(2_654_435_761))),
+                );
                 armed += 1;
             }
             (Some(Presence::NeverSeen) | None, Status::Pending | Status::Inactive) => {

@@ -259,7 +259,12 @@ impl Enroll {
 }
 
 /// What it takes to give an unbound row to an enrollment; its source and history stay.
-fn adopt(entry: &Entry, parent: Option<&ServiceId>, labels: &Pairs, metadata: &Pairs) -> Result<Option<Write>, Refusal> {
+fn adopt(
+    entry: &Entry,
+    parent: Option<&ServiceId>,
+    labels: &Pairs,
+    metadata: &Pairs,
+) -> Result<Option<Write>, Refusal> {
     if entry.identity.is_some() {
         return Err(Refusal::Wire(Code::IdTaken));
     }
@@ -385,11 +390,8 @@ impl Request for Renew {
             return refuse(Code::KeyInUse);
         }
         let issued = issue(&self.ca, &self.service, &self.csr, next_generation(identity))?;
-        let row = IdentityRow {
-            current: held.clone(),
-            pending: Some(cert_row(&issued)),
-            ..IdentityRow::clone(identity)
-        };
+        let row =
+            IdentityRow { current: held.clone(), pending: Some(cert_row(&issued)), ..IdentityRow::clone(identity) };
         let audit = By::sidecar(&self.service).did(
             world.now.wall,
             "identity.renewed",

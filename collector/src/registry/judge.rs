@@ -107,7 +107,10 @@ mod tests {
         assert_eq!(judge.tick(at(100), PACE), Sense::Clear);
         assert_eq!(judge.tick(at(1_099), PACE), Sense::Clear);
         let Sense::Credit(gap) = judge.tick(at(6_099), PACE) else { panic!("no credit") };
-        assert_eq!((gap.length, gap.from, gap.to), (Duration::from_secs(5), Timestamp(1_001_099), Timestamp(1_006_099)));
+        assert_eq!(
+            (gap.length, gap.from, gap.to),
+            (Duration::from_secs(5), Timestamp(1_001_099), Timestamp(1_006_099))
+        );
     }
 
     #[test]
@@ -115,7 +118,10 @@ mod tests {
         let mut judge = Judge::new(at(0));
         assert!(matches!(judge.tick(at(80_000), PACE), Sense::Credit(_)));
         assert!(matches!(judge.tick(at(91_000), PACE), Sense::Unobservable(_)));
-        assert!(matches!(judge.tick(at(92_000 + 3_600_000), PACE), Sense::Unobservable(_)), "an hour's sleep exceeds it too");
+        assert!(
+            matches!(judge.tick(at(92_000 + 3_600_000), PACE), Sense::Unobservable(_)),
+            "an hour's sleep exceeds it too"
+        );
         assert!(matches!(judge.tick(at(92_000 + 3_605_000), PACE), Sense::Credit(_)), "a new hour has new credit");
     }
 
