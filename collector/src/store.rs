@@ -7,7 +7,9 @@
 //!
 //! Every back end passes `store/suite.rs`.
 
+pub mod memory;
 pub mod rows;
+pub mod sqlite;
 
 use std::fmt;
 
