@@ -12,7 +12,7 @@ mod csr;
 mod own_leaf;
 mod template;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod vault;
 
 use std::{

@@ -16,17 +16,17 @@ use rollcall_common::{
 use super::{Ca, CaError, CaSettings, CertPolicy, Issued};
 use crate::statedir::StateDir;
 
-const START: Timestamp = Timestamp(1_795_229_160_000);
+pub(crate) const START: Timestamp = Timestamp(1_795_229_160_000);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A state directory of its own and a clock.
-struct World {
+pub(crate) struct World {
     outer: tempfile::TempDir,
     clock: Arc<ManualClock>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { outer: tempfile::tempdir().unwrap(), clock: Arc::new(ManualClock::new(START)) }
     }
 
@@ -51,17 +51,17 @@ impl World {
         Ca::open(&state, settings, Arc::clone(&self.clock) as _)
     }
 
-    fn open(&self) -> Ca {
+    pub(crate) fn open(&self) -> Ca {
         self.try_open(Self::settings()).unwrap()
     }
 }
 
-fn new_key() -> KeyPair {
+pub(crate) fn new_key() -> KeyPair {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()
 }
 
 /// The request of an honest sidecar: an empty subject and a key.
-fn honest_csr(key: &KeyPair) -> Vec<u8> {
+pub(crate) fn honest_csr(key: &KeyPair) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.serialize_request(key).unwrap().der().to_vec()

@@ -192,7 +192,12 @@ mod tests {
                     seen.2 += 1;
                     break;
                 }
-                other @ (Step::Replayed { .. } | Step::Health(_) | Step::Facts(_) | Step::Renew(_) | Step::Goodbye(_) | Step::Close(_)) => {
+                other @ (Step::Replayed { .. }
+                | Step::Health(_)
+                | Step::Facts(_)
+                | Step::Renew(_)
+                | Step::Goodbye(_)
+                | Step::Close(_)) => {
                     panic!("{other:?}")
                 }
             }

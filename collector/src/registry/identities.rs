@@ -446,3 +446,6 @@ fn foreign_key(roster: &Roster, ca: &Ca, service: &ServiceKey, key: Pin) -> bool
 fn cert_row(issued: &Issued) -> CertRow {
     CertRow { serial: issued.serial, key: issued.key, spki: issued.spki.clone(), not_after: issued.not_after }
 }
+
+#[cfg(test)]
+mod tests;
