@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use rollcall_common::time::Timestamp;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -34,7 +34,10 @@ pub async fn publish(
     stop: CancellationToken,
 ) {
     let mut publisher = Publisher { registry, liveness, store, down_since: None };
-    each(PUBLISH_EVERY, stop, async || publisher.tick().await).await;
+    let mut ticks = Ticks::every(PUBLISH_EVERY, stop);
+    while ticks.next().await {
+        publisher.tick().await;
+    }
     publisher.tick().await;
 }
 
@@ -104,7 +107,10 @@ impl Publisher {
 
 /// Writes `last_seen` down in batches; it may trail by one flush, never more.
 pub async fn flush(registry: Registry, store: Arc<dyn RegistryStore>, every: Duration, stop: CancellationToken) {
-    each(every, stop, async || flush_once(&registry, &*store).await).await;
+    let mut ticks = Ticks::every(every, stop);
+    while ticks.next().await {
+        flush_once(&registry, &*store).await;
+    }
     flush_once(&registry, &*store).await;
 }
 
@@ -128,7 +134,10 @@ async fn flush_once(registry: &Registry, store: &dyn RegistryStore) {
 
 /// Writes down that the collector was observing, as of the registry's last tick.
 pub async fn mark(registry: Registry, store: Arc<dyn RegistryStore>, every: Duration, stop: CancellationToken) {
-    each(every, stop, async || mark_once(&registry, &*store).await).await;
+    let mut ticks = Ticks::every(every, stop);
+    while ticks.next().await {
+        mark_once(&registry, &*store).await;
+    }
     mark_once(&registry, &*store).await;
 }
 
@@ -147,21 +156,32 @@ async fn mark_once(registry: &Registry, store: &dyn RegistryStore) {
 
 /// Renews the collector's own certificates before they end.
 pub async fn refresh(ca: Arc<Ca>, stop: CancellationToken) {
-    each(REFRESH_EVERY, stop, async || {
+    let mut ticks = Ticks::every(REFRESH_EVERY, stop);
+    while ticks.next().await {
         if let Err(error) = ca.refresh() {
             tracing::error!(%error, "the collector's own certificate was not renewed");
         }
-    })
-    .await;
+    }
 }
 
-async fn each(every: Duration, stop: CancellationToken, mut duty: impl AsyncFnMut()) {
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+/// A steady beat that ends with its token.
+struct Ticks {
+    interval: Interval,
+    stop: CancellationToken,
+}
+
+impl Ticks {
+    fn every(period: Duration, stop: CancellationToken) -> Self {
+        let mut interval = interval(period);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { interval, stop }
+    }
+
+    /// Waits for the next tick; `false` = stopped.
+    async fn next(&mut self) -> bool {
         tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => duty().await,
+            () = self.stop.cancelled() => false,
+            _ = self.interval.tick() => true,
         }
     }
 }
