@@ -667,3 +667,6 @@ fn loss(key: ServiceKey, last_seen: Option<Timestamp>, sight: Sight, now: Now) -
     });
     Verdict { service: key, presence: Presence::Lost, cause: "ttl", evidence, from: from.unwrap_or(now.boot) }
 }
+
+#[cfg(test)]
+mod tests;
