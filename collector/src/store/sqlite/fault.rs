@@ -68,20 +68,20 @@ fn sql(store: String, error: &sqlx::Error) -> StoreError {
 }
 
 fn is_lasting(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(error) => error
-            .code()
-            .and_then(|code| code.parse::<u32>().ok())
-            // The low byte is the primary code, the rest says more.
-            .is_some_and(|code| LASTING.contains(&(code & 0xff))),
-        sqlx::Error::RowNotFound
-        | sqlx::Error::TypeNotFound { .. }
-        | sqlx::Error::ColumnNotFound(_)
-        | sqlx::Error::ColumnIndexOutOfBounds { .. }
-        | sqlx::Error::ColumnDecode { .. }
-        | sqlx::Error::Encode(_)
-        | sqlx::Error::Decode(_) => true,
-        // The pool, its worker thread and the file: a foreign, non-exhaustive enum.
-        _ => false,
+    if let sqlx::Error::Database(error) = error {
+        // The low byte is the primary code, the rest says more.
+        let code = error.code().and_then(|code| code.parse::<u32>().ok());
+        return code.is_some_and(|code| LASTING.contains(&(code & 0xff)));
     }
+    // Anything else that lasts came from reading or writing a value; the rest is pool, thread and file.
+    matches!(
+        error,
+        sqlx::Error::RowNotFound
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            | sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::Decode(_)
+    )
 }
