@@ -30,6 +30,9 @@ pub(super) enum Fault {
         /// The column and its fault.
         why: String,
     },
+    /// A file of something else.
+    #[error("the file is not an SQLite database: point the setting at another path")]
+    NoDatabase,
     /// A sound database of somebody else's.
     #[error("it is an SQLite database, but not one of Rollcall's: point the setting at another path")]
     Foreign,
@@ -56,7 +59,7 @@ pub(super) fn told(path: &Path, fault: Fault) -> StoreError {
         Fault::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => sql(store, &error),
         Fault::Sql(error) => sql(store, &error),
         Fault::File(error) => StoreError::Unavailable { store, why: error.to_string() },
-        lasting @ (Fault::Migrate(_) | Fault::Row { .. } | Fault::Foreign) => {
+        lasting @ (Fault::Migrate(_) | Fault::Row { .. } | Fault::NoDatabase | Fault::Foreign) => {
             StoreError::Corrupt { store, why: lasting.to_string() }
         }
     }
