@@ -10,6 +10,8 @@
 pub mod memory;
 pub mod rows;
 pub mod sqlite;
+#[cfg(any(test, feature = "test-util"))]
+pub mod suite;
 
 use std::fmt;
 

@@ -321,7 +321,7 @@ pub struct BlindRow {
 }
 
 /// Everything that a collector holds in memory.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// Where the store stands.
     pub position: Position,

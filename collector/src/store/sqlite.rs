@@ -28,6 +28,7 @@ use sqlx::{
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+use tokio::io::AsyncReadExt;
 
 use self::fault::{Fault, told};
 use super::{
@@ -35,6 +36,8 @@ use super::{
     rows::{Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark},
 };
 
+/// How every SQLite file begins.
+const MAGIC: &[u8] = b"SQLite format 3\0";
 /// How long a call waits for its connection, and a connection for a lock of another process.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections for reading: an audit page does not wait for a history page.
@@ -74,7 +77,7 @@ impl SqliteStore {
     }
 
     async fn try_open(path: &Path) -> Result<Self, Fault> {
-        make_file(path).await?;
+        prepare_file(path).await?;
         let plain = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE).disable_statement_logging();
         schema::inspect(&plain).await?;
         let pool = || SqlitePoolOptions::new().acquire_timeout(PATIENCE).idle_timeout(None).max_lifetime(None);
@@ -119,17 +122,27 @@ async fn settle<T>(conn: PoolConnection<Sqlite>, done: Result<T, Fault>) -> Resu
 }
 
 /// Makes the file with its mode before SQLite would make it with another; the log beside it gets the same.
-async fn make_file(path: &Path) -> Result<(), std::io::Error> {
+/// A file that is there already must look like a database: SQLite takes a short text for an empty one.
+async fn prepare_file(path: &Path) -> Result<(), Fault> {
     let made = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await;
     match made {
         Ok(file) => {
             file.sync_all().await?;
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            tokio::fs::File::open(folder).await?.sync_all().await
+            tokio::fs::File::open(folder).await?.sync_all().await?;
         }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            // Opened for writing, since SQLite would put up with less and leave a log that nobody may write.
+            let file = tokio::fs::OpenOptions::new().read(true).write(true).open(path).await?;
+            let mut head = Vec::new();
+            file.take(MAGIC.len() as u64).read_to_end(&mut head).await?;
+            if !head.is_empty() && head != MAGIC {
+                return Err(Fault::NoDatabase);
+            }
+        }
+        Err(error) => return Err(error.into()),
     }
+    Ok(())
 }
 
 #[async_trait]

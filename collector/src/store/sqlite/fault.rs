@@ -30,6 +30,9 @@ pub(super) enum Fault {
         /// The column and its fault.
         why: String,
     },
+    /// A file of something else.
+    #[error("the file is not an SQLite database: point the setting at another path")]
+    NoDatabase,
     /// A sound database of somebody else's.
     #[error("it is an SQLite database, but not one of Rollcall's: point the setting at another path")]
     Foreign,
@@ -56,7 +59,7 @@ pub(super) fn told(path: &Path, fault: Fault) -> StoreError {
         Fault::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => sql(store, &error),
         Fault::Sql(error) => sql(store, &error),
         Fault::File(error) => StoreError::Unavailable { store, why: error.to_string() },
-        lasting @ (Fault::Migrate(_) | Fault::Row { .. } | Fault::Foreign) => {
+        lasting @ (Fault::Migrate(_) | Fault::Row { .. } | Fault::NoDatabase | Fault::Foreign) => {
             StoreError::Corrupt { store, why: lasting.to_string() }
         }
     }
@@ -68,20 +71,20 @@ fn sql(store: String, error: &sqlx::Error) -> StoreError {
 }
 
 fn is_lasting(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(error) => error
-            .code()
-            .and_then(|code| code.parse::<u32>().ok())
-            // The low byte is the primary code, the rest says more.
-            .is_some_and(|code| LASTING.contains(&(code & 0xff))),
-        sqlx::Error::RowNotFound
-        | sqlx::Error::TypeNotFound { .. }
-        | sqlx::Error::ColumnNotFound(_)
-        | sqlx::Error::ColumnIndexOutOfBounds { .. }
-        | sqlx::Error::ColumnDecode { .. }
-        | sqlx::Error::Encode(_)
-        | sqlx::Error::Decode(_) => true,
-        // The pool, its worker thread and the file: a foreign, non-exhaustive enum.
-        _ => false,
+    if let sqlx::Error::Database(error) = error {
+        // The low byte is the primary code, the rest says more.
+        let code = error.code().and_then(|code| code.parse::<u32>().ok());
+        return code.is_some_and(|code| LASTING.contains(&(code & 0xff)));
     }
+    // Anything else that lasts came from reading or writing a value; the rest is pool, thread and file.
+    matches!(
+        error,
+        sqlx::Error::RowNotFound
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            | sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::Decode(_)
+    )
 }
