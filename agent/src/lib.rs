@@ -1,1 +1,12 @@
-//! stub
+//! The sidecar.
+pub mod config;
+pub mod drive;
+pub mod enroll;
+pub mod identity;
+pub mod key;
+pub mod link;
+pub mod rotation;
+pub mod sample;
+pub mod session;
+pub mod token;
+pub mod vault;
