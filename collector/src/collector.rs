@@ -278,7 +278,7 @@ fn keep(
     tasks.spawn(keeper::publish(registry(), Arc::clone(liveness), store(), stop.clone()));
     tasks.spawn(keeper::flush(registry(), store(), config.last_seen_flush, stop.clone()));
     tasks.spawn(keeper::mark(registry(), store(), config.observe_mark, stop.clone()));
-    tasks.spawn(keeper::refresh(Arc::clone(ca), stop.clone()));
+    tasks.spawn(keeper::refresh(registry(), Arc::clone(ca), stop.clone()));
     (tasks, stop)
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ca::Ca,
+    ca::{Ca, CaError, REFRESH_EVERY},
     registry::{Registry, roster::Slot},
     store::{
         Continuity, LivenessStore, Mark, RegistryStore, StoreError,
@@ -21,8 +21,6 @@ use crate::{
 
 /// Time between two publications: one pipeline a second costs Redis 1.6 µs a service (`performance.md` §3).
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
-/// How often the collector looks at the age of its own certificates.
-const REFRESH_EVERY: Duration = Duration::from_secs(3_600);
 /// Rows of one `last_seen` statement.
 const FLUSH_ROWS: usize = 5_000;
 
@@ -155,11 +153,21 @@ async fn mark_once(registry: &Registry, store: &dyn RegistryStore) {
 }
 
 /// Renews the collector's own certificates before they end.
-pub async fn refresh(ca: Arc<Ca>, stop: CancellationToken) {
+pub async fn refresh(registry: Registry, ca: Arc<Ca>, stop: CancellationToken) {
     let mut ticks = Ticks::every(REFRESH_EVERY, stop);
     while ticks.next().await {
-        if let Err(error) = ca.refresh() {
-            tracing::error!(%error, "the collector's own certificate was not renewed");
+        let ca = Arc::clone(&ca);
+        // It signs and may write files.
+        match tokio::task::spawn_blocking(move || ca.refresh()).await {
+            Ok(Ok(refreshed)) => {
+                tracing::debug!(?refreshed, "own certificates looked at");
+                registry.set_signing(true);
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the collector's own certificate was not renewed");
+                registry.set_signing(!matches!(error, CaError::IntermediateEnded { .. } | CaError::RootKeyAway { .. }));
+            }
+            Err(error) => tracing::error!(%error, "renewing the collector's own certificate panicked"),
         }
     }
 }

@@ -271,6 +271,8 @@ struct Shared {
     /// Who left the liveness store's view since it was last told.
     retired: Mutex<Vec<ServiceKey>>,
     store_ok: AtomicBool,
+    /// Whether the CA can sign.
+    signs: AtomicBool,
     /// The last moment at which the collector was observing.
     observed: Mutex<Now>,
 }
@@ -343,6 +345,11 @@ impl Registry {
     #[must_use]
     pub fn store_ok(&self) -> bool {
         self.shared.store_ok.load(Relaxed)
+    }
+
+    /// Tells whether the CA can sign: while it cannot, ended certificates keep their live connections.
+    pub fn set_signing(&self, signs: bool) {
+        self.shared.signs.store(signs, Relaxed);
     }
 
     /// How much of a time this collector could not observe.

@@ -52,6 +52,8 @@ const MAX_PLANS: u8 = 8;
 const MAX_AUDITS: usize = 4_096;
 /// Pause after a failed commit.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// How often ended certificates are looked for.
+const EXPIRY_EVERY: Duration = Duration::from_secs(1);
 /// Services that may wait to be taken out of the liveness store; their keys end by themselves.
 const MAX_RETIRED: usize = 65_536;
 
@@ -70,8 +72,9 @@ pub struct Actor {
     notes: BTreeMap<Slot, Note>,
     audits: VecDeque<AuditDraft>,
     history: History,
-    commits: JoinSet<Committed>,
+    commits: JoinSet<Done>,
     retry_at: BootTime,
+    expiry_at: BootTime,
 }
 
 impl std::fmt::Debug for dyn Job {
@@ -94,6 +97,17 @@ enum Owner {
     Note(Slot, Note),
     Rows(Vec<IntervalRow>),
     Audits(Vec<AuditDraft>),
+}
+
+/// What a task of the store's has done.
+#[derive(Debug)]
+enum Done {
+    /// A group commit.
+    Batch(Committed),
+    /// A look whether the store takes changes again.
+    Probe(Result<(), StoreError>),
+    /// A blind interval, recorded or warned about.
+    Blind,
 }
 
 #[derive(Debug)]
@@ -145,6 +159,7 @@ impl Actor {
             unrecorded: RwLock::default(),
             retired: Mutex::default(),
             store_ok: true.into(),
+            signs: true.into(),
             observed: Mutex::new(now),
         });
         let whoami = Arc::new(whoami);
@@ -170,6 +185,7 @@ impl Actor {
             history: History::default(),
             commits: JoinSet::new(),
             retry_at: BootTime(0),
+            expiry_at: BootTime(0),
         };
         Ok((actor, registry))
     }
@@ -302,7 +318,9 @@ impl Actor {
             self.lose(slot, now);
         }
         // A renewal that we cannot give must not cost a live connection.
-        if self.shared.store_ok.load(Relaxed) {
+        let renewable = self.shared.store_ok.load(Relaxed) && self.shared.signs.load(Relaxed);
+        if renewable && now.boot >= self.expiry_at {
+            self.expiry_at = now.boot.after(EXPIRY_EVERY);
             self.shared.links.close_expired(now.wall);
         }
     }
@@ -334,7 +352,7 @@ impl Actor {
             if let Err(error) = store.record_blind(&blind).await {
                 tracing::warn!(%error, "a blind interval was not recorded");
             }
-            Committed { owners: Vec::new(), changes: Vec::new(), outcome: Ok(Vec::new()), took: Duration::ZERO }
+            Done::Blind
         });
     }
 
@@ -353,15 +371,16 @@ impl Actor {
             return;
         }
         let (owners, changes) = self.gather();
-        if changes.is_empty() {
-            return;
-        }
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
-        self.commits.spawn(async move {
-            let start = clock.now();
-            let outcome = store.commit(&changes, start.wall).await;
-            Committed { owners, changes, outcome, took: clock.now().boot.since(start.boot) }
-        });
+        if !changes.is_empty() {
+            self.commits.spawn(async move {
+                let start = clock.now();
+                let outcome = store.commit(&changes, start.wall).await;
+                Done::Batch(Committed { owners, changes, outcome, took: clock.now().boot.since(start.boot) })
+            });
+        } else if !self.shared.store_ok.load(Relaxed) {
+            self.commits.spawn(async move { Done::Probe(store.ping().await) });
+        }
     }
 
     fn gather(&mut self) -> (Vec<Owner>, Vec<Change>) {
@@ -415,41 +434,50 @@ impl Actor {
         (owners, changes)
     }
 
-    fn settle(&mut self, done: Result<Committed, tokio::task::JoinError>) {
+    fn settle(&mut self, done: Result<Done, tokio::task::JoinError>) {
         let done = match done {
-            Ok(done) => done,
+            Ok(Done::Batch(done)) => done,
+            Ok(Done::Probe(Ok(()))) => return self.store_is(Ok(())),
+            Ok(Done::Probe(Err(error))) => return self.store_is(Err(&error)),
+            Ok(Done::Blind) => return,
             Err(error) => {
                 // Its jobs are gone with it, which their askers see; presence is derived anew at the next change.
                 tracing::error!(%error, "a group commit panicked");
                 return;
             }
         };
-        if done.changes.is_empty() {
-            return;
-        }
         self.metrics.commits.inc();
         self.metrics.commit_seconds.observe(done.took.as_secs_f64());
         match done.outcome {
             Ok(outcomes) => {
-                if !self.shared.store_ok.swap(true, Relaxed) {
-                    tracing::info!("the registry store takes changes again");
-                }
+                self.store_is(Ok(()));
                 for ((owner, change), outcome) in done.owners.into_iter().zip(&done.changes).zip(outcomes) {
                     self.settle_one(owner, change, outcome);
                 }
             }
             Err(error) => {
                 self.metrics.commits_failed.inc();
-                if self.shared.store_ok.swap(false, Relaxed) {
-                    tracing::error!(%error, "the registry store takes no changes; presence goes on in memory");
-                }
-                self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
+                self.store_is(Err(&error));
                 for owner in done.owners {
                     self.put_back(owner, &error);
                 }
             }
         }
         self.count_unrecorded();
+    }
+
+    fn store_is(&mut self, state: Result<(), &StoreError>) {
+        let was_ok = self.shared.store_ok.swap(state.is_ok(), Relaxed);
+        match state {
+            Ok(()) if was_ok => {}
+            Ok(()) => tracing::info!("the registry store takes changes again"),
+            Err(error) => {
+                self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
+                if was_ok {
+                    tracing::error!(%error, "the registry store takes no changes; presence goes on in memory");
+                }
+            }
+        }
     }
 
     fn settle_one(&mut self, owner: Owner, change: &Change, outcome: Result<Applied, Conflict>) {
