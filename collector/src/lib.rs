@@ -4,6 +4,7 @@
 //! returns, and it waits for memory, never for a database.
 
 pub mod config;
+pub mod http;
 pub mod metrics;
 pub mod registry;
 pub mod store;
