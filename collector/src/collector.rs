@@ -4,14 +4,20 @@
 //! everything: first the rim, so that nothing new arrives, then the keepers with a last flush, then the
 //! registry with its last commit, then the store. Tests start the same thing and swap only its [`Parts`].
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use rollcall_common::{
     id::BootId,
     identity::{Pin, tls},
     time::{Clock, SystemClock},
-    token::{Credential, CredentialKind},
     wire::message::Addresses,
 };
 use serde::{Deserialize, Serialize};
@@ -22,23 +28,26 @@ use crate::{
     admission::{Lanes, Limits},
     ca::{Ca, CaError, CaSettings, CertPolicy},
     config::{self, Config},
-    http,
+    http::{
+        self,
+        bootstrap::{self, Bootstrap, BootstrapError},
+    },
     ingest::{
         Context, Ingest,
         endpoint::{self, EndpointError, EndpointSettings, ResetKeys, ResetKeysError},
     },
     keeper,
     metrics::Metrics,
-    registry::{Actor, Refusal, Registry, Whoami, services::By, tokens::AddCredential},
+    registry::{Actor, Registry, Whoami},
     statedir::{StateDir, StateDirError},
-    store::{
-        LivenessStore, RegistryStore, StoreError, memory::MemoryLiveness, rows::CredentialRow, sqlite::SqliteStore,
-    },
+    store::{LivenessStore, RegistryStore, StoreError, memory::MemoryLiveness, sqlite::SqliteStore},
 };
 
 /// The file that tells where a collector listens, once it does.
 pub const ENDPOINTS_FILE: &str = "endpoints.json";
 const ADDRESSES_FILE: &str = "addresses.json";
+/// How long HTTP requests in flight get at a stop.
+const HTTP_WITHIN: Duration = Duration::from_secs(3);
 /// How long the last commits may take at a stop.
 const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -73,7 +82,7 @@ pub enum StartError {
     Endpoint(#[from] EndpointError),
     /// The HTTP listener.
     #[error(transparent)]
-    Http(#[from] http::BindError),
+    Http(#[from] http::StartError),
     /// TLS settings.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
@@ -81,8 +90,8 @@ pub enum StartError {
     #[error("{0}")]
     Setting(String),
     /// The bootstrap credential.
-    #[error("the administrator's credential could not be registered: {0}")]
-    Credential(#[from] Refusal),
+    #[error(transparent)]
+    Credential(#[from] BootstrapError),
 }
 
 impl StartError {
@@ -117,7 +126,7 @@ pub struct Collector {
     endpoints: Endpoints,
     registry: Registry,
     pin: Pin,
-    http: http::Server,
+    http: (http::Server, CancellationToken),
     ingest: (JoinHandle<()>, CancellationToken),
     keepers: (TaskTracker, CancellationToken),
     actor: (JoinHandle<()>, CancellationToken),
@@ -157,19 +166,28 @@ impl Collector {
 
         let stop_actor = CancellationToken::new();
         let actor = (spawn(actor.run(stop_actor.clone())), stop_actor);
-        let http = http::bind(http::State {
-            registry: registry.clone(),
-            store: Arc::clone(&store),
-            liveness: Arc::clone(&liveness),
-            pin: ca.pin(),
-            advertised: Arc::clone(&addresses),
-            quic: bound.address,
-            settings: http::Settings::from(&config),
-        })
+        let well = Arc::new(AtomicBool::new(true));
+        let draining = CancellationToken::new();
+        let http = http::bind(
+            http::Parts {
+                registry: registry.clone(),
+                store: Arc::clone(&store),
+                liveness: sight(&liveness, &well),
+                pin: ca.pin(),
+                advertised: Arc::new(ArcSwap::from_pointee(config.advertise.clone())),
+                quic: bound.address,
+                draining: draining.clone(),
+            },
+            http_settings(&config),
+        )
         .await?;
-        ensure_credential(&registry, &state).await?;
+        let found = state.read(config::CREDENTIAL_FILE)?;
+        let write = |text: &[u8]| state.write(config::CREDENTIAL_FILE, text);
+        if bootstrap::ensure(&registry, found.as_deref().map(Vec::as_slice), write).await? == Bootstrap::Made {
+            tracing::info!(file = %state.path_of(config::CREDENTIAL_FILE).display(), "the administrator's credential was made");
+        }
 
-        let keepers = keep(&config, &registry, &store, &liveness, &ca);
+        let keepers = keep(&config, &registry, &store, (&liveness, well), &ca);
         let context = Context {
             registry: registry.clone(),
             ca: Arc::clone(&ca),
@@ -192,7 +210,7 @@ impl Collector {
             services = registry.read(crate::registry::roster::Roster::len),
             "listening"
         );
-        Ok(Self { endpoints, registry, pin: ca.pin(), http, ingest, keepers, actor, store })
+        Ok(Self { endpoints, registry, pin: ca.pin(), http: (http, draining), ingest, keepers, actor, store })
     }
 
     /// Where it listens.
@@ -215,11 +233,12 @@ impl Collector {
 
     /// Stops in order: no newcomers, goodbyes, last flush, last commit.
     pub async fn shutdown(self) {
-        self.http.drain();
+        let (http, draining) = self.http;
+        draining.cancel();
         let (ingest, stop) = self.ingest;
         stop.cancel();
         ended("ingest", ingest.await);
-        self.http.shutdown().await;
+        http.stop(HTTP_WITHIN).await;
         let (keepers, stop) = self.keepers;
         stop.cancel();
         keepers.close();
@@ -269,13 +288,13 @@ fn keep(
     config: &Config,
     registry: &Registry,
     store: &Arc<dyn RegistryStore>,
-    liveness: &Arc<dyn LivenessStore>,
+    (liveness, well): (&Arc<dyn LivenessStore>, Arc<AtomicBool>),
     ca: &Arc<Ca>,
 ) -> (TaskTracker, CancellationToken) {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let registry = || registry.clone();
     let store = || Arc::clone(store);
-    tasks.spawn(keeper::publish(registry(), Arc::clone(liveness), store(), stop.clone()));
+    tasks.spawn(keeper::publish(registry(), Arc::clone(liveness), store(), well, stop.clone()));
     tasks.spawn(keeper::flush(registry(), store(), config.last_seen_flush, stop.clone()));
     tasks.spawn(keeper::mark(registry(), store(), config.observe_mark, stop.clone()));
     tasks.spawn(keeper::refresh(registry(), Arc::clone(ca), stop.clone()));
@@ -301,31 +320,22 @@ fn advertised(state: &StateDir, config: &Config) -> Result<Addresses, StartError
     Ok(Addresses { revision, list: saved.list })
 }
 
-/// Makes the administrator's credential at the first start. A file that is gone is made anew; the older
-/// credential stays valid until it is revoked.
-async fn ensure_credential(registry: &Registry, state: &StateDir) -> Result<(), StartError> {
-    let known = |bytes: &[u8]| {
-        let credential: Credential = std::str::from_utf8(bytes).ok()?.parse().ok()?;
-        registry.read(|roster| roster.credential(credential.id).map(|_| ()))
-    };
-    if state.read(config::CREDENTIAL_FILE)?.is_some_and(|bytes| known(&bytes).is_some()) {
-        return Ok(());
+fn sight(
+    liveness: &Arc<dyn LivenessStore>,
+    well: &Arc<AtomicBool>,
+) -> Box<dyn Fn() -> http::LivenessSight + Send + Sync> {
+    let (liveness, well) = (Arc::clone(liveness), Arc::clone(well));
+    Box::new(move || http::LivenessSight { store: liveness.name(), ok: well.load(Relaxed) })
+}
+
+fn http_settings(config: &Config) -> http::Settings {
+    let connections = config.limits.http_connections.and_then(|n| usize::try_from(n).ok());
+    http::Settings {
+        listen: config.http_listen,
+        hosts: config.http_hosts.clone(),
+        connections: connections.unwrap_or(http::DEFAULT_CONNECTIONS),
+        heartbeat_ages: config.heartbeat_age_metrics,
     }
-    let credential = Credential::random(CredentialKind::Bootstrap).map_err(|e| StartError::Setting(e.to_string()))?;
-    let row = CredentialRow {
-        id: credential.id,
-        hash: credential.hash(),
-        role: "admin".into(),
-        created_at: registry.now().wall,
-        expires_at: None,
-        revoked_at: None,
-    };
-    registry.ask(AddCredential { row, by: By::system() }).await?;
-    let mut text = credential.reveal();
-    text.push('\n');
-    state.write(config::CREDENTIAL_FILE, text.as_bytes())?;
-    tracing::info!(file = %state.path_of(config::CREDENTIAL_FILE).display(), "the administrator's credential was made");
-    Ok(())
 }
 
 fn boot_id() -> Result<BootId, StartError> {

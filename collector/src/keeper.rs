@@ -4,7 +4,13 @@
 //! None of it is on a heartbeat's road, and none of it judges. Each duty is a loop of its own that ends with
 //! the token; a store that fails costs freshness of a view, never a lease.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use rollcall_common::time::Timestamp;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -24,14 +30,15 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Rows of one `last_seen` statement.
 const FLUSH_ROWS: usize = 5_000;
 
-/// Publishes what beat, and takes out who left.
+/// Publishes what beat, and takes out who left. `well` tells others whether the last publication passed.
 pub async fn publish(
     registry: Registry,
     liveness: Arc<dyn LivenessStore>,
     store: Arc<dyn RegistryStore>,
+    well: Arc<AtomicBool>,
     stop: CancellationToken,
 ) {
-    let mut publisher = Publisher { registry, liveness, store, down_since: None };
+    let mut publisher = Publisher { registry, liveness, store, well, down_since: None };
     let mut ticks = Ticks::every(PUBLISH_EVERY, stop);
     while ticks.next().await {
         publisher.tick().await;
@@ -43,6 +50,7 @@ struct Publisher {
     registry: Registry,
     liveness: Arc<dyn LivenessStore>,
     store: Arc<dyn RegistryStore>,
+    well: Arc<AtomicBool>,
     down_since: Option<Timestamp>,
 }
 
@@ -55,6 +63,7 @@ impl Publisher {
             Err(error) => Err(error),
         };
         let now = self.registry.now().wall;
+        self.well.store(outcome.is_ok(), Relaxed);
         match outcome {
             Ok(found) => {
                 if let Some(since) = self.down_since.take() {

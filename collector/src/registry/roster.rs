@@ -95,15 +95,21 @@ impl Roster {
         self.slots.get(slot.index())?.as_ref()
     }
 
-    /// Services of one kind in id order, after an id: the seek of a page.
-    pub fn of_kind(&self, kind: Kind, after: Option<&ServiceId>) -> impl Iterator<Item = &Entry> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        // The shortest id of the kind sorts before every other; there is no empty id to start from.
-        let from = after.map_or(Unbounded, |id| Excluded(ServiceKey::new(kind, id.clone())));
+    /// Services in key order, of one kind or of all, after a key: the seek of a page. It costs the same
+    /// wherever it begins.
+    pub fn seek(&self, kind: Option<Kind>, after: Option<&ServiceKey>) -> impl Iterator<Item = &Entry> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        // No id sorts before this one.
+        let first = kind.and_then(|kind| Some(ServiceKey::new(kind, ServiceId::new("0").ok()?)));
+        let from = match (after, first) {
+            (Some(after), Some(first)) if *after < first => Included(first),
+            (Some(after), _) => Excluded(after.clone()),
+            (None, Some(first)) => Included(first),
+            (None, None) => Unbounded,
+        };
         self.by_key
             .range((from, Unbounded))
-            .skip_while(move |(key, _)| key.kind < kind)
-            .take_while(move |(key, _)| key.kind == kind)
+            .take_while(move |(key, _)| kind.is_none_or(|kind| key.kind == kind))
             .filter_map(|(_, slot)| self.at(*slot))
     }
 
