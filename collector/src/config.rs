@@ -1,0 +1,435 @@
+//! The collector's configuration: every source laid over the next, then checked as a whole.
+//!
+//! Defaults < `collector.toml` < `collector.d/*.toml` < `ROLLCALL_*` < flags. A [`Config`] is proof that
+//! every rule holds; a text that breaks one is answered with who said it, the key and what would work,
+//! and all such answers come at once. It opens nothing beyond the files it reads.
+
+pub mod duration;
+mod layers;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rollcall_common::{
+    address::Address,
+    id::{CollectorName, PaceNo, TrustDomain},
+    lease::{Pace, PaceError},
+    token::MAX_ADDRESSES,
+};
+use secrecy::{ExposeSecret, SecretString};
+
+pub use self::layers::{ConfigError, DEFAULT_FILE, Flags, Origin, Source, System};
+use self::layers::{Layers, Value};
+
+/// The state directory where systemd names none.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/rollcall-collector";
+/// Where HTTP listens by default.
+pub const DEFAULT_HTTP: &str = "127.0.0.1:7410";
+/// The file of the bootstrap credential within the state directory.
+pub const CREDENTIAL_FILE: &str = "admin.credential";
+
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
+/// Everything that a collector is told before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it keeps its state.
+    pub state_dir: PathBuf,
+    /// Its name: the last segment of its SPIFFE id.
+    pub name: CollectorName,
+    /// The deployment.
+    pub trust_domain: TrustDomain,
+    /// The UDP address for sidecars; port 0 takes a free one.
+    pub quic_listen: SocketAddr,
+    /// The TCP address for the API; loopback, as it is not encrypted. Port 0 takes a free one.
+    pub http_listen: SocketAddr,
+    /// Host names under which the API may be called beside addresses and `localhost`: those of a reverse
+    /// proxy on this host.
+    pub http_hosts: Vec<String>,
+    /// What tokens tell sidecars to dial; at most [`MAX_ADDRESSES`], none unspecified.
+    pub advertise: Vec<Address>,
+    /// The beat that is granted.
+    pub pace: Pace,
+    /// The life of a sidecar's certificate.
+    pub leaf_ttl: Duration,
+    /// Where liveness is published.
+    pub liveness: Liveness,
+    /// Where the registry is kept.
+    pub registry: RegistryAt,
+    /// How often `last_seen` is written down.
+    pub last_seen_flush: Duration,
+    /// How often the collector writes down that it observes.
+    pub observe_mark: Duration,
+    /// How it logs.
+    pub log: Log,
+    /// Whether `/metrics` carries the age of single services' heartbeats.
+    pub heartbeat_age_metrics: bool,
+    /// Bounds that differ from the built-in ones.
+    pub limits: Limits,
+}
+
+/// Where liveness is published.
+#[derive(Debug, Clone)]
+pub enum Liveness {
+    /// In this process.
+    Memory,
+    /// On a Valkey or Redis server.
+    Redis(RedisUrl),
+}
+
+/// The URL of a Redis server; shows itself without its password.
+#[derive(Clone)]
+pub struct RedisUrl(SecretString);
+
+impl RedisUrl {
+    /// The URL with its password.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.expose();
+        let (scheme, rest) = url.split_once("://").unwrap_or(("redis", ""));
+        // A path may be a secret's end where the password holds an unescaped slash: the last '@' decides.
+        match rest.rsplit_once('@') {
+            Some((_, place)) => write!(f, "{scheme}://***@{place}"),
+            None => write!(f, "{scheme}://{rest}"),
+        }
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where the registry is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryAt {
+    /// In a SQLite file.
+    Sqlite(PathBuf),
+}
+
+/// How the collector logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// What is logged: a level, or a filter such as `info,rollcall_collector=debug`.
+    pub level: String,
+}
+
+/// For people or for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// The `[limits]` table; `None` leaves the built-in bound.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// QUIC handshakes that progress at once.
+    pub handshakes: Option<u32>,
+    /// QUIC connection attempts that wait.
+    pub incoming: Option<u32>,
+    /// Handshakes that one address may have in progress.
+    pub per_address: Option<u32>,
+    /// Enrollments a second.
+    pub enroll_per_second: Option<u32>,
+    /// Enrollments at once.
+    pub enroll_burst: Option<u32>,
+    /// Rejoins a second.
+    pub rejoin_per_second: Option<u32>,
+    /// Greetings a second.
+    pub hello_per_second: Option<u32>,
+    /// Open HTTP connections.
+    pub http_connections: Option<u32>,
+}
+
+/// Everything that is wrong with the settings, one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl std::error::Error for ConfigErrors {}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if n == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Reads every source and checks the whole.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first.
+    pub fn load(source: &dyn Source, flags: &Flags) -> Result<Self, ConfigErrors> {
+        let layers = Layers::gather(source, flags).map_err(ConfigErrors)?;
+        let mut read = Reader { layers: &layers, errors: Vec::new() };
+        let state_dir = read.text("state_dir", || state_dir_of(source), absolute);
+        let config = Self {
+            name: read.text("name", || name_of_host(source), str::parse),
+            trust_domain: read.required("trust_domain", "rollcall.local", str::parse),
+            quic_listen: read.required("quic_listen", "[::]:7411", listen),
+            http_listen: read.required("http_listen", DEFAULT_HTTP, loopback),
+            http_hosts: read.list("http_hosts", host_name),
+            advertise: read.advertise(),
+            pace: read.pace(),
+            leaf_ttl: read.within("leaf_ttl", "7d", "10m", "30d"),
+            liveness: read.required("liveness", "memory", liveness),
+            registry: read.required("registry", "sqlite", |text| registry(text, &state_dir)),
+            last_seen_flush: read.within("last_seen_flush", "10s", "100ms", "10m"),
+            observe_mark: read.within("observe_mark", "5s", "100ms", "1m"),
+            log: Log {
+                format: read.required("log.format", "text", log_format),
+                level: read.required("log.level", "info", log_level),
+            },
+            heartbeat_age_metrics: read.flag("heartbeat_age_metrics"),
+            limits: read.limits(),
+            state_dir,
+        };
+        if read.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(read.errors)) }
+    }
+}
+
+/// The state directory that the environment names, as systemd does, or the default one.
+#[must_use]
+pub fn state_dir_of(source: &dyn Source) -> PathBuf {
+    let named = source.variable("STATE_DIRECTORY").and_then(|dirs| dirs.into_string().ok());
+    // systemd joins several with colons; the first is ours.
+    let first = named.as_deref().and_then(|dirs| dirs.split(':').next()).filter(|dir| !dir.is_empty());
+    first.unwrap_or(DEFAULT_STATE_DIR).into()
+}
+
+/// Reads values one by one and keeps what is wrong with them.
+struct Reader<'a> {
+    layers: &'a Layers,
+    errors: Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn wrong(&mut self, key: &str, why: impl fmt::Display) {
+        self.errors.push(ConfigError { origin: self.layers.origin(key), key: key.into(), why: why.to_string() });
+    }
+
+    fn text<T, E: fmt::Display>(
+        &mut self,
+        key: &str,
+        default: impl FnOnce() -> T,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> T {
+        let Some((value, _)) = self.layers.get(key) else { return default() };
+        let parsed = match value {
+            Value::Text(text) => parse(text).map_err(|error| error.to_string()),
+            Value::Number(_) | Value::Flag(_) | Value::List(_) => Err("must be a text in quotes".into()),
+        };
+        parsed.unwrap_or_else(|why| {
+            self.wrong(key, why);
+            default()
+        })
+    }
+
+    /// A text with a default that is written as a person would.
+    fn required<T, E: fmt::Display>(&mut self, key: &str, default: &str, parse: impl Fn(&str) -> Result<T, E>) -> T {
+        let fallback = || match parse(default) {
+            Ok(value) => value,
+            Err(error) => unreachable!("the default of {key} breaks its own rule: {error}"),
+        };
+        self.text(key, fallback, &parse)
+    }
+
+    fn within(&mut self, key: &str, default: &str, low: &str, high: &str) -> Duration {
+        let bound = |text: &str| duration::parse(text).unwrap_or_default();
+        self.required(key, default, |text| {
+            let value = duration::parse(text).map_err(|error| error.to_string())?;
+            if value < bound(low) || value > bound(high) {
+                return Err(format!("must lie between {low} and {high}, not {text}"));
+            }
+            Ok(value)
+        })
+    }
+
+    fn list<T, E: fmt::Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+        let items: Vec<String> = match self.layers.get(key) {
+            None => return Vec::new(),
+            Some((Value::List(items), _)) => items.clone(),
+            Some((Value::Text(text), _)) => {
+                text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+            }
+            Some((Value::Number(_) | Value::Flag(_), _)) => {
+                self.wrong(key, "must be a list of texts");
+                return Vec::new();
+            }
+        };
+        let parsed: Result<Vec<T>, E> = items.iter().map(|item| parse(item)).collect();
+        parsed.unwrap_or_else(|error| {
+            self.wrong(key, error);
+            Vec::new()
+        })
+    }
+
+    fn flag(&mut self, key: &str) -> bool {
+        let flag = match self.layers.get(key) {
+            None => Some(false),
+            Some((Value::Flag(flag), _)) => Some(*flag),
+            Some((Value::Text(text), _)) => text.parse().ok(),
+            Some((Value::Number(_) | Value::List(_), _)) => None,
+        };
+        flag.unwrap_or_else(|| {
+            self.wrong(key, "must be true or false");
+            false
+        })
+    }
+
+    fn limit(&mut self, key: &str) -> Option<u32> {
+        let number = match self.layers.get(key)?.0 {
+            Value::Number(number) => u32::try_from(*number).ok(),
+            Value::Text(text) => text.parse().ok(),
+            Value::Flag(_) | Value::List(_) => None,
+        };
+        let number = number.filter(|number| (1..=1_000_000).contains(number));
+        if number.is_none() {
+            self.wrong(key, "must be a whole number between 1 and 1000000");
+        }
+        number
+    }
+
+    fn limits(&mut self) -> Limits {
+        Limits {
+            handshakes: self.limit("limits.handshakes"),
+            incoming: self.limit("limits.incoming"),
+            per_address: self.limit("limits.per_address"),
+            enroll_per_second: self.limit("limits.enroll_per_second"),
+            enroll_burst: self.limit("limits.enroll_burst"),
+            rejoin_per_second: self.limit("limits.rejoin_per_second"),
+            hello_per_second: self.limit("limits.hello_per_second"),
+            http_connections: self.limit("limits.http_connections"),
+        }
+    }
+
+    fn pace(&mut self) -> Pace {
+        let mut millis = |key, default| {
+            let duration = self.required(key, default, duration::parse);
+            u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+        };
+        let (interval_ms, ttl_ms) = (millis("interval", "10s"), millis("ttl", "30s"));
+        Pace::new(PaceNo(1), interval_ms, ttl_ms).unwrap_or_else(|error| {
+            match error {
+                PaceError::Interval(_) => self.wrong("interval", error),
+                // The TTL may be the default one: then it is the interval that does not fit.
+                PaceError::Ttl { .. } if self.layers.get("ttl").is_none() => {
+                    self.wrong("interval", format!("{error}; set ttl as well"));
+                }
+                PaceError::Ttl { .. } => self.wrong("ttl", error),
+            }
+            Pace { no: PaceNo(1), interval_ms, ttl_ms }
+        })
+    }
+
+    fn advertise(&mut self) -> Vec<Address> {
+        let addresses = self.list("advertise", advertised);
+        if addresses.len() > MAX_ADDRESSES {
+            self.wrong(
+                "advertise",
+                format!("{} addresses given; a token carries at most {MAX_ADDRESSES}", addresses.len()),
+            );
+        }
+        addresses
+    }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    if path.is_absolute() { Ok(path.into()) } else { Err(format!("must be an absolute path, not {text:?}")) }
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is no address to listen on: write 0.0.0.0:7411 or [::]:7411"))
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let addr = listen(text).map_err(|why| why.replace("0.0.0.0:7411 or [::]:7411", "127.0.0.1:7410 or [::1]:7410"))?;
+    if addr.ip().to_canonical().is_loopback() {
+        return Ok(addr);
+    }
+    Err(format!(
+        "{text} would send credentials over the network unencrypted: listen on 127.0.0.1 or [::1] and put an SSH \
+         tunnel or a TLS reverse proxy on this host in front of it"
+    ))
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    match text.parse::<Address>() {
+        Ok(address) if address.ip().is_none() && !text.contains(':') => Ok(text.to_ascii_lowercase()),
+        Ok(_) | Err(_) => Err(format!("{text:?} is no host name: write it without scheme and port")),
+    }
+}
+
+fn advertised(text: &str) -> Result<Address, String> {
+    let address: Address = text.parse().map_err(|error: rollcall_common::address::AddressError| error.to_string())?;
+    if address.ip().is_some_and(|ip| ip.is_unspecified()) {
+        return Err(format!("{text} can be listened on but not dialed: give the address that sidecars reach"));
+    }
+    Ok(address)
+}
+
+/// The text may hold a password, so that no error repeats it.
+fn liveness(text: &str) -> Result<Liveness, &'static str> {
+    match text.split_once("://") {
+        None if text == "memory" => Ok(Liveness::Memory),
+        Some(("redis" | "valkey", place)) if !place.is_empty() => Ok(Liveness::Redis(RedisUrl(text.into()))),
+        Some(("rediss" | "valkeys", _)) => Err("TLS to the liveness store is not supported yet: use redis://"),
+        None | Some(_) => Err("write \"memory\" or \"redis://host:6379\""),
+    }
+}
+
+fn registry(text: &str, state_dir: &Path) -> Result<RegistryAt, String> {
+    match (text, text.strip_prefix("sqlite://")) {
+        ("sqlite", _) => Ok(RegistryAt::Sqlite(state_dir.join("registry.db"))),
+        (_, Some(path)) => absolute(path).map(RegistryAt::Sqlite),
+        (_, None) => Err(format!("{text:?} names no registry store: write \"sqlite\" or \"sqlite:///path/to/file\"")),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("must be \"text\" or \"json\", not {other:?}")),
+    }
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.into()),
+        Err(error) => Err(format!("{error}: write error, warn, info, debug, trace or a filter of them")),
+    }
+}
+
+/// The first label of the host's name made a valid id, or `collector`.
+fn name_of_host(source: &dyn Source) -> CollectorName {
+    let host = source.file(Path::new(HOST_NAME)).unwrap_or_default().to_ascii_lowercase();
+    let label = host.trim().split('.').next().unwrap_or_default();
+    let id: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
+    match id.trim_matches('-').parse::<CollectorName>().or_else(|_| "collector".parse()) {
+        Ok(name) => name,
+        Err(error) => unreachable!("{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

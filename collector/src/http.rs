@@ -1,0 +1,346 @@
+//! The HTTP API: what is asked of the registry from outside, and what is answered.
+//!
+//! Reads snapshots of the registry and sends it requests, like every other door; holds no state of its own
+//! but counters. Queries are answered from memory; only history and the audit trail come from the store.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`routes`] | the table: no route without a permission |
+//! | [`access`] | roles, credentials, hosts, the brake on guessing |
+//! | [`bootstrap`] | the first credential |
+//! | [`error`] | problem documents |
+//! | [`view`] | the shapes that leave |
+//! | `extract` | the shapes that enter |
+//! | [`filter`], [`page`], [`scan`] | lists: what, how much, from where |
+//! | `services`, `overview`, `tokens`, `audit`, `health`, `metrics` | one resource each |
+//! | `server` | the listener |
+
+pub mod access;
+mod audit;
+pub mod bootstrap;
+pub mod error;
+mod extract;
+pub mod filter;
+mod health;
+mod metrics;
+mod overview;
+pub mod page;
+pub mod routes;
+pub mod scan;
+mod server;
+mod services;
+mod tokens;
+pub mod view;
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State as Held},
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use rollcall_common::{
+    address::Address,
+    id::{Kind, NoRandomness, random},
+    identity::Pin,
+    time::BootTime,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+pub use self::server::{BindError, Server};
+use self::{
+    access::{Failures, Permission},
+    error::{Problem, ProblemCode},
+    extract::{Call, Id, Json, Query, RequestId},
+    metrics::{AnswerLabel, Counts},
+    routes::{Route, Routes},
+};
+use crate::{registry::Registry, store::RegistryStore};
+
+/// How long an answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Connections at once where the configuration names no number.
+pub const DEFAULT_CONNECTIONS: usize = 512;
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How the liveness store is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LivenessSight {
+    /// What it is and where, without secrets.
+    pub store: String,
+    /// Whether the last publication went well.
+    pub ok: bool,
+}
+
+/// What the API stands on; filled by the composition.
+pub struct Parts {
+    /// What is registered.
+    pub registry: Registry,
+    /// For history and audit.
+    pub store: Arc<dyn RegistryStore>,
+    /// Looks at the liveness store; must answer at once.
+    pub liveness: Box<dyn Fn() -> LivenessSight + Send + Sync>,
+    /// The pin of the CA's root, for tokens.
+    pub pin: Pin,
+    /// What tokens tell sidecars to dial.
+    pub advertised: Arc<ArcSwap<Vec<Address>>>,
+    /// Where QUIC really listens.
+    pub quic: SocketAddr,
+    /// Cancelled when the collector begins to stop.
+    pub draining: CancellationToken,
+}
+
+/// How the server is to run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Names under which it may be called beside addresses and `localhost`, in lower case.
+    pub hosts: Vec<String>,
+    /// Connections at once.
+    pub connections: usize,
+    /// Whether `/metrics` carries the ages of single heartbeats.
+    pub heartbeat_ages: bool,
+}
+
+/// What handlers share.
+pub(crate) struct State {
+    registry: Registry,
+    store: Arc<dyn RegistryStore>,
+    liveness: Box<dyn Fn() -> LivenessSight + Send + Sync>,
+    pin: Pin,
+    advertised: Arc<ArcSwap<Vec<Address>>>,
+    quic: SocketAddr,
+    draining: CancellationToken,
+    hosts: Vec<String>,
+    heartbeat_ages: bool,
+    counts: Counts,
+    failures: Mutex<Failures>,
+    /// Request ids: unique across restarts by the first, within one by the second.
+    run: String,
+    requests: AtomicU64,
+}
+
+/// Why the API did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The operating system has no randomness.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+}
+
+/// Starts the API; it listens when this returns.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn bind(parts: Parts, settings: Settings) -> Result<Server, StartError> {
+    let (listen, connections) = (settings.listen, settings.connections);
+    let state = Arc::new(State::new(parts, settings)?);
+    let (router, _) = router(Arc::clone(&state));
+    Ok(Server::bind(listen, router, state, connections).await?)
+}
+
+/// The router and what it serves.
+fn router(state: Arc<State>) -> (Router, Vec<Route>) {
+    let (router, table) = table(Arc::clone(&state)).finish();
+    (router.layer(middleware::from_fn_with_state(state, attend)), table)
+}
+
+/// Every route there is. A kind's word in a path is one of four, so that a service of any id has a place;
+/// without a kind, an id that is one of the fixed words here is found under its kind only.
+fn table(state: Arc<State>) -> Routes {
+    use Permission as P;
+    const ROOT: &str = "/api/admin/services";
+    let (get, post, put, delete) = (Method::GET, Method::POST, Method::PUT, Method::DELETE);
+    let mut routes = Routes::new(state)
+        .add(get.clone(), "/livez", P::Open, health::livez)
+        .add(get.clone(), "/readyz", P::Open, health::readyz)
+        .add(get.clone(), "/metrics", P::Scrape, metrics::scrape)
+        .add(get.clone(), ROOT, P::Read, |call: Call, query: Query| services::list(None, call, query))
+        .add(get.clone(), &format!("{ROOT}/stats"), P::Read, overview::stats)
+        .add(get.clone(), &format!("{ROOT}/tree"), P::Read, overview::tree)
+        .add(get.clone(), &format!("{ROOT}/{{id}}"), P::Read, services::show_any)
+        .add(get.clone(), "/api/admin/audit", P::Read, audit::list)
+        .add(get.clone(), "/api/admin/tokens", P::Read, tokens::list)
+        .add(post.clone(), "/api/admin/tokens", P::Mint, tokens::create)
+        .add(get.clone(), "/api/admin/tokens/{id}", P::Read, tokens::show)
+        .add(post.clone(), "/api/admin/tokens/{id}/revoke", P::Operate, tokens::revoke);
+    for kind in Kind::ALL {
+        let all = format!("{ROOT}/{}", kind.plural());
+        let one = format!("{all}/{{id}}");
+        let status = format!("{one}/status");
+        let set_status = move |call: Call, id: Id, body: Json<_>| services::set_status(kind, call, id, body);
+        routes = routes
+            .add(get.clone(), &all, P::Read, move |call: Call, query: Query| services::list(Some(kind), call, query))
+            .add(post.clone(), &all, P::Operate, move |call: Call, body: Json<_>| services::register(kind, call, body))
+            .add(get.clone(), &one, P::Read, move |call: Call, id: Id, query: Query| {
+                services::show(kind, call, id, query)
+            })
+            .add(delete.clone(), &one, P::Administer, move |call: Call, id: Id, query: Query| {
+                services::remove(kind, call, id, query)
+            })
+            // The body decides whether this takes an administrator: see `services::ACTS`.
+            .add(post.clone(), &status, P::Operate, set_status)
+            .add(put.clone(), &status, P::Operate, set_status)
+            .add(get.clone(), &format!("{one}/history"), P::Read, move |call: Call, id: Id, query: Query| {
+                services::history(kind, call, id, query)
+            });
+        if let Some(parent) = kind.parent() {
+            let below = format!("{ROOT}/{}/{{id}}/{}", parent.plural(), kind.plural());
+            routes = routes.add(get.clone(), &below, P::Read, move |call: Call, id: Id, query: Query| {
+                services::children(parent, kind, call, id, query)
+            });
+        }
+    }
+    routes
+}
+
+impl State {
+    fn new(parts: Parts, settings: Settings) -> Result<Self, NoRandomness> {
+        let chance: [u8; 4] = random()?;
+        let mut run = String::new();
+        for byte in chance {
+            // Writing to a String cannot fail.
+            let _ = write!(run, "{byte:02x}");
+        }
+        Ok(Self {
+            registry: parts.registry,
+            store: parts.store,
+            liveness: parts.liveness,
+            pin: parts.pin,
+            advertised: parts.advertised,
+            quic: parts.quic,
+            draining: parts.draining,
+            hosts: settings.hosts,
+            heartbeat_ages: settings.heartbeat_ages,
+            counts: Counts::default(),
+            failures: Mutex::default(),
+            run,
+            requests: AtomicU64::new(1),
+        })
+    }
+
+    fn note_failure(&self, from: IpAddr, now: BootTime) -> Option<u32> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).note(from, now)
+    }
+
+    /// The caller's own name for the request where it is a modest one, else a new one.
+    fn request_id(&self, request: &Request) -> RequestId {
+        let modest = |text: &&str| {
+            (1..=64).contains(&text.len())
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        };
+        let sent = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(modest);
+        RequestId(match sent {
+            Some(text) => text.into(),
+            None => format!("{}-{}", self.run, self.requests.fetch_add(1, Ordering::Relaxed)).into(),
+        })
+    }
+}
+
+/// The outermost layer: names the request, bounds it, and finishes every answer.
+async fn attend(Held(state): Held<Arc<State>>, mut request: Request, next: Next) -> Response {
+    let id = state.request_id(&request);
+    let label = AnswerLabel {
+        route: request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned(),
+        method: method_word(request.method()),
+        status: 0,
+    };
+    let span = tracing::debug_span!("http", request = %id.0, method = label.method, route = label.route);
+    request.extensions_mut().insert(id.clone());
+    let answer = match host_problem(&state, &request) {
+        Some(problem) => problem.into_response(),
+        None => bounded(&state, next.run(request)).instrument(span.clone()).await,
+    };
+    let answer = finish(answer, &id.0);
+    let _entered = span.enter();
+    tracing::debug!(status = answer.status().as_u16(), "answered");
+    state.counts.answers.get_or_create(&AnswerLabel { status: answer.status().as_u16(), ..label }).inc();
+    answer
+}
+
+async fn bounded(state: &State, answer: impl Future<Output = Response>) -> Response {
+    match tokio::time::timeout(ANSWER_WITHIN, AssertUnwindSafe(answer).catch_unwind()).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => {
+            state.counts.panics.inc();
+            tracing::error!("a request ended in a panic");
+            Problem::new(ProblemCode::Internal, "the log has more under the request id").into_response()
+        }
+        Err(_) => {
+            let detail = format!(
+                "there was no answer within {} s; a change may still have been made: look before you try again",
+                ANSWER_WITHIN.as_secs()
+            );
+            Problem::new(ProblemCode::TimedOut, detail).into_response()
+        }
+    }
+}
+
+fn host_problem(state: &State, request: &Request) -> Option<Problem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Some(Problem::new(ProblemCode::InvalidHead, "send one Host header"));
+    };
+    let served = host.to_str().is_ok_and(|host| access::host_allowed(host, &state.hosts));
+    (!served).then(|| {
+        let detail = "call the API by its address or as localhost; for a reverse proxy add its name to http_hosts";
+        Problem::new(ProblemCode::WrongHost, detail)
+    })
+}
+
+/// Methods are words of ours in labels, whatever a caller invents.
+fn method_word(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        _ => "other",
+    }
+}
+
+/// Prints a problem that travelled here, and sets what every answer carries.
+fn finish(mut answer: Response, request_id: &str) -> Response {
+    if let Some(problem) = answer.extensions_mut().remove::<Problem>() {
+        let carried = std::mem::take(answer.headers_mut());
+        answer = problem.respond(request_id);
+        if let Some(allow) = carried.get(header::ALLOW) {
+            answer.headers_mut().insert(header::ALLOW, allow.clone());
+        }
+    }
+    let headers = answer.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, "default-src 'self'; frame-ancestors 'none'"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,357 @@
+//! What a caller is told when a request does not pass: problem documents (RFC 9457) with stable codes.
+//!
+//! It owns the code table and the mapping of the registry's refusals into it. It does not decide anything.
+//! A [`Problem`] travels in the response's extensions until the outermost layer prints it, because only
+//! that layer knows the request id.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    registry::{ParentProblem, Refusal},
+    store::StoreError,
+};
+
+/// The media type of a problem document.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+/// Seconds after which a caller may try again where the cause passes by itself.
+const RETRY_SECS: u32 = 1;
+
+macro_rules! problems {
+    ($($(#[$doc:meta])* $name:ident = $status:ident, $word:literal, $title:literal;)*) => {
+        /// Why a request did not pass. Words are a treaty: they keep their meaning.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ProblemCode {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ProblemCode {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The stable word.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// The HTTP status that goes with it.
+            #[must_use]
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+
+            /// A short title, the same for every occurrence.
+            #[must_use]
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+        }
+    };
+}
+
+problems! {
+    /// A query parameter is unknown or its value not among the allowed ones.
+    InvalidQuery = BAD_REQUEST, "invalid_query", "The query is not valid";
+    /// A cursor that this collector did not make.
+    InvalidCursor = BAD_REQUEST, "invalid_cursor", "The cursor is not valid";
+    /// A path segment that can be no id.
+    InvalidId = BAD_REQUEST, "invalid_id", "The id is not valid";
+    /// A body that is no JSON.
+    InvalidBody = BAD_REQUEST, "invalid_body", "The body is not valid JSON";
+    /// A head that no well-behaved client sends.
+    InvalidHead = BAD_REQUEST, "invalid_head", "The request head is not valid";
+    /// No credential, or one that is not accepted.
+    Unauthenticated = UNAUTHORIZED, "unauthenticated", "A credential is required";
+    /// The credential's role does not allow it.
+    Forbidden = FORBIDDEN, "forbidden", "The credential does not allow this";
+    /// No such route.
+    NotFound = NOT_FOUND, "not_found", "There is nothing here";
+    /// No such service.
+    UnknownService = NOT_FOUND, "unknown_service", "The service is not registered";
+    /// No such token.
+    UnknownToken = NOT_FOUND, "unknown_token", "The token does not exist";
+    /// The route has other methods.
+    MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here";
+    /// The body did not arrive in time.
+    SlowBody = REQUEST_TIMEOUT, "slow_body", "The body did not arrive in time";
+    /// A service of that kind and id exists.
+    Exists = CONFLICT, "exists", "The service exists already";
+    /// An id that several kinds have.
+    Ambiguous = CONFLICT, "ambiguous", "Several services have this id";
+    /// The lifecycle table has no such arrow.
+    NoArrow = CONFLICT, "no_arrow", "The status cannot change that way";
+    /// The token is revoked already.
+    TokenRevoked = CONFLICT, "token_revoked", "The token is revoked already";
+    /// The registry refused for another reason.
+    Refused = CONFLICT, "refused", "The registry refused";
+    /// The body is too large.
+    TooLarge = PAYLOAD_TOO_LARGE, "too_large", "The body is too large";
+    /// The body is not said to be JSON.
+    MediaType = UNSUPPORTED_MEDIA_TYPE, "media_type", "The body must be JSON";
+    /// The `Host` header names another place.
+    WrongHost = MISDIRECTED_REQUEST, "wrong_host", "This host name is not served here";
+    /// The body is JSON, but not what is wanted.
+    Invalid = UNPROCESSABLE_ENTITY, "invalid", "The request is not valid";
+    /// A parent is required.
+    ParentMissing = UNPROCESSABLE_ENTITY, "parent_missing", "A parent is required";
+    /// This kind takes no parent.
+    ParentUnwanted = UNPROCESSABLE_ENTITY, "parent_unwanted", "This kind takes no parent";
+    /// The parent is not registered.
+    ParentUnknown = UNPROCESSABLE_ENTITY, "parent_unknown", "The parent is not registered";
+    /// The parent is of the wrong kind.
+    ParentKind = UNPROCESSABLE_ENTITY, "parent_kind", "The parent is of the wrong kind";
+    /// The parent is revoked or deleted.
+    ParentBarred = UNPROCESSABLE_ENTITY, "parent_barred", "The parent is revoked or deleted";
+    /// No address to put into a token.
+    NoAddress = UNPROCESSABLE_ENTITY, "no_address", "The collector advertises no usable address";
+    /// Too many failures from one address.
+    Throttled = TOO_MANY_REQUESTS, "throttled", "Too many failed attempts";
+    /// A fault of the collector's own.
+    Internal = INTERNAL_SERVER_ERROR, "internal", "The collector made a mistake";
+    /// Too many requests wait.
+    Busy = SERVICE_UNAVAILABLE, "busy", "The registry is busy";
+    /// The registry store does not work now.
+    StoreUnavailable = SERVICE_UNAVAILABLE, "store_unavailable", "The registry store is unavailable";
+    /// The collector is stopping.
+    Draining = SERVICE_UNAVAILABLE, "draining", "The collector is stopping";
+    /// The answer took too long.
+    TimedOut = GATEWAY_TIMEOUT, "timed_out", "The answer took too long";
+}
+
+/// Why a request did not pass, for its caller.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    code: ProblemCode,
+    detail: String,
+    retry_after: Option<u32>,
+    more: BTreeMap<&'static str, Value>,
+}
+
+/// The document as it is sent.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    request_id: &'a str,
+    #[serde(flatten)]
+    more: &'a BTreeMap<&'static str, Value>,
+}
+
+impl Problem {
+    /// A problem with what is particular to this occurrence, in words that name the fix.
+    #[must_use]
+    pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        let passes = match code.status() {
+            StatusCode::SERVICE_UNAVAILABLE => Some(RETRY_SECS),
+            _ => None,
+        };
+        Self { code, detail: detail.into(), retry_after: passes, more: BTreeMap::new() }
+    }
+
+    /// Adds a member that programs can read.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.more.insert(name, value.into());
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, secs: u32) -> Self {
+        self.retry_after = Some(secs);
+        self
+    }
+
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> ProblemCode {
+        self.code
+    }
+
+    /// What is particular to this occurrence.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The response that carries the document; `request_id` lets an operator find it in the log.
+    #[must_use]
+    pub fn respond(&self, request_id: &str) -> Response {
+        let document = Document {
+            r#type: format!("urn:rollcall:problem:{}", self.code.as_str()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            detail: &self.detail,
+            code: self.code.as_str(),
+            request_id,
+            more: &self.more,
+        };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = (self.code.status(), Body::from(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        if let Some(secs) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, secs.into());
+        }
+        if self.code == ProblemCode::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"rollcall\""));
+        }
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let code = match &refusal {
+            Refusal::Exists(_) => ProblemCode::Exists,
+            Refusal::UnknownService(_) => ProblemCode::UnknownService,
+            Refusal::UnknownToken(_) => ProblemCode::UnknownToken,
+            Refusal::TokenRevoked(_) => ProblemCode::TokenRevoked,
+            Refusal::Arrow(_) => ProblemCode::NoArrow,
+            Refusal::Parent(problem) => parent_code(problem),
+            Refusal::Invalid(_) => ProblemCode::Invalid,
+            Refusal::Wire(_) => ProblemCode::Refused,
+            Refusal::Busy => ProblemCode::Busy,
+            Refusal::Store(error) => return error.clone().into(),
+            Refusal::Stopping => ProblemCode::Draining,
+        };
+        let problem = Self::new(code, refusal.to_string());
+        match refusal {
+            Refusal::Wire(code) => problem.with("wire_code", code.as_str()),
+            Refusal::Arrow(arrow) => problem.with("from", arrow.from.as_str()),
+            Refusal::Exists(_)
+            | Refusal::UnknownService(_)
+            | Refusal::UnknownToken(_)
+            | Refusal::TokenRevoked(_)
+            | Refusal::Parent(_)
+            | Refusal::Invalid(_)
+            | Refusal::Busy
+            | Refusal::Store(_)
+            | Refusal::Stopping => problem,
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        // Paths and addresses of stores are for the log, not for every viewer.
+        let detail = match &error {
+            StoreError::Unavailable { .. } => "the registry store does not answer; nothing was changed",
+            StoreError::Corrupt { .. } | StoreError::Newer { .. } => {
+                "the registry store cannot be read; the collector's log says why"
+            }
+        };
+        tracing::warn!(%error, "the registry store failed a request");
+        let retry = if error.is_transient() { RETRY_SECS } else { 60 };
+        Self::new(ProblemCode::StoreUnavailable, detail).retry_after(retry)
+    }
+}
+
+fn parent_code(problem: &ParentProblem) -> ProblemCode {
+    match problem {
+        ParentProblem::Missing(..) => ProblemCode::ParentMissing,
+        ParentProblem::Unwanted(_) => ProblemCode::ParentUnwanted,
+        ParentProblem::Unknown(_) => ProblemCode::ParentUnknown,
+        ParentProblem::WrongKind { .. } => ProblemCode::ParentKind,
+        ParentProblem::Barred(..) => ProblemCode::ParentBarred,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, time::Duration};
+
+    use rollcall_common::{
+        code::Code,
+        id::{Kind, ServiceKey},
+        lifecycle::{Act, Standing, Status, decide},
+        token::TokenId,
+    };
+
+    use super::*;
+
+    fn key() -> ServiceKey {
+        "agent/edge-17".parse().unwrap()
+    }
+
+    #[test]
+    fn words_are_unique_and_statuses_are_errors() {
+        let words: HashSet<_> = ProblemCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(words.len(), ProblemCode::ALL.len());
+        for code in ProblemCode::ALL {
+            assert!(code.status().is_client_error() || code.status().is_server_error(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_its_status() {
+        let arrow = decide(
+            Standing { status: Status::Active, since: Duration::ZERO, ever_seen: true, bound: true },
+            Act::Unrevoke,
+        );
+        let store = StoreError::Unavailable { store: "sqlite /secret/path".into(), why: "disk full".into() };
+        for (refusal, status, word) in [
+            (Refusal::Exists(key()), 409, "exists"),
+            (Refusal::UnknownService(key()), 404, "unknown_service"),
+            (Refusal::UnknownToken(TokenId([0; 10])), 404, "unknown_token"),
+            (Refusal::TokenRevoked(TokenId([0; 10])), 409, "token_revoked"),
+            (arrow.unwrap_err().into(), 409, "no_arrow"),
+            (ParentProblem::Missing(Kind::Agent, Kind::Poller).into(), 422, "parent_missing"),
+            (ParentProblem::Unwanted(Kind::Poller).into(), 422, "parent_unwanted"),
+            (ParentProblem::Unknown(key()).into(), 422, "parent_unknown"),
+            (ParentProblem::WrongKind { found: key(), wanted: Kind::Poller }.into(), 422, "parent_kind"),
+            (ParentProblem::Barred(key(), Status::Revoked).into(), 422, "parent_barred"),
+            (Refusal::Invalid("why".into()), 422, "invalid"),
+            (Refusal::Wire(Code::KeyInUse), 409, "refused"),
+            (Refusal::Busy, 503, "busy"),
+            (store.into(), 503, "store_unavailable"),
+            (Refusal::Stopping, 503, "draining"),
+        ] {
+            let problem = Problem::from(refusal);
+            assert_eq!((problem.code().status().as_u16(), problem.code().as_str()), (status, word));
+            assert!(!problem.detail().contains("/secret"), "{}", problem.detail());
+            let response = problem.respond("r-1");
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503, "{word}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_document_has_the_released_form() {
+        let problem = Problem::new(ProblemCode::Ambiguous, "say which").with("candidates", vec!["agent/x", "poller/x"]);
+        let response = problem.respond("r-7");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], MEDIA_TYPE);
+        let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        let document: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            document,
+            serde_json::json!({
+                "type": "urn:rollcall:problem:ambiguous",
+                "title": "Several services have this id",
+                "status": 409,
+                "detail": "say which",
+                "code": "ambiguous",
+                "request_id": "r-7",
+                "candidates": ["agent/x", "poller/x"],
+            })
+        );
+    }
+}

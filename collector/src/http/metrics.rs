@@ -1,0 +1,150 @@
+//! `/metrics`: what the collector counts, and what the roster holds at the moment of the scrape.
+//!
+//! Gauges of services are computed when somebody asks, so that no series outlives its service. Labels are
+//! words of ours and never texts from outside; only the ages of single heartbeats carry ids, and those are
+//! off unless configured, and capped.
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    http::header,
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge},
+    registry::Registry as Exposition,
+};
+use rollcall_common::{id::Kind, lease::Presence, lifecycle::Status};
+
+use super::{
+    State,
+    error::{Problem, ProblemCode},
+    extract::{Call, Query},
+    scan::walk,
+};
+
+/// Most heartbeat ages in one scrape.
+const MAX_AGES: usize = 10_000;
+const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// An answered request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct AnswerLabel {
+    /// The route as declared, never the path as sent.
+    pub(super) route: String,
+    pub(super) method: &'static str,
+    pub(super) status: u16,
+}
+
+/// What the HTTP server counts about itself.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) answers: Family<AnswerLabel, Counter>,
+    pub(super) unauthenticated: Counter,
+    pub(super) connections: Counter,
+    pub(super) panics: Counter,
+}
+
+pub(super) async fn scrape(call: Call, query: Query) -> Result<Response, Problem> {
+    query.none()?;
+    let mut exposition = Exposition::default();
+    let state = &call.state;
+    state.registry.metrics().register(&mut exposition);
+    exposition.register("rollcall_http_answers", "HTTP requests answered", state.counts.answers.clone());
+    exposition.register(
+        "rollcall_http_unauthenticated",
+        "HTTP requests without a credential that is accepted",
+        state.counts.unauthenticated.clone(),
+    );
+    exposition.register("rollcall_http_connections", "HTTP connections accepted", state.counts.connections.clone());
+    exposition.register("rollcall_http_panics", "HTTP requests that ended in a panic", state.counts.panics.clone());
+    exposition.register_collector(Box::new(Services(Arc::clone(state))));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &exposition)
+        .map_err(|_| Problem::new(ProblemCode::Internal, "the metrics could not be printed"))?;
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
+}
+
+/// Reads the roster when it is scraped.
+struct Services(Arc<State>);
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Services")
+    }
+}
+
+impl Collector for Services {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let state = &self.0;
+        let kinds = state.tally();
+        let mut services = gauges(&mut encoder, "service_registry_services", "Registered services")?;
+        for (kind, tally) in &kinds {
+            for status in Status::ALL {
+                let labels = [("type", kind.as_str()), ("status", status.as_str())];
+                gauge(&mut services, &labels, tally.status(status))?;
+            }
+        }
+        let mut presences = gauges(&mut encoder, "service_registry_presence", "Services by observed presence")?;
+        for (kind, tally) in &kinds {
+            for presence in Presence::ALL {
+                let labels = [("type", kind.as_str()), ("presence", presence.as_str())];
+                gauge(&mut presences, &labels, tally.presence(presence))?;
+            }
+        }
+        let registry = &state.registry;
+        let links = u64::try_from(registry.links().len()).unwrap_or(u64::MAX);
+        single(&mut encoder, "rollcall_connections", "Sidecars connected now", links)?;
+        let store = u64::from(registry.store_ok());
+        single(&mut encoder, "rollcall_registry_store_up", "Whether the registry store takes changes", store)?;
+        let liveness = u64::from((state.liveness)().ok);
+        single(&mut encoder, "rollcall_liveness_store_up", "Whether the liveness store takes marks", liveness)?;
+        if state.heartbeat_ages { self.ages(&mut encoder) } else { Ok(()) }
+    }
+}
+
+impl Services {
+    fn ages(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let registry = &self.0.registry;
+        let now = registry.now();
+        let mut ages: Vec<(Kind, String, f64)> = Vec::new();
+        walk(registry, None, |_, entry, sight| {
+            let beat = sight.and_then(|sight| sight.last_beat).filter(|_| ages.len() < MAX_AGES);
+            if let Some(beat) = beat {
+                let key = &entry.row.key;
+                ages.push((key.kind, key.id.to_string(), now.boot.since(beat).as_secs_f64()));
+            }
+        });
+        let help = "Seconds since the last heartbeat, of at most 10000 services";
+        let mut family = gauges(encoder, "service_registry_heartbeat_age_seconds", help)?;
+        for (kind, id, age) in ages {
+            gauge(&mut family, &[("type", kind.as_str()), ("id", id.as_str())], age)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauges<'a>(
+    encoder: &'a mut DescriptorEncoder<'_>,
+    name: &'a str,
+    help: &str,
+) -> Result<MetricEncoder<'a>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)
+}
+
+fn gauge<N: prometheus_client::encoding::EncodeGaugeValue>(
+    family: &mut MetricEncoder<'_>,
+    labels: &[(&str, &str); 2],
+    value: N,
+) -> fmt::Result
+where
+    ConstGauge<N>: EncodeMetric,
+{
+    ConstGauge::new(value).encode(family.encode_family(labels)?)
+}
+
+fn single(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    ConstGauge::new(value).encode(gauges(encoder, name, help)?)
+}

@@ -1,0 +1,235 @@
+//! The whole at a glance: counts, and the tree of pollers, agents and checkers.
+
+use std::collections::BTreeMap;
+
+use rollcall_common::{
+    health::Health,
+    id::{Kind, ServiceKey},
+    lease::Presence,
+    lifecycle::Status,
+    service::Source,
+};
+use serde::Serialize;
+
+use super::{
+    State,
+    error::{Problem, ProblemCode},
+    extract::{Call, Query, unknown_parameter},
+    filter::health_of,
+    scan::{Seen, presence_of, walk},
+};
+
+/// Nodes of a tree where the caller names no number.
+const DEFAULT_NODES: usize = 1_000;
+/// Most nodes of a tree.
+const MAX_NODES: usize = 10_000;
+
+/// Counts by one word.
+type Counts = BTreeMap<&'static str, u64>;
+
+/// The counts of one kind, or of all.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Tally {
+    total: u64,
+    status: Counts,
+    presence: Counts,
+    health: Counts,
+    source: Counts,
+}
+
+impl Default for Tally {
+    /// Every word is there from the beginning, so that a reader need not tell absence from zero.
+    fn default() -> Self {
+        let zero = |words: &[&'static str]| words.iter().map(|word| (*word, 0)).collect();
+        Self {
+            total: 0,
+            status: zero(&Status::ALL.map(Status::as_str)),
+            presence: zero(&Presence::ALL.map(Presence::as_str)),
+            health: zero(&Health::ALL.map(Health::as_str)),
+            source: zero(&Source::ALL.map(Source::as_str)),
+        }
+    }
+}
+
+impl Tally {
+    fn count(&mut self, status: Status, presence: Presence, health: Health, source: Source) {
+        self.total += 1;
+        for (counts, word) in [
+            (&mut self.status, status.as_str()),
+            (&mut self.presence, presence.as_str()),
+            (&mut self.health, health.as_str()),
+            (&mut self.source, source.as_str()),
+        ] {
+            *counts.entry(word).or_default() += 1;
+        }
+    }
+
+    /// The count of a status.
+    pub(super) fn status(&self, status: Status) -> u64 {
+        self.status.get(status.as_str()).copied().unwrap_or(0)
+    }
+
+    /// The count of a presence.
+    pub(super) fn presence(&self, presence: Presence) -> u64 {
+        self.presence.get(presence.as_str()).copied().unwrap_or(0)
+    }
+}
+
+/// Everything that is counted.
+#[derive(Debug, Serialize)]
+pub(super) struct Stats {
+    #[serde(flatten)]
+    all: Tally,
+    kinds: BTreeMap<&'static str, Tally>,
+    connections: usize,
+    interval_ms: u32,
+    ttl_ms: u32,
+    collector: String,
+    trust_domain: String,
+    seq: u64,
+    epoch: u64,
+}
+
+/// A node of the tree.
+#[derive(Debug, Serialize)]
+pub(super) struct Node {
+    kind: Kind,
+    id: String,
+    checker_kind: Option<String>,
+    status: Status,
+    presence: Presence,
+    health: Health,
+    children: Vec<Self>,
+}
+
+/// The tree, or the part below one service.
+#[derive(Debug, Serialize)]
+pub(super) struct Tree {
+    items: Vec<Node>,
+    /// Whether nodes were left out because there are more than was asked for.
+    truncated: bool,
+    seq: u64,
+    epoch: u64,
+}
+
+pub(super) async fn stats(call: Call, query: Query) -> Result<axum::Json<Stats>, Problem> {
+    query.none()?;
+    let registry = &call.state.registry;
+    let position = registry.read(|roster| roster.position());
+    let kinds = call.state.tally();
+    let mut all = Tally::default();
+    for tally in kinds.values() {
+        all.total += tally.total;
+        for (into, from) in [
+            (&mut all.status, &tally.status),
+            (&mut all.presence, &tally.presence),
+            (&mut all.health, &tally.health),
+            (&mut all.source, &tally.source),
+        ] {
+            from.iter().for_each(|(word, count)| *into.entry(word).or_default() += count);
+        }
+    }
+    let pace = registry.pace().0;
+    Ok(axum::Json(Stats {
+        all,
+        kinds: kinds.into_iter().map(|(kind, tally)| (kind.plural(), tally)).collect(),
+        connections: registry.links().len(),
+        interval_ms: pace.interval_ms,
+        ttl_ms: pace.ttl_ms,
+        collector: registry.whoami().collector.to_string(),
+        trust_domain: registry.whoami().trust_domain.to_string(),
+        seq: position.seq.0,
+        epoch: position.epoch,
+    }))
+}
+
+pub(super) async fn tree(call: Call, query: Query) -> Result<axum::Json<Tree>, Problem> {
+    let (mut root, mut limit) = (None, DEFAULT_NODES);
+    for (name, value) in &query.0 {
+        match name.as_str() {
+            "root" => {
+                let key: ServiceKey = value.parse().map_err(|error: rollcall_common::id::NameError| {
+                    Problem::new(ProblemCode::InvalidQuery, error.to_string()).with("parameter", "root")
+                })?;
+                call.state.find(&key)?;
+                root = Some(key);
+            }
+            "limit" => {
+                let number = value.parse().ok().filter(|limit| (1..=MAX_NODES).contains(limit));
+                limit = number.ok_or_else(|| {
+                    let detail = format!("limit is a number between 1 and {MAX_NODES}");
+                    Problem::new(ProblemCode::InvalidQuery, detail).with("parameter", "limit")
+                })?;
+            }
+            other => return Err(unknown_parameter(other, &["root", "limit"])),
+        }
+    }
+    let position = call.state.registry.read(|roster| roster.position());
+    let mut seen = Vec::new();
+    walk(&call.state.registry, None, |roster, entry, sight| seen.push(Seen::look(roster, entry, sight)));
+    let (items, truncated) = grow(seen, root.as_ref(), limit);
+    Ok(axum::Json(Tree { items, truncated, seq: position.seq.0, epoch: position.epoch }))
+}
+
+/// Hangs services under their parents, breadth first, until there are enough nodes. Without a root the
+/// pollers begin it.
+fn grow(seen: Vec<Seen>, root: Option<&ServiceKey>, limit: usize) -> (Vec<Node>, bool) {
+    let mut below: BTreeMap<ServiceKey, Vec<Seen>> = BTreeMap::new();
+    let mut roots = Vec::new();
+    for seen in seen {
+        let row = &seen.entry.row;
+        match (root, crate::registry::roster::parent_key(row)) {
+            (Some(root), _) if row.key == *root => roots.push(seen),
+            (None, None) if row.key.kind == Kind::Poller => roots.push(seen),
+            (_, Some(parent)) => below.entry(parent).or_default().push(seen),
+            (Some(_) | None, None) => {}
+        }
+    }
+    let mut left = limit;
+    let mut truncated = false;
+    let nodes = hang(roots, &mut below, &mut left, &mut truncated);
+    (nodes, truncated)
+}
+
+fn hang(
+    level: Vec<Seen>,
+    below: &mut BTreeMap<ServiceKey, Vec<Seen>>,
+    left: &mut usize,
+    truncated: &mut bool,
+) -> Vec<Node> {
+    let fit = level.len().min(*left);
+    *truncated |= fit < level.len();
+    *left -= fit;
+    let mut nodes = Vec::with_capacity(fit);
+    for seen in level.into_iter().take(fit) {
+        let row = &seen.entry.row;
+        // Three kinds deep at most: the tree of kinds bounds the recursion.
+        let children = below.remove(&row.key).unwrap_or_default();
+        nodes.push(Node {
+            kind: row.key.kind,
+            id: row.key.id.to_string(),
+            checker_kind: row.checker_kind.as_ref().map(ToString::to_string),
+            status: row.status,
+            presence: presence_of(seen.sight.as_ref()),
+            health: health_of(row),
+            children: hang(children, below, left, truncated),
+        });
+    }
+    nodes
+}
+
+impl State {
+    /// Counts every service, by kind.
+    pub(super) fn tally(&self) -> BTreeMap<Kind, Tally> {
+        let mut kinds: BTreeMap<Kind, Tally> = Kind::ALL.into_iter().map(|kind| (kind, Tally::default())).collect();
+        walk(&self.registry, None, |_, entry, sight| {
+            let row = &entry.row;
+            let tally = kinds.entry(row.key.kind).or_default();
+            tally.count(row.status, presence_of(sight.as_ref()), health_of(row), row.source);
+        });
+        kinds
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Walking the roster without holding it: a stride under the lock, then the lock is let go.
+//!
+//! A walk is no photograph. A service that is there from beginning to end is seen exactly once; one that
+//! comes or goes meanwhile may be seen or not. Changes and heartbeats never wait for more than a stride.
+
+use std::ops::ControlFlow;
+
+use rollcall_common::{
+    id::{Kind, ServiceKey},
+    lease::Presence,
+};
+
+use super::filter::Wanted;
+use crate::registry::{
+    Registry,
+    leases::Sight,
+    roster::{Entry, Roster, Slot},
+};
+
+/// Entries that are looked at before the lock is let go.
+const STRIDE: usize = 1024;
+
+/// An entry as it was seen.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What is registered.
+    pub entry: Entry,
+    /// Its lease.
+    pub sight: Option<Sight>,
+    /// How many services have it as their parent.
+    pub children: u32,
+}
+
+impl Seen {
+    /// Looks at an entry.
+    pub fn look(roster: &Roster, entry: &Entry, sight: Option<Sight>) -> Self {
+        Self { entry: entry.clone(), sight, children: roster.children_of(&entry.row.key) }
+    }
+}
+
+/// What is observed, where there is no lease: nothing was ever heard.
+#[must_use]
+pub fn presence_of(sight: Option<&Sight>) -> Presence {
+    sight.map_or(Presence::NeverSeen, |sight| sight.presence)
+}
+
+/// Visits entries behind `after`, at most a stride of them. Answers where to go on; `None` = the end, or
+/// the visitor has seen enough.
+pub fn stride(
+    roster: &Roster,
+    kind: Option<Kind>,
+    after: Option<&ServiceKey>,
+    visit: &mut dyn FnMut(&Entry) -> ControlFlow<()>,
+) -> Option<ServiceKey> {
+    let mut last = None;
+    for (n, entry) in roster.seek(kind, after).enumerate() {
+        if n == STRIDE {
+            return last;
+        }
+        if visit(entry).is_break() {
+            return None;
+        }
+        last = Some(entry.row.key.clone());
+    }
+    None
+}
+
+/// Visits every entry of a kind, or all of them, stride by stride.
+pub fn walk(registry: &Registry, kind: Option<Kind>, mut visit: impl FnMut(&Roster, &Entry, Option<Sight>)) {
+    let now = registry.now().boot;
+    let mut after = None;
+    loop {
+        let next = registry.read(|roster| {
+            stride(roster, kind, after.as_ref(), &mut |entry| {
+                visit(roster, entry, registry.leases().sight(entry.slot, now));
+                ControlFlow::Continue(())
+            })
+        });
+        match next {
+            Some(key) => after = Some(key),
+            None => return,
+        }
+    }
+}
+
+/// A page of a list on its way: strides until it is full or the roster ends.
+#[derive(Debug)]
+pub struct Listing {
+    wanted: Wanted,
+    after: Option<ServiceKey>,
+    found: Vec<Seen>,
+    /// Something more passes behind the last one found.
+    more: bool,
+}
+
+impl Listing {
+    /// Begins a page.
+    #[must_use]
+    pub fn new(wanted: Wanted) -> Self {
+        Self { after: wanted.after.clone(), wanted, found: Vec::new(), more: false }
+    }
+
+    /// Goes one stride. Answers whether there is another to go.
+    pub fn advance(&mut self, roster: &Roster, sight: &dyn Fn(Slot) -> Option<Sight>) -> bool {
+        let Self { wanted, after, found, more } = self;
+        let next = stride(roster, wanted.kind, after.as_ref(), &mut |entry| {
+            let sight = sight(entry.slot);
+            if !wanted.filter.passes(entry, presence_of(sight.as_ref())) {
+                return ControlFlow::Continue(());
+            }
+            // One more than the page holds tells whether there is a next one.
+            if found.len() == wanted.limit {
+                *more = true;
+                return ControlFlow::Break(());
+            }
+            found.push(Seen::look(roster, entry, sight));
+            ControlFlow::Continue(())
+        });
+        let goes_on = next.is_some();
+        self.after = next;
+        goes_on
+    }
+
+    /// What was found, and the key behind which the next page begins, if there is one.
+    #[must_use]
+    pub fn finish(self) -> (Vec<Seen>, Option<ServiceKey>) {
+        let last = self.found.last().filter(|_| self.more).map(|seen| seen.entry.row.key.clone());
+        (self.found, last)
+    }
+}
+
+#[cfg(test)]
+mod tests;

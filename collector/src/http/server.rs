@@ -1,0 +1,161 @@
+//! The listener: connections under a cap and a timer, and a stop that drains.
+//!
+//! It owns sockets and tasks and knows nothing of routes. When the cap is reached, new connections wait in
+//! the kernel's backlog; a connection that sends no whole head within [`HEAD_WITHIN`] is closed, idle ones
+//! included, so that waiting ends.
+
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::State;
+
+/// How long a request's head may take, the wait for it included.
+const HEAD_WITHIN: Duration = Duration::from_secs(15);
+/// Largest request head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// Most headers in a head.
+const MAX_HEADERS: usize = 64;
+/// Pause after a failed accept: mostly there are no file descriptors left, and trying at once helps nobody.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the listener did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} (http_listen): {source}{}", hint(source))]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process has it: stop that one, or choose another http_listen",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+        io::ErrorKind::AddrNotAvailable => "; no interface has that address",
+        _ => "",
+    }
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+/// A running server. Dropping it ends everything at once; [`Server::stop`] lets requests finish.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    pub(super) async fn bind(
+        address: SocketAddr,
+        router: Router,
+        state: Arc<State>,
+        connections: usize,
+    ) -> Result<Self, BindError> {
+        let failed = |source| BindError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let accepting =
+            Accepting { listener, router, state, stop: stop.clone(), room: Arc::new(Semaphore::new(connections)) };
+        tasks.spawn(accepting.run());
+        Ok(Self { address: bound, stop, tasks })
+    }
+
+    /// The real address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets the requests in flight finish, and cuts off at the deadline.
+    pub async fn stop(mut self, deadline: Duration) {
+        self.stop.cancel();
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(deadline, drained).await.is_err() {
+            tracing::info!("HTTP requests were still running at the deadline and were cut off");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+struct Accepting {
+    listener: TcpListener,
+    router: Router,
+    state: Arc<State>,
+    stop: CancellationToken,
+    room: Arc<Semaphore>,
+}
+
+impl Accepting {
+    /// Runs until it is told to stop and its last connection has ended. Dropping it aborts them.
+    async fn run(self) {
+        let mut connections = JoinSet::new();
+        loop {
+            let room = Arc::clone(&self.room);
+            let next = async {
+                let permit = room.acquire_owned().await;
+                (self.listener.accept().await, permit)
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                (accepted, permit) = next => match accepted {
+                    Ok((stream, peer)) => {
+                        self.state.counts.connections.inc();
+                        let serving = serve(stream, peer, self.router.clone(), self.stop.clone());
+                        connections.spawn(async move {
+                            serving.await;
+                            drop(permit);
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "an HTTP connection could not be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            }
+        }
+        drop(self.listener);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+    // Answers are small and whole: waiting for more to send only adds delay.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "an HTTP connection ended early");
+    }
+}

@@ -1,0 +1,277 @@
+//! Onboarding tokens over HTTP: make, list, show, revoke.
+//!
+//! The secret is made here, handed out once and never kept: the registry learns its hash only.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use rollcall_common::{
+    address::Address,
+    health::Text,
+    id::{Kind, ServiceId},
+    service::{CheckerKind, Pairs},
+    time::Timestamp,
+    token::{MAX_ADDRESSES, MAX_TEXT, Secret, Token, TokenId},
+};
+use serde::Deserialize;
+
+use super::{
+    error::{Problem, ProblemCode},
+    extract::{Call, Id, Json, Query, unknown_parameter},
+    page::{self, Page},
+    view::{NewTokenView, TokenView},
+};
+use crate::{
+    config::duration,
+    registry::{
+        Refusal,
+        tokens::{CreateToken, RevokeToken, TokenState},
+    },
+    store::rows::{Cidr, IdRule, TokenPolicy},
+};
+
+/// A token's life where its maker names none.
+const DEFAULT_LIFE: Duration = Duration::from_secs(3600);
+/// Rejoins allowed to each identity where the maker names no number.
+const DEFAULT_REJOINS: u32 = 5;
+/// Longest list of address ranges.
+const MAX_RANGES: usize = 32;
+
+/// What a token is to allow.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateBody {
+    kind: Kind,
+    parent: Option<ServiceId>,
+    /// A fixed id.
+    id: Option<ServiceId>,
+    id_prefix: Option<String>,
+    #[serde(default)]
+    assigned: bool,
+    checker_kind: Option<CheckerKind>,
+    max_uses: Option<u32>,
+    ttl: Option<String>,
+    expires_at: Option<String>,
+    not_before: Option<String>,
+    #[serde(default)]
+    cidr_allow: Vec<Cidr>,
+    #[serde(default)]
+    labels: Pairs,
+    rejoin_limit: Option<RejoinLimit>,
+    #[serde(default)]
+    note: Text,
+    /// For a sidecar on the collector's own host: the token carries a loopback address.
+    #[serde(default)]
+    local: bool,
+    /// Instead of the advertised ones.
+    #[serde(default)]
+    addresses: Vec<Address>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum RejoinLimit {
+    Times(u32),
+    Word(Unlimited),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Unlimited {
+    Unlimited,
+}
+
+/// Nothing, or an empty object.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Empty {}
+
+pub(super) async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<Response, Problem> {
+    let state = &call.state;
+    let now = state.registry.now().wall;
+    let policy = policy_of(&body, now)?;
+    let addresses = addresses_of(&body.addresses, body.local, &state.advertised.load(), state.quic)?;
+    let no_randomness =
+        |error: rollcall_common::id::NoRandomness| Problem::new(ProblemCode::Internal, error.to_string());
+    let token = Token {
+        id: TokenId::random().map_err(no_randomness)?,
+        secret: Secret::random().map_err(no_randomness)?,
+        pin: state.pin,
+        expires: policy.expires_at,
+        trust_domain: state.registry.whoami().trust_domain.clone(),
+        addresses,
+    };
+    let text = token.reveal();
+    if text.len() > MAX_TEXT {
+        let detail = format!("the token would have more than {MAX_TEXT} characters: give it fewer addresses");
+        return Err(Problem::new(ProblemCode::Invalid, detail));
+    }
+    let (id, hash) = (token.id, token.secret.hash(token.id));
+    state.registry.ask(CreateToken { id, hash, policy, note: body.note.to_string(), by: call.by() }).await?;
+    let row = state.registry.read(|roster| roster.token(id).cloned()).ok_or(Refusal::UnknownToken(id))?;
+    let addresses = token.addresses.iter().map(ToString::to_string).collect();
+    let view = NewTokenView { token: &text, addresses, view: TokenView::of(&row, now) };
+    Ok((StatusCode::CREATED, axum::Json(view)).into_response())
+}
+
+pub(super) async fn list(call: Call, query: Query) -> Result<axum::Json<Page<TokenView>>, Problem> {
+    let (mut after, mut limit, mut state) = (None, page::DEFAULT_LIMIT, None);
+    for (name, value) in &query.0 {
+        match name.as_str() {
+            "cursor" => after = Some(page::seek::<TokenId>(value)?),
+            "limit" => limit = page::limit(value)?,
+            "state" => state = Some(state_of(value)?),
+            other => return Err(unknown_parameter(other, &["state", "limit", "cursor"])),
+        }
+    }
+    let now = call.state.registry.now().wall;
+    let (position, rows) = call.state.registry.read(|roster| {
+        let behind = roster.tokens().filter(|row| after.is_none_or(|after| row.id > after));
+        let wanted = behind.filter(|row| state.is_none_or(|state| TokenState::of(row, now) == state));
+        (roster.position(), wanted.take(limit + 1).cloned().collect::<Vec<_>>())
+    });
+    let more = rows.len() > limit;
+    let last = rows.iter().take(limit).next_back().filter(|_| more).map(|row| page::cursor(&row.id.to_string()));
+    let items = rows.iter().take(limit).map(|row| TokenView::of(row, now)).collect();
+    Ok(axum::Json(Page::at(position, items, last)))
+}
+
+pub(super) async fn show(call: Call, id: Id<TokenId>, query: Query) -> Result<axum::Json<TokenView>, Problem> {
+    query.none()?;
+    view(&call, id.0)
+}
+
+pub(super) async fn revoke(
+    call: Call,
+    id: Id<TokenId>,
+    Json(Empty {}): Json<Empty>,
+) -> Result<axum::Json<TokenView>, Problem> {
+    call.state.registry.ask(RevokeToken { id: id.0, by: call.by() }).await?;
+    view(&call, id.0)
+}
+
+fn view(call: &Call, id: TokenId) -> Result<axum::Json<TokenView>, Problem> {
+    let row = call.state.registry.read(|roster| roster.token(id).cloned()).ok_or(Refusal::UnknownToken(id))?;
+    Ok(axum::Json(TokenView::of(&row, call.state.registry.now().wall)))
+}
+
+fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(ProblemCode::Invalid, detail)
+}
+
+fn state_of(text: &str) -> Result<TokenState, Problem> {
+    use TokenState::{Exhausted, Expired, NotYetValid, Revoked, Usable};
+    let all = [Usable, NotYetValid, Expired, Exhausted, Revoked];
+    all.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+        let allowed = all.map(TokenState::as_str).to_vec();
+        Problem::new(ProblemCode::InvalidQuery, format!("state is one of {}", allowed.join(", ")))
+            .with("parameter", "state")
+            .with("allowed", allowed)
+    })
+}
+
+fn policy_of(body: &CreateBody, now: Timestamp) -> Result<TokenPolicy, Problem> {
+    let id_rule = match (&body.id, &body.id_prefix, body.assigned) {
+        (Some(id), None, false) => IdRule::Fixed(id.clone()),
+        (None, Some(prefix), false) => IdRule::Prefix(checked_prefix(prefix)?),
+        (None, None, _) => IdRule::Assigned,
+        (Some(_), _, _) | (None, Some(_), true) => {
+            return Err(invalid("give one of id, id_prefix and assigned"));
+        }
+    };
+    let not_before = body.not_before.as_deref().map(|text| moment("not_before", text)).transpose()?.unwrap_or(now);
+    let expires_at = match (&body.ttl, &body.expires_at) {
+        (Some(ttl), None) => not_before.after(duration::parse(ttl).map_err(|error| invalid(format!("ttl: {error}")))?),
+        (None, Some(text)) => moment("expires_at", text)?,
+        (None, None) => not_before.after(DEFAULT_LIFE),
+        (Some(_), Some(_)) => return Err(invalid("give either ttl or expires_at")),
+    };
+    if body.cidr_allow.len() > MAX_RANGES {
+        return Err(invalid(format!("cidr_allow holds at most {MAX_RANGES} ranges")));
+    }
+    Ok(TokenPolicy {
+        kind: body.kind,
+        parent: body.parent.clone(),
+        id_rule,
+        checker_kind: body.checker_kind.clone(),
+        max_uses: body.max_uses.unwrap_or(1),
+        not_before,
+        expires_at,
+        cidr_allow: body.cidr_allow.clone(),
+        labels: body.labels.clone(),
+        rejoin_limit: match body.rejoin_limit {
+            None => Some(DEFAULT_REJOINS),
+            Some(RejoinLimit::Times(times)) => Some(times),
+            Some(RejoinLimit::Word(Unlimited::Unlimited)) => None,
+        },
+    })
+}
+
+/// A prefix must be able to begin an id.
+fn checked_prefix(prefix: &str) -> Result<String, Problem> {
+    match format!("{prefix}0").parse::<ServiceId>() {
+        Ok(_) if !prefix.is_empty() => Ok(prefix.into()),
+        Ok(_) | Err(_) => {
+            let shown: String = prefix.chars().take(80).collect();
+            Err(invalid(format!("id_prefix {shown:?} can begin no id: use 1 to 63 of a-z 0-9 . _ -, without '..'")))
+        }
+    }
+}
+
+fn moment(field: &str, text: &str) -> Result<Timestamp, Problem> {
+    let parsed = text.parse::<jiff::Timestamp>();
+    parsed.map(|time| Timestamp(time.as_millisecond())).map_err(|_| {
+        let shown: String = text.chars().take(40).collect();
+        invalid(format!("{field}: {shown:?} is no time: write it as in 2026-11-21T02:46:00Z"))
+    })
+}
+
+/// What a token tells its sidecar to dial.
+fn addresses_of(
+    asked: &[Address],
+    local: bool,
+    advertised: &[Address],
+    quic: SocketAddr,
+) -> Result<Vec<Address>, Problem> {
+    let refused = |detail: &str| Err(Problem::new(ProblemCode::NoAddress, detail));
+    let chosen = match (asked, local) {
+        ([], true) => vec![Address::from(SocketAddr::new(nearest(quic.ip()), quic.port()))],
+        ([], false) => advertised.to_vec(),
+        (asked, _) => asked.to_vec(),
+    };
+    if chosen.is_empty() {
+        return refused(
+            "this collector advertises no address: set `advertise` in collector.toml to what sidecars can reach, \
+             give addresses, or ask for a local token (--local) for a sidecar on this host",
+        );
+    }
+    if let Some(address) = chosen.iter().find(|address| address.is_local()).filter(|_| !local) {
+        return refused(&format!(
+            "{address} leads a sidecar to its own host: advertise an address that other hosts reach, or ask for a \
+             local token (--local) for a sidecar on this host"
+        ));
+    }
+    if chosen.len() > MAX_ADDRESSES {
+        return Err(invalid(format!("a token carries at most {MAX_ADDRESSES} addresses")));
+    }
+    Ok(chosen)
+}
+
+/// Where a program on this host reaches a listener.
+fn nearest(ip: IpAddr) -> IpAddr {
+    match ip {
+        // The unspecified IPv6 address takes IPv4 too, and that works where IPv6 is switched off.
+        ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some_and(|ip| ip.is_unspecified()) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,453 @@
+//! The shapes of the HTTP API. They are its contract: domain types may change behind them, these may not.
+//!
+//! Everything here is data on its way out; nothing is read from the network into these types.
+
+use std::collections::BTreeMap;
+
+use rollcall_common::{
+    health::{Health, HealthReport, HostFacts},
+    id::{Kind, ServiceKey, TrustDomain},
+    identity::PeerId,
+    lease::Presence,
+    lifecycle::Status,
+    service::{Pairs, Source},
+    time::{Now, Timestamp},
+};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use super::scan::{Seen, presence_of};
+use crate::{
+    registry::{links::Link, tokens::TokenState},
+    store::rows::{AuditEvent, IdRule, IdentityRow, IntervalRow, TokenRow},
+};
+
+/// A moment, printed as RFC 3339 in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub Timestamp);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// A service, as lists show it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServiceView {
+    /// What it is.
+    pub kind: Kind,
+    /// Its id within the kind.
+    pub id: String,
+    /// The parent's id.
+    pub parent: Option<String>,
+    /// For checkers, the poller above the parent.
+    pub poller: Option<String>,
+    /// For checkers.
+    pub checker_kind: Option<String>,
+    /// The onboarding package's component.
+    pub component_id: Option<String>,
+    /// Its lifecycle status.
+    pub status: Status,
+    /// Since when it has that status.
+    pub status_since: Time,
+    /// What is observed.
+    pub presence: Presence,
+    /// Why there is no verdict; only with `unknown`.
+    pub presence_reason: Option<&'static str>,
+    /// Whether the presence is in the durable history already; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<bool>,
+    /// What is said of it.
+    pub health: HealthView,
+    /// How it was registered.
+    pub source: Source,
+    /// When it was registered.
+    pub first_registered: Time,
+    /// Its first heartbeat.
+    pub first_seen: Option<Time>,
+    /// Its last heartbeat.
+    pub last_seen: Option<Time>,
+    /// The identity bound to it.
+    pub spiffe_identity: Option<String>,
+    /// Who registered it.
+    pub created_by: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Free metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// The granted interval, in milliseconds, once there was a heartbeat.
+    pub interval_ms: Option<u32>,
+    /// The granted time to live, in milliseconds, once there was a heartbeat.
+    pub ttl_ms: Option<u32>,
+    /// Where its sidecar is connected from now.
+    pub connected_from: Option<String>,
+    /// How many services have it as their parent.
+    pub children: u32,
+    /// The seq of its last change.
+    pub seq: u64,
+}
+
+/// What is said of a service.
+#[derive(Debug, Clone, Serialize)]
+pub struct HealthView {
+    /// The word.
+    pub health: Health,
+    /// Why, in words.
+    pub reason: String,
+    /// When it was said.
+    pub as_of: Option<Time>,
+}
+
+/// A service with everything that is known of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServiceDetail {
+    /// As in lists.
+    #[serde(flatten)]
+    pub service: ServiceView,
+    /// Its identity, if one is bound.
+    pub identity: Option<IdentityView>,
+    /// What its sidecar told of its host.
+    pub host: Option<HostView>,
+}
+
+/// A bound identity.
+#[derive(Debug, Clone, Serialize)]
+pub struct IdentityView {
+    /// The serial of the certificate in use.
+    pub serial: String,
+    /// Its generation.
+    pub generation: u64,
+    /// Its end.
+    pub not_after: Time,
+    /// Whether another certificate was issued and not yet presented.
+    pub renewing: bool,
+    /// The token that bound it.
+    pub enrolled_via: String,
+    /// When.
+    pub enrolled_at: Time,
+    /// Rejoins so far.
+    pub rejoins: u32,
+    /// Rejoins allowed; `null` = without limit.
+    pub rejoin_limit: Option<u32>,
+}
+
+/// A host as its sidecar told it.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostView {
+    /// Its name.
+    pub hostname: String,
+    /// Distribution.
+    pub os: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Processor architecture.
+    pub arch: String,
+    /// Logical processors.
+    pub cpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// Seconds since boot, when it was told.
+    pub uptime_secs: u64,
+    /// Version of the sidecar.
+    pub agent_version: String,
+}
+
+/// What every service of an answer is seen with.
+#[derive(Debug, Clone, Copy)]
+pub struct Light<'a> {
+    /// The collector's clocks.
+    pub now: Now,
+    /// The deployment.
+    pub trust_domain: &'a TrustDomain,
+    /// Whether the presence rows are all in the store; `None` = some are on their way, unknown which.
+    pub recorded: Option<bool>,
+}
+
+impl ServiceView {
+    /// Shows a service.
+    #[must_use]
+    pub fn of(seen: &Seen, link: Option<&Link>, light: Light<'_>) -> Self {
+        let row = &seen.entry.row;
+        let sight = seen.sight.as_ref();
+        let beaten = sight.and_then(|sight| sight.last_seen(light.now));
+        let granted = sight.filter(|sight| sight.pace.ttl_ms > 0).map(|sight| sight.pace);
+        Self {
+            kind: row.key.kind,
+            id: row.key.id.to_string(),
+            parent: row.parent.as_ref().map(ToString::to_string),
+            poller: row.poller.as_ref().map(ToString::to_string),
+            checker_kind: row.checker_kind.as_ref().map(ToString::to_string),
+            component_id: row.component_id.clone(),
+            status: row.status,
+            status_since: Time(row.status_since),
+            presence: presence_of(sight),
+            presence_reason: sight.and_then(|sight| sight.unknown).map(|why| why.as_str()),
+            recorded: light.recorded,
+            health: HealthView::of(row.health.as_ref()),
+            source: row.source,
+            first_registered: Time(row.first_registered),
+            first_seen: row.first_seen.map(Time),
+            last_seen: row.last_seen.max(beaten).map(Time),
+            spiffe_identity: seen.entry.identity.as_ref().map(|_| spiffe(light.trust_domain, &row.key)),
+            created_by: row.created_by.clone(),
+            labels: map(&row.labels),
+            metadata: map(&row.metadata),
+            interval_ms: granted.map(|pace| pace.interval_ms),
+            ttl_ms: granted.map(|pace| pace.ttl_ms),
+            connected_from: link.map(|link| link.peer.to_string()),
+            children: seen.children,
+            seq: row.seq.0,
+        }
+    }
+}
+
+impl ServiceDetail {
+    /// Shows a service with everything.
+    #[must_use]
+    pub fn of(seen: &Seen, link: Option<&Link>, light: Light<'_>) -> Self {
+        Self {
+            service: ServiceView::of(seen, link, light),
+            identity: seen.entry.identity.as_deref().map(IdentityView::of),
+            host: seen.entry.row.facts.as_ref().map(HostView::of),
+        }
+    }
+}
+
+impl HealthView {
+    fn of(said: Option<&(HealthReport, Timestamp)>) -> Self {
+        match said {
+            Some((report, at)) => {
+                Self { health: report.health, reason: report.reason.to_string(), as_of: Some(Time(*at)) }
+            }
+            None => Self { health: Health::Unchecked, reason: String::new(), as_of: None },
+        }
+    }
+}
+
+impl IdentityView {
+    fn of(row: &IdentityRow) -> Self {
+        Self {
+            serial: row.current.serial.to_string(),
+            generation: row.current.serial.generation().0,
+            not_after: Time(row.current.not_after),
+            renewing: row.pending.is_some(),
+            enrolled_via: row.enrolled_via.to_string(),
+            enrolled_at: Time(row.enrolled_at),
+            rejoins: row.rejoins,
+            rejoin_limit: row.rejoin_limit,
+        }
+    }
+}
+
+impl HostView {
+    fn of(facts: &HostFacts) -> Self {
+        Self {
+            hostname: facts.hostname.to_string(),
+            os: facts.os.to_string(),
+            kernel: facts.kernel.to_string(),
+            arch: facts.arch.to_string(),
+            cpus: facts.cpus,
+            memory_mib: facts.memory_mib,
+            uptime_secs: facts.uptime_secs,
+            agent_version: facts.agent_version.to_string(),
+        }
+    }
+}
+
+fn spiffe(trust_domain: &TrustDomain, key: &ServiceKey) -> String {
+    PeerId::service(trust_domain.clone(), key.clone()).to_string()
+}
+
+fn map(pairs: &Pairs) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// An onboarding token without its secret.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenView {
+    /// Its public half.
+    pub id: String,
+    /// Where it stands: `usable`, `not_yet_valid`, `expired`, `exhausted` or `revoked`.
+    pub state: &'static str,
+    /// The kind it registers.
+    pub kind: Kind,
+    /// The parent it binds to; `null` leaves the choice to the sidecar.
+    pub parent: Option<String>,
+    /// What id it gives.
+    pub id_rule: IdRuleView,
+    /// For checkers.
+    pub checker_kind: Option<String>,
+    /// How many keys may use it.
+    pub max_uses: u32,
+    /// How many did.
+    pub uses: u32,
+    /// Not before.
+    pub not_before: Time,
+    /// Not after.
+    pub expires_at: Time,
+    /// Source addresses allowed; empty = any.
+    pub cidr_allow: Vec<String>,
+    /// Labels that every service gets.
+    pub labels: BTreeMap<String, String>,
+    /// Rejoins allowed to each identity; `null` = without limit.
+    pub rejoin_limit: Option<u32>,
+    /// A note of the maker's.
+    pub note: String,
+    /// Who made it.
+    pub created_by: String,
+    /// When.
+    pub created_at: Time,
+    /// When it was revoked.
+    pub revoked_at: Option<Time>,
+    /// Its last use.
+    pub last_used_at: Option<Time>,
+    /// From where.
+    pub last_used_from: Option<String>,
+    /// The seq of its last change.
+    pub seq: u64,
+}
+
+/// What id a token gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "rule", rename_all = "snake_case")]
+pub enum IdRuleView {
+    /// Exactly this one.
+    Fixed {
+        /// The id.
+        id: String,
+    },
+    /// Any with this prefix.
+    Prefix {
+        /// The prefix.
+        prefix: String,
+    },
+    /// One that the collector makes up.
+    Assigned,
+}
+
+impl TokenView {
+    /// Shows a token.
+    #[must_use]
+    pub fn of(row: &TokenRow, now: Timestamp) -> Self {
+        let policy = &row.policy;
+        Self {
+            id: row.id.to_string(),
+            state: TokenState::of(row, now).as_str(),
+            kind: policy.kind,
+            parent: policy.parent.as_ref().map(ToString::to_string),
+            id_rule: match &policy.id_rule {
+                IdRule::Fixed(id) => IdRuleView::Fixed { id: id.to_string() },
+                IdRule::Prefix(prefix) => IdRuleView::Prefix { prefix: prefix.clone() },
+                IdRule::Assigned => IdRuleView::Assigned,
+            },
+            checker_kind: policy.checker_kind.as_ref().map(ToString::to_string),
+            max_uses: policy.max_uses,
+            uses: row.uses,
+            not_before: Time(policy.not_before),
+            expires_at: Time(policy.expires_at),
+            cidr_allow: policy.cidr_allow.iter().map(ToString::to_string).collect(),
+            labels: map(&policy.labels),
+            rejoin_limit: policy.rejoin_limit,
+            note: row.note.clone(),
+            created_by: row.created_by.clone(),
+            created_at: Time(row.created_at),
+            revoked_at: row.revoked_at.map(Time),
+            last_used_at: row.last_used_at.map(Time),
+            last_used_from: row.last_used_from.clone(),
+            seq: row.seq.0,
+        }
+    }
+}
+
+/// A token at its creation: the only answer that ever holds the secret.
+#[derive(Serialize)]
+pub struct NewTokenView<'a> {
+    /// The whole token.
+    pub token: &'a str,
+    /// Where sidecars will dial.
+    pub addresses: Vec<String>,
+    /// As in lists.
+    #[serde(flatten)]
+    pub view: TokenView,
+}
+
+/// An audit event.
+#[derive(Debug, Clone, Serialize)]
+pub struct AuditView {
+    /// Its place in the commit order.
+    pub seq: u64,
+    /// When.
+    pub at: Time,
+    /// What.
+    pub action: String,
+    /// Who.
+    pub actor: String,
+    /// Of what.
+    pub object: String,
+    /// The request that caused it.
+    pub request_id: Option<String>,
+    /// Details, before and after.
+    pub details: BTreeMap<String, Value>,
+}
+
+impl AuditView {
+    /// Shows an event.
+    #[must_use]
+    pub fn of(event: AuditEvent) -> Self {
+        let draft = event.draft;
+        Self {
+            seq: event.seq.0,
+            at: Time(draft.at),
+            action: draft.action,
+            actor: draft.actor,
+            object: draft.object,
+            request_id: draft.request_id,
+            details: draft.details,
+        }
+    }
+}
+
+/// A row of presence history.
+#[derive(Debug, Clone, Serialize)]
+pub struct IntervalView {
+    /// Begin.
+    pub from: Time,
+    /// End; `null` while it lasts.
+    pub to: Option<Time>,
+    /// What was observed.
+    pub presence: Presence,
+    /// Why, in one word.
+    pub cause: String,
+    /// What the verdict rests on.
+    pub evidence: Value,
+    /// When the verdict fell.
+    pub decided_at: Time,
+    /// When it was durable.
+    pub recorded_at: Option<Time>,
+    /// When a later finding replaced it.
+    pub superseded_at: Option<Time>,
+    /// The boot of the collector that saw it.
+    pub boot_id: String,
+}
+
+impl IntervalView {
+    /// Shows a row.
+    #[must_use]
+    pub fn of(row: IntervalRow) -> Self {
+        Self {
+            from: Time(row.from),
+            to: row.to.map(Time),
+            presence: row.presence,
+            cause: row.cause,
+            evidence: row.evidence,
+            decided_at: Time(row.decided_at),
+            recorded_at: row.recorded_at.map(Time),
+            superseded_at: row.superseded_at.map(Time),
+            boot_id: row.boot_id.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! What the collector counts about itself.
+//!
+//! Counters and gauges are plain handles that the parts hold; whatever can be read from the roster is
+//! read when somebody scrapes (`http/metrics.rs`), so that no series outlives its service.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// A refusal or close, by its word.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabel {
+    /// The word of [`rollcall_common::code::Code`].
+    pub code: &'static str,
+}
+
+/// A status change.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TransitionLabel {
+    /// Kind of the service.
+    pub r#type: &'static str,
+    /// Status before.
+    pub from: &'static str,
+    /// Status after.
+    pub to: &'static str,
+}
+
+/// A presence that a service took.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PresenceLabel {
+    /// Kind of the service.
+    pub r#type: &'static str,
+    /// The presence.
+    pub presence: &'static str,
+}
+
+/// All counters, ready to be registered once.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Accepted heartbeats.
+    pub beats: Counter,
+    /// Heartbeats acknowledged with `retry_after`, not counted for the lease.
+    pub throttled: Counter,
+    /// Heartbeats whose number had been seen.
+    pub replayed: Counter,
+    /// Sessions that were greeted.
+    pub sessions: Counter,
+    /// Enrollments that gave an identity.
+    pub enrolled: Counter,
+    /// Rejoins that gave a certificate.
+    pub rejoined: Counter,
+    /// Renewals that gave a certificate.
+    pub renewed: Counter,
+    /// Refusals, by code.
+    pub refused: Family<CodeLabel, Counter>,
+    /// Connections that the collector closed, by code.
+    pub closed: Family<CodeLabel, Counter>,
+    /// Handshakes that failed or ran out of time.
+    pub handshakes_failed: Counter,
+    /// Requests and notices lost because the registry's mailbox was full.
+    pub mailbox_full: Counter,
+    /// Status changes.
+    pub transitions: Family<TransitionLabel, Counter>,
+    /// Presence verdicts.
+    pub verdicts: Family<PresenceLabel, Counter>,
+    /// Presence rows that wait for the store.
+    pub unrecorded: Gauge,
+    /// Presence rows lost because too many waited.
+    pub unrecorded_lost: Counter,
+    /// Group commits.
+    pub commits: Counter,
+    /// Group commits that failed.
+    pub commits_failed: Counter,
+    /// Seconds that a group commit took.
+    pub commit_seconds: Histogram,
+    /// Publications to the liveness store that failed.
+    pub publish_failed: Counter,
+    /// Times that the liveness store had lost what was published.
+    pub liveness_lost: Counter,
+    /// Milliseconds credited to leases for time that could not be observed.
+    pub credited_ms: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // 1 ms to 8 s: a durable commit takes 4 ms on an ordinary disk, a stalled one takes seconds.
+        let commit_seconds = Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 14));
+        Self {
+            beats: Counter::default(),
+            throttled: Counter::default(),
+            replayed: Counter::default(),
+            sessions: Counter::default(),
+            enrolled: Counter::default(),
+            rejoined: Counter::default(),
+            renewed: Counter::default(),
+            refused: Family::default(),
+            closed: Family::default(),
+            handshakes_failed: Counter::default(),
+            mailbox_full: Counter::default(),
+            transitions: Family::default(),
+            verdicts: Family::default(),
+            unrecorded: Gauge::default(),
+            unrecorded_lost: Counter::default(),
+            commits: Counter::default(),
+            commits_failed: Counter::default(),
+            commit_seconds,
+            publish_failed: Counter::default(),
+            liveness_lost: Counter::default(),
+            credited_ms: Counter::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Puts everything into a registry under its published name; counters get `_total` when printed.
+    pub fn register(&self, into: &mut Registry) {
+        let mut add = |name: &str, help: &str, metric: &Counter| into.register(name, help, metric.clone());
+        add("rollcall_heartbeats", "Heartbeats accepted", &self.beats);
+        add("rollcall_heartbeats_throttled", "Heartbeats over the pace, acknowledged without effect", &self.throttled);
+        add("rollcall_heartbeats_replayed", "Heartbeats whose number had been seen", &self.replayed);
+        add("rollcall_sessions", "Sessions greeted", &self.sessions);
+        add("rollcall_enrollments", "Enrollments that gave an identity", &self.enrolled);
+        add("rollcall_rejoins", "Rejoins that gave a certificate", &self.rejoined);
+        add("rollcall_renewals", "Renewals that gave a certificate", &self.renewed);
+        add("rollcall_handshakes_failed", "Handshakes failed or out of time", &self.handshakes_failed);
+        add("rollcall_mailbox_full", "Requests and notices lost to a full registry mailbox", &self.mailbox_full);
+        add("rollcall_presence_rows_lost", "Presence rows lost because too many waited", &self.unrecorded_lost);
+        add("rollcall_commits", "Group commits to the registry store", &self.commits);
+        add("rollcall_commits_failed", "Group commits that failed", &self.commits_failed);
+        add("rollcall_liveness_publish_failed", "Publications to the liveness store that failed", &self.publish_failed);
+        add("rollcall_liveness_lost", "Times the liveness store had lost what was published", &self.liveness_lost);
+        add("rollcall_lease_credit_milliseconds", "Milliseconds credited to leases for blind time", &self.credited_ms);
+        into.register("rollcall_refusals", "Refusals by code", self.refused.clone());
+        into.register(
+            "rollcall_connections_closed",
+            "Connections closed by the collector, by code",
+            self.closed.clone(),
+        );
+        into.register("rollcall_presence_rows_waiting", "Presence rows waiting for the store", self.unrecorded.clone());
+        into.register("rollcall_presence_verdicts", "Presence verdicts by kind", self.verdicts.clone());
+        into.register(
+            "service_registry_state_transitions",
+            "Status changes by kind of service",
+            self.transitions.clone(),
+        );
+        into.register("rollcall_commit_seconds", "Seconds that a group commit took", self.commit_seconds.clone());
+    }
+}

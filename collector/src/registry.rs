@@ -1,0 +1,409 @@
+//! The registry: the single writer of what is registered.
+//!
+//! A mailbox in, transitions out. Every change is a [`Request`], planned as a pure function of the roster
+//! into a [`Change`](crate::store::rows::Change), committed by the store in a group, then applied to
+//! memory, then announced; an answer leaves only after the commit. Presence is different: it is observed,
+//! so it changes in memory at once and its record follows ([`History`]).
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`roster`] | all services in dense slots |
+//! | [`leases`] | deadlines, touched by heartbeats |
+//! | [`links`] | the live connection of each service |
+//! | [`judge`] | verdicts: losses, stalls, restarts |
+//! | [`history`] | presence intervals on their way to the store |
+//! | [`services`], [`tokens`], [`identities`] | the requests, planned |
+//! | `actor` | the task that owns all of it |
+
+mod actor;
+pub mod history;
+pub mod identities;
+pub mod judge;
+pub mod leases;
+pub mod links;
+pub mod roster;
+pub mod services;
+pub mod tokens;
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use rollcall_common::{
+    code::Code,
+    health::{HealthReport, HostFacts},
+    id::{BootId, CollectorName, ServiceKey, TrustDomain},
+    identity::{Serial, tls::DenySet},
+    lease::Pace,
+    lifecycle::NoArrow,
+    time::{Clock, Now, Timestamp},
+    wire::message::Goodbye,
+};
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::actor::Actor;
+use self::{
+    history::Ledger,
+    leases::Leases,
+    links::Links,
+    roster::{Roster, Slot},
+};
+use crate::{
+    metrics::Metrics,
+    store::{
+        StoreError,
+        rows::{Change, Conflict},
+    },
+};
+
+/// Why a request did not pass; the words are for whoever asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A service of that kind and id exists.
+    #[error("{0} is registered already")]
+    Exists(ServiceKey),
+    /// No such service.
+    #[error("{0} is not registered")]
+    UnknownService(ServiceKey),
+    /// No such token.
+    #[error("token {0} does not exist")]
+    UnknownToken(rollcall_common::token::TokenId),
+    /// The token is revoked already.
+    #[error("token {0} is revoked already")]
+    TokenRevoked(rollcall_common::token::TokenId),
+    /// The lifecycle table has no such arrow.
+    #[error(transparent)]
+    Arrow(#[from] NoArrow),
+    /// The parent does not fit.
+    #[error("{0}")]
+    Parent(#[from] ParentProblem),
+    /// What was asked for is not allowed.
+    #[error("{0}")]
+    Invalid(String),
+    /// A refusal of the wire's table: enrollment, rejoin, renewal.
+    #[error("refused with {0}")]
+    Wire(Code),
+    /// Too many requests wait.
+    #[error("the registry is busy; try again in a second")]
+    Busy,
+    /// The store does not take changes now.
+    #[error("the change was not made: {0}")]
+    Store(#[from] StoreError),
+    /// The collector is stopping.
+    #[error("the collector is stopping")]
+    Stopping,
+}
+
+/// What is wrong with a parent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParentProblem {
+    /// This kind needs one.
+    #[error("a parent is required for {0}: name the {1} it belongs to")]
+    Missing(rollcall_common::id::Kind, rollcall_common::id::Kind),
+    /// This kind has none.
+    #[error("{0} takes no parent")]
+    Unwanted(rollcall_common::id::Kind),
+    /// Not registered.
+    #[error("parent {0} is not registered")]
+    Unknown(ServiceKey),
+    /// Registered, but under another kind.
+    #[error("parent {found} is of the wrong kind: {wanted} is needed")]
+    WrongKind {
+        /// What has that id.
+        found: ServiceKey,
+        /// The kind that is needed.
+        wanted: rollcall_common::id::Kind,
+    },
+    /// Revoked or deleted.
+    #[error("parent {0} is {1}")]
+    Barred(ServiceKey, rollcall_common::lifecycle::Status),
+}
+
+impl ParentProblem {
+    /// The number for the wire.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Missing(..) | Self::Unknown(_) => Code::ParentUnknown,
+            Self::Unwanted(_) | Self::WrongKind { .. } => Code::ParentKind,
+            Self::Barred(..) => Code::ParentBarred,
+        }
+    }
+}
+
+impl Refusal {
+    /// The number for the wire.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Wire(code) => *code,
+            Self::Parent(problem) => problem.code(),
+            Self::Exists(_) => Code::IdTaken,
+            Self::UnknownService(_) => Code::UnknownIdentity,
+            Self::UnknownToken(_) | Self::TokenRevoked(_) => Code::Denied,
+            Self::Arrow(_) | Self::Invalid(_) => Code::Protocol,
+            Self::Busy => Code::Busy,
+            Self::Store(_) => Code::StoreUnavailable,
+            Self::Stopping => Code::Draining,
+        }
+    }
+}
+
+/// What planning may look at.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// What is registered, as committed.
+    pub roster: &'a Roster,
+    /// The collector's clocks.
+    pub now: Now,
+}
+
+/// A change that somebody asks for, as a pure plan.
+pub trait Request: fmt::Debug + Send + 'static {
+    /// What the asker gets once the change is durable.
+    type Answer: Send + 'static;
+
+    /// Turns the request into a change and its answer. May be called again after a conflict.
+    ///
+    /// # Errors
+    /// The refusal that the asker gets.
+    fn plan(&self, world: World<'_>) -> Result<(Change, Self::Answer), Refusal>;
+
+    /// What a conflict means; `None` = memory has moved on, plan again.
+    fn conflict(&self, conflict: Conflict) -> Option<Refusal> {
+        match conflict {
+            Conflict::TokenSpent => Some(Refusal::Wire(Code::TokenExhausted)),
+            Conflict::TokenEnded => Some(Refusal::Wire(Code::TokenExpired)),
+            Conflict::KeyInUse => Some(Refusal::Wire(Code::KeyInUse)),
+            Conflict::Exists | Conflict::Missing | Conflict::Stale => None,
+        }
+    }
+}
+
+/// What a connection tells the registry; nobody waits for an answer.
+#[derive(Debug)]
+pub enum Notice {
+    /// A beat found its lease not running.
+    Woke(Slot),
+    /// The sidecar said goodbye.
+    Goodbye(Slot, Goodbye),
+    /// What is said of the service changed.
+    Health(Slot, HealthReport),
+    /// The host's facts changed.
+    Facts(Slot, Box<HostFacts>),
+    /// Something that only the audit trail wants to know.
+    Audit(Box<crate::store::rows::AuditDraft>),
+}
+
+/// A queued request; hides its type.
+trait Job: Send {
+    fn plan(&mut self, world: World<'_>) -> Option<Change>;
+    fn conflict(&mut self, conflict: Conflict) -> bool;
+    fn finish(self: Box<Self>, outcome: Result<(), Refusal>);
+}
+
+struct Asked<R: Request> {
+    request: R,
+    answer: Option<Result<R::Answer, Refusal>>,
+    reply: oneshot::Sender<Result<R::Answer, Refusal>>,
+}
+
+impl<R: Request> Job for Asked<R> {
+    fn plan(&mut self, world: World<'_>) -> Option<Change> {
+        let (change, answer) = match self.request.plan(world) {
+            Ok((change, answer)) => (Some(change), Ok(answer)),
+            Err(refusal) => (None, Err(refusal)),
+        };
+        self.answer = Some(answer);
+        change
+    }
+
+    fn conflict(&mut self, conflict: Conflict) -> bool {
+        match self.request.conflict(conflict) {
+            Some(refusal) => {
+                self.answer = Some(Err(refusal));
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), Refusal>) {
+        let Self { answer, reply, .. } = *self;
+        let answer = outcome.and_then(|()| answer.unwrap_or(Err(Refusal::Stopping)));
+        // An asker that has gone away does not undo a durable change.
+        let _ = reply.send(answer);
+    }
+}
+
+enum Mail {
+    Job(Box<dyn Job>),
+    Notice(Notice),
+}
+
+/// Which deployment and collector this is.
+#[derive(Debug, Clone)]
+pub struct Whoami {
+    /// The deployment.
+    pub trust_domain: TrustDomain,
+    /// This collector.
+    pub collector: CollectorName,
+    /// This host's boot.
+    pub boot_id: BootId,
+}
+
+/// Everything that is read without asking the actor.
+#[derive(Debug)]
+struct Shared {
+    roster: RwLock<Roster>,
+    leases: Leases,
+    links: Links,
+    pace: RwLock<(Pace, Option<Pace>)>,
+    ledger: RwLock<Ledger>,
+    /// Whose presence is shown but not recorded; as of the last commit.
+    unrecorded: RwLock<HashSet<ServiceKey>>,
+    /// Who left the liveness store's view since it was last told.
+    retired: Mutex<Vec<ServiceKey>>,
+    store_ok: AtomicBool,
+    /// Whether the CA can sign.
+    signs: AtomicBool,
+    /// The last moment at which the collector was observing.
+    observed: Mutex<Now>,
+}
+
+/// A handle on the registry; cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    mail: mpsc::Sender<Mail>,
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+    whoami: Arc<Whoami>,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registry({})", self.whoami.collector)
+    }
+}
+
+impl Registry {
+    /// Reads what is registered. The closure must be short: changes wait for it.
+    pub fn read<T>(&self, look: impl FnOnce(&Roster) -> T) -> T {
+        look(&self.shared.roster.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The lease table.
+    #[must_use]
+    pub fn leases(&self) -> &Leases {
+        &self.shared.leases
+    }
+
+    /// The live connections.
+    #[must_use]
+    pub fn links(&self) -> &Links {
+        &self.shared.links
+    }
+
+    /// The clocks.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// The clock itself, for shells that start with the registry.
+    #[must_use]
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
+    /// Who this collector is.
+    #[must_use]
+    pub fn whoami(&self) -> &Whoami {
+        &self.whoami
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The pace in force and the one before it.
+    #[must_use]
+    pub fn pace(&self) -> (Pace, Option<Pace>) {
+        *self.shared.pace.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the last commit or ping of the registry store went well.
+    #[must_use]
+    pub fn store_ok(&self) -> bool {
+        self.shared.store_ok.load(Relaxed)
+    }
+
+    /// Tells whether the CA can sign: while it cannot, ended certificates keep their live connections.
+    pub fn set_signing(&self, signs: bool) {
+        self.shared.signs.store(signs, Relaxed);
+    }
+
+    /// How much of a time this collector could not observe.
+    #[must_use]
+    pub fn blind_within(&self, from: Timestamp, to: Timestamp) -> Duration {
+        self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).overlap(from, to)
+    }
+
+    /// Whether the presence that is shown of a service is on record.
+    #[must_use]
+    pub fn is_recorded(&self, key: &ServiceKey) -> bool {
+        !self.shared.unrecorded.read().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+
+    /// The last moment at which this collector was observing.
+    #[must_use]
+    pub fn observed(&self) -> Now {
+        *self.shared.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who left since the last such call, for the liveness store.
+    #[must_use]
+    pub fn take_retired(&self) -> Vec<ServiceKey> {
+        std::mem::take(&mut *self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks for a change and waits until it is durable.
+    ///
+    /// # Errors
+    /// The refusal; [`Refusal::Store`] means that nothing happened.
+    pub async fn ask<R: Request>(&self, request: R) -> Result<R::Answer, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Asked { request, answer: None, reply });
+        self.mail.try_send(Mail::Job(job)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                self.metrics.mailbox_full.inc();
+                Refusal::Busy
+            }
+            mpsc::error::TrySendError::Closed(_) => Refusal::Stopping,
+        })?;
+        answer.await.unwrap_or(Err(Refusal::Stopping))
+    }
+
+    /// Tells the registry something. When the mailbox is full the notice is lost and counted: a lost
+    /// [`Notice::Woke`] is told again by the next beat.
+    pub fn tell(&self, notice: Notice) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.mail.try_send(Mail::Notice(notice)) {
+            self.metrics.mailbox_full.inc();
+        }
+    }
+}
+
+impl DenySet for Registry {
+    fn denies(&self, serial: Serial) -> bool {
+        self.read(|roster| roster.denies(serial))
+    }
+}

@@ -1,0 +1,366 @@
+//! The lease table: one slot a service, atomics only, so that a heartbeat touches its slot and nothing else.
+//!
+//! Writers: [`Leases::touch`] by the task that holds the sidecar's connection; everything else by the
+//! registry alone. The two meet in `phase` and `deadline`: a touch stores the deadline and then reads the
+//! phase, an expiry stores the phase and then reads the deadline, both sequentially consistent, so that at
+//! least one of them sees the other and no beat is lost between them.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
+
+use rollcall_common::{
+    id::{BeatNo, PaceNo, SessionNo},
+    lease::{Lease, Pace, Presence, Unknown},
+    time::{BootTime, Now, Timestamp},
+};
+
+use super::roster::Slot;
+
+/// Slots in one chunk.
+const CHUNK: usize = 4096;
+/// Chunks at most: together 4,194,304 services.
+const CHUNKS: usize = 1024;
+
+/// Where a lease stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// No service here.
+    Vacant,
+    /// Registered, never heard.
+    NeverSeen,
+    /// Running: its deadline counts.
+    Live,
+    /// Its deadline passed.
+    Lost,
+    /// It said goodbye, or was made to stop.
+    Stopped,
+}
+
+impl Phase {
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::NeverSeen,
+            2 => Self::Live,
+            3 => Self::Lost,
+            4 => Self::Stopped,
+            _ => Self::Vacant,
+        }
+    }
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Vacant => 0,
+            Self::NeverSeen => 1,
+            Self::Live => 2,
+            Self::Lost => 3,
+            Self::Stopped => 4,
+        }
+    }
+}
+
+const PUBLISH: u8 = 1;
+const FLUSH: u8 = 2;
+
+#[derive(Debug, Default)]
+struct Cell {
+    deadline: AtomicU64,
+    /// 0 = none since this collector began to observe.
+    last_beat: AtomicU64,
+    session: AtomicU64,
+    beat_no: AtomicU64,
+    interval_ms: AtomicU32,
+    ttl_ms: AtomicU32,
+    phase: AtomicU8,
+    dirty: AtomicU8,
+}
+
+/// What a touch found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// The lease was running and runs on.
+    Kept,
+    /// The lease was not running: the registry must hear of this beat.
+    Woke,
+}
+
+/// What a reader sees of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    /// Where it stands.
+    pub phase: Phase,
+    /// What to show.
+    pub presence: Presence,
+    /// Why there is no verdict, if there is none.
+    pub unknown: Option<Unknown>,
+    /// The last accepted beat since this collector began to observe.
+    pub last_beat: Option<BootTime>,
+    /// The granted pace.
+    pub pace: Pace,
+    /// When it is lost; meaningful while live.
+    pub deadline: BootTime,
+    /// The beat's number.
+    pub beat_no: BeatNo,
+    /// The dial it came over.
+    pub session: SessionNo,
+}
+
+impl Sight {
+    /// The lease behind it.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease { last_beat: self.last_beat, pace: self.pace, deadline: self.deadline }
+    }
+
+    /// The last beat as wall time.
+    #[must_use]
+    pub fn last_seen(&self, now: Now) -> Option<Timestamp> {
+        self.last_beat.map(|beat| now.wall_of(beat))
+    }
+}
+
+/// All leases.
+#[derive(Debug)]
+pub struct Leases {
+    chunks: Box<[OnceLock<Box<[Cell]>>]>,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self { chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect() }
+    }
+}
+
+impl Leases {
+    fn cell(&self, slot: Slot) -> Option<&Cell> {
+        let index = slot.index();
+        self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)
+    }
+
+    /// Makes room for a slot. Answers whether there is room at all.
+    pub fn reserve(&self, slot: Slot) -> bool {
+        match self.chunks.get(slot.index() / CHUNK) {
+            Some(chunk) => {
+                chunk.get_or_init(|| (0..CHUNK).map(|_| Cell::default()).collect());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Accepts a beat: the whole work of a heartbeat on the collector.
+    pub fn touch(&self, slot: Slot, session: SessionNo, beat_no: BeatNo, pace: Pace, now: BootTime) -> Touch {
+        let Some(cell) = self.cell(slot) else { return Touch::Woke };
+        cell.session.store(session.0, SeqCst);
+        cell.beat_no.store(beat_no.0, SeqCst);
+        cell.interval_ms.store(pace.interval_ms, SeqCst);
+        cell.ttl_ms.store(pace.ttl_ms, SeqCst);
+        cell.last_beat.store(now.0.max(1), SeqCst);
+        cell.deadline.store(now.after(pace.ttl()).0, SeqCst);
+        cell.dirty.fetch_or(PUBLISH | FLUSH, SeqCst);
+        if cell.phase.load(SeqCst) == Phase::Live.byte() { Touch::Kept } else { Touch::Woke }
+    }
+
+    /// What a reader sees now.
+    #[must_use]
+    pub fn sight(&self, slot: Slot, now: BootTime) -> Option<Sight> {
+        let cell = self.cell(slot)?;
+        let phase = Phase::from_byte(cell.phase.load(SeqCst));
+        let pace = Pace { no: PaceNo(0), interval_ms: cell.interval_ms.load(SeqCst), ttl_ms: cell.ttl_ms.load(SeqCst) };
+        let last_beat = Some(cell.last_beat.load(SeqCst)).filter(|beat| *beat != 0).map(BootTime);
+        let deadline = BootTime(cell.deadline.load(SeqCst));
+        let (presence, unknown) = match phase {
+            Phase::Vacant | Phase::NeverSeen => (Presence::NeverSeen, None),
+            Phase::Live => Lease { last_beat, pace, deadline }.presence(now),
+            Phase::Lost => (Presence::Lost, None),
+            Phase::Stopped => (Presence::Stopped, None),
+        };
+        Some(Sight {
+            phase,
+            presence,
+            unknown,
+            last_beat,
+            pace,
+            deadline,
+            beat_no: BeatNo(cell.beat_no.load(SeqCst)),
+            session: SessionNo(cell.session.load(SeqCst)),
+        })
+    }
+
+    /// Sets where a lease stands, without touching its deadline.
+    pub(super) fn set_phase(&self, slot: Slot, phase: Phase) {
+        if let Some(cell) = self.cell(slot) {
+            cell.phase.store(phase.byte(), SeqCst);
+        }
+    }
+
+    /// Arms a lease without a beat: after a restart, with a chance until the deadline.
+    pub(super) fn rearm(&self, slot: Slot, pace: Pace, deadline: BootTime) {
+        if let Some(cell) = self.cell(slot) {
+            cell.last_beat.store(0, SeqCst);
+            cell.interval_ms.store(pace.interval_ms, SeqCst);
+            cell.ttl_ms.store(pace.ttl_ms, SeqCst);
+            cell.deadline.store(deadline.0, SeqCst);
+            cell.phase.store(Phase::Live.byte(), SeqCst);
+        }
+    }
+
+    /// Empties a slot for its next service.
+    pub(super) fn vacate(&self, slot: Slot) {
+        if let Some(cell) = self.cell(slot) {
+            cell.phase.store(Phase::Vacant.byte(), SeqCst);
+            for field in [&cell.deadline, &cell.last_beat, &cell.session, &cell.beat_no] {
+                field.store(0, SeqCst);
+            }
+            cell.dirty.store(0, SeqCst);
+        }
+    }
+
+    /// Arms every live lease as after a restart: what was known of it is out of date.
+    pub(super) fn rearm_all(&self, now: BootTime, pace: Pace) {
+        for (slot, _) in self.live() {
+            self.rearm(slot, pace, now.after(super::judge::chance(pace, slot.0)));
+        }
+    }
+
+    /// Moves the deadline of every live lease: the credit for time that could not be observed.
+    pub(super) fn credit(&self, millis: u64) {
+        for (_, cell) in self.live() {
+            cell.deadline.fetch_add(millis, SeqCst);
+        }
+    }
+
+    /// Live leases whose deadline has passed, each moved to [`Phase::Lost`]. A beat that arrives in between
+    /// keeps its lease: either this sees the new deadline, or the touch sees the phase.
+    pub(super) fn expire(&self, now: BootTime) -> Vec<Slot> {
+        let mut lost = Vec::new();
+        for (slot, cell) in self.live() {
+            if cell.deadline.load(SeqCst) > now.0 {
+                continue;
+            }
+            cell.phase.store(Phase::Lost.byte(), SeqCst);
+            if cell.deadline.load(SeqCst) > now.0 {
+                cell.phase.store(Phase::Live.byte(), SeqCst);
+            } else {
+                lost.push(slot);
+            }
+        }
+        lost
+    }
+
+    /// Slots that beat since the last such call, for publication.
+    pub fn take_unpublished(&self) -> Vec<Slot> {
+        self.take_dirty(PUBLISH)
+    }
+
+    /// Slots that beat since the last such call, for the flush of `last_seen`.
+    pub fn take_unflushed(&self) -> Vec<Slot> {
+        self.take_dirty(FLUSH)
+    }
+
+    /// Marks slots for another flush, because one failed.
+    pub fn put_back_unflushed(&self, slots: impl IntoIterator<Item = Slot>) {
+        for slot in slots {
+            if let Some(cell) = self.cell(slot) {
+                cell.dirty.fetch_or(FLUSH, SeqCst);
+            }
+        }
+    }
+
+    /// Marks every live slot for publication, because the store lost what it had.
+    pub fn republish_all(&self) {
+        for (_, cell) in self.live() {
+            cell.dirty.fetch_or(PUBLISH, SeqCst);
+        }
+    }
+
+    fn take_dirty(&self, bit: u8) -> Vec<Slot> {
+        let dirty = |(slot, cell): (Slot, &Cell)| {
+            (cell.dirty.load(SeqCst) & bit != 0 && cell.dirty.fetch_and(!bit, SeqCst) & bit != 0).then_some(slot)
+        };
+        self.cells().filter_map(dirty).collect()
+    }
+
+    fn live(&self) -> impl Iterator<Item = (Slot, &Cell)> {
+        self.cells().filter(|(_, cell)| cell.phase.load(SeqCst) == Phase::Live.byte())
+    }
+
+    fn cells(&self) -> impl Iterator<Item = (Slot, &Cell)> {
+        let chunks = self.chunks.iter().enumerate().filter_map(|(n, chunk)| Some((n, chunk.get()?)));
+        chunks.flat_map(|(n, cells)| {
+            cells
+                .iter()
+                .enumerate()
+                .map(move |(i, cell)| (Slot(u32::try_from(n * CHUNK + i).unwrap_or(u32::MAX)), cell))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread};
+
+    use super::*;
+
+    const PACE: Pace = Pace { no: PaceNo(1), interval_ms: 1_000, ttl_ms: 3_000 };
+
+    fn leases() -> Leases {
+        let leases = Leases::default();
+        leases.reserve(Slot(0));
+        leases
+    }
+
+    #[test]
+    fn a_beat_wakes_once_and_then_keeps() {
+        let leases = leases();
+        assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(10)), Touch::Woke);
+        leases.set_phase(Slot(0), Phase::Live);
+        assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(2), PACE, BootTime(20)), Touch::Kept);
+        assert!(leases.expire(BootTime(3_019)).is_empty());
+        assert_eq!(leases.expire(BootTime(3_020)), [Slot(0)]);
+        assert!(leases.expire(BootTime(9_000)).is_empty(), "a verdict falls once");
+        assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(3), PACE, BootTime(9_001)), Touch::Woke);
+    }
+
+    #[test]
+    fn credit_moves_deadlines_and_shows_unknown() {
+        let leases = leases();
+        leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(10));
+        leases.set_phase(Slot(0), Phase::Live);
+        leases.credit(5_000);
+        assert!(leases.expire(BootTime(8_009)).is_empty());
+        let sight = leases.sight(Slot(0), BootTime(4_000));
+        assert_eq!(sight.map(|s| s.presence), Some(Presence::Unknown));
+        assert_eq!(leases.expire(BootTime(8_010)), [Slot(0)]);
+    }
+
+    #[test]
+    fn dirt_is_taken_once_and_can_be_put_back() {
+        let leases = leases();
+        leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(10));
+        assert_eq!(leases.take_unflushed(), [Slot(0)]);
+        assert!(leases.take_unflushed().is_empty());
+        assert_eq!(leases.take_unpublished(), [Slot(0)]);
+        leases.put_back_unflushed([Slot(0)]);
+        assert_eq!(leases.take_unflushed(), [Slot(0)]);
+    }
+
+    /// The race that the module header speaks of: whatever the interleaving, a beat that is in time is
+    /// either kept by the expiry or answered with `Woke`.
+    #[test]
+    fn no_beat_falls_between_touch_and_expiry() {
+        for round in 0..500 {
+            let leases = Arc::new(leases());
+            leases.rearm(Slot(0), PACE, BootTime(100));
+            let toucher = {
+                let leases = Arc::clone(&leases);
+                thread::spawn(move || leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(100)))
+            };
+            let expired = leases.expire(BootTime(100));
+            let touched = toucher.join().unwrap();
+            let live = leases.sight(Slot(0), BootTime(101)).is_some_and(|s| s.phase == Phase::Live);
+            assert!(live || touched == Touch::Woke, "round {round}: {expired:?} {touched:?}");
+        }
+    }
+}

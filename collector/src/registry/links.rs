@@ -1,0 +1,159 @@
+//! The live connection of each service: who holds it, and how to reach it.
+//!
+//! One service has at most one link; a newer one of the same identity takes its place and the older is
+//! told to close. Orders wait in a small outbox that never blocks the sender.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rollcall_common::{
+    code::Code,
+    id::{InstanceId, SessionNo},
+    identity::Serial,
+    time::Timestamp,
+    wire::message::Directive,
+};
+use tokio::sync::Notify;
+
+use super::roster::Slot;
+
+/// Orders that may wait for one connection; a connection that does not take them is closed by the last.
+const MAX_ORDERS: usize = 8;
+
+/// What a connection is told to do.
+#[derive(Debug, Clone)]
+pub enum Order {
+    /// Say goodbye with this code and close.
+    Close(Code),
+    /// Pass a directive on.
+    Direct(Directive),
+}
+
+/// Where a connection finds its orders.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    orders: Mutex<Vec<Order>>,
+    notify: Notify,
+}
+
+impl Outbox {
+    /// Waits for an order.
+    pub async fn next(&self) -> Order {
+        loop {
+            let waiting = self.notify.notified();
+            if let Some(order) = self.take() {
+                return order;
+            }
+            waiting.await;
+        }
+    }
+
+    fn take(&self) -> Option<Order> {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if orders.is_empty() { None } else { Some(orders.remove(0)) }
+    }
+
+    fn put(&self, order: Order) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(order, Order::Close(_)) {
+            // Nothing that waits matters any more.
+            orders.clear();
+        }
+        if orders.len() < MAX_ORDERS {
+            orders.push(order);
+        } else {
+            *orders = vec![Order::Close(Code::Protocol)];
+        }
+        drop(orders);
+        self.notify.notify_one();
+    }
+}
+
+/// One live connection.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// The process at the other end.
+    pub instance: InstanceId,
+    /// Its dial.
+    pub session: SessionNo,
+    /// The certificate it came with.
+    pub serial: Serial,
+    /// The end of that certificate.
+    pub not_after: Timestamp,
+    /// Where it comes from, for people.
+    pub peer: std::net::SocketAddr,
+    /// How to reach it.
+    pub outbox: Arc<Outbox>,
+}
+
+/// All live connections.
+#[derive(Debug, Default)]
+pub struct Links {
+    by_slot: Mutex<HashMap<Slot, Link>>,
+}
+
+impl Links {
+    /// Puts a connection in its place; the one that held it is told to close as superseded.
+    pub fn attach(&self, slot: Slot, link: Link) {
+        let displaced = self.lock().insert(slot, link);
+        if let Some(old) = displaced {
+            old.outbox.put(Order::Close(Code::Superseded));
+        }
+    }
+
+    /// Takes a connection out, unless another has taken its place.
+    pub fn detach(&self, slot: Slot, outbox: &Arc<Outbox>) {
+        let mut links = self.lock();
+        if links.get(&slot).is_some_and(|link| Arc::ptr_eq(&link.outbox, outbox)) {
+            links.remove(&slot);
+        }
+    }
+
+    /// The connection of a service.
+    #[must_use]
+    pub fn get(&self, slot: Slot) -> Option<Link> {
+        self.lock().get(&slot).cloned()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Gives one connection an order. Answers whether there was one.
+    pub fn order(&self, slot: Slot, order: Order) -> bool {
+        let links = self.lock();
+        let link = links.get(&slot);
+        if let Some(link) = link {
+            link.outbox.put(order);
+        }
+        link.is_some()
+    }
+
+    /// Gives every connection an order.
+    pub fn order_all(&self, order: &Order) {
+        for link in self.lock().values() {
+            link.outbox.put(order.clone());
+        }
+    }
+
+    /// Closes the connections whose certificates have ended.
+    pub fn close_expired(&self, now: Timestamp) -> usize {
+        let links = self.lock();
+        let expired = links.values().filter(|link| link.not_after < now);
+        expired.map(|link| link.outbox.put(Order::Close(Code::CertExpired))).count()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Slot, Link>> {
+        self.by_slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,347 @@
+//! Every service of the deployment in memory, in dense slots.
+//!
+//! A change reaches the roster only after the store has committed it, and by the very same
+//! [`Write`]s: memory and store cannot disagree about what a change means. Reading is free of locks
+//! beyond the one that the [`super::Registry`] holds; nothing here waits.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use rollcall_common::{
+    health::{HealthReport, HostFacts},
+    id::{Kind, Seq, ServiceId, ServiceKey},
+    identity::{Pin, Serial},
+    lifecycle::Status,
+    time::Timestamp,
+    token::TokenId,
+};
+
+use crate::store::{
+    Position,
+    rows::{Applied, Change, CredentialRow, IdentityRow, Loaded, ServiceRow, TokenRow, Write},
+};
+
+/// Index of a service in the lease table and the roster; stable while the collector runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    pub(crate) fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// One service in memory.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its place in the lease table.
+    pub slot: Slot,
+    /// What is registered.
+    pub row: Arc<ServiceRow>,
+    /// The identity bound to it.
+    pub identity: Option<Arc<IdentityRow>>,
+}
+
+/// All services, tokens and credentials.
+#[derive(Debug, Default)]
+pub struct Roster {
+    slots: Vec<Option<Entry>>,
+    free: Vec<Slot>,
+    by_key: BTreeMap<ServiceKey, Slot>,
+    children: HashMap<ServiceKey, u32>,
+    keys: HashMap<Pin, ServiceKey>,
+    denied: HashMap<Serial, Timestamp>,
+    tokens: BTreeMap<TokenId, Arc<TokenRow>>,
+    uses: HashMap<(TokenId, Pin), ServiceKey>,
+    credentials: HashMap<TokenId, Arc<CredentialRow>>,
+    position: Position,
+}
+
+impl Roster {
+    /// Fills a roster from a store.
+    #[must_use]
+    pub fn from_loaded(loaded: &Loaded) -> Self {
+        let mut roster = Self { position: loaded.position, ..Self::default() };
+        for row in &loaded.services {
+            roster.insert(row.clone());
+        }
+        for identity in &loaded.identities {
+            roster.bind(identity);
+        }
+        roster.denied.extend(loaded.denied.iter().copied());
+        for token in &loaded.tokens {
+            roster.tokens.insert(token.id, Arc::new(token.clone()));
+        }
+        for used in &loaded.token_uses {
+            roster.uses.insert((used.token, used.key), used.service.clone());
+        }
+        for credential in &loaded.credentials {
+            roster.credentials.insert(credential.id, Arc::new(credential.clone()));
+        }
+        roster
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn get(&self, key: &ServiceKey) -> Option<&Entry> {
+        self.at(*self.by_key.get(key)?)
+    }
+
+    /// The service in a slot.
+    #[must_use]
+    pub fn at(&self, slot: Slot) -> Option<&Entry> {
+        self.slots.get(slot.index())?.as_ref()
+    }
+
+    /// Services in key order, of one kind or of all, after a key: the seek of a page. It costs the same
+    /// wherever it begins.
+    pub fn seek(&self, kind: Option<Kind>, after: Option<&ServiceKey>) -> impl Iterator<Item = &Entry> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        // No id sorts before this one.
+        let first = kind.and_then(|kind| Some(ServiceKey::new(kind, ServiceId::new("0").ok()?)));
+        let from = match (after, first) {
+            (Some(after), Some(first)) if *after < first => Included(first),
+            (Some(after), _) => Excluded(after.clone()),
+            (None, Some(first)) => Included(first),
+            (None, None) => Unbounded,
+        };
+        self.by_key
+            .range((from, Unbounded))
+            .take_while(move |(key, _)| kind.is_none_or(|kind| key.kind == kind))
+            .filter_map(|(_, slot)| self.at(*slot))
+    }
+
+    /// Every service, in key order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.by_key.values().filter_map(|slot| self.at(*slot))
+    }
+
+    /// How many services there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    /// How many services have this one as their parent.
+    #[must_use]
+    pub fn children_of(&self, key: &ServiceKey) -> u32 {
+        self.children.get(key).copied().unwrap_or(0)
+    }
+
+    /// The service that a key belongs to.
+    #[must_use]
+    pub fn holder_of(&self, key: &Pin) -> Option<&ServiceKey> {
+        self.keys.get(key)
+    }
+
+    /// Whether a serial is refused.
+    #[must_use]
+    pub fn denies(&self, serial: Serial) -> bool {
+        self.denied.contains_key(&serial)
+    }
+
+    /// All refused serials with the ends of their certificates.
+    pub fn denied(&self) -> impl Iterator<Item = (Serial, Timestamp)> {
+        self.denied.iter().map(|(serial, until)| (*serial, *until))
+    }
+
+    /// One token.
+    #[must_use]
+    pub fn token(&self, id: TokenId) -> Option<&Arc<TokenRow>> {
+        self.tokens.get(&id)
+    }
+
+    /// All tokens, in id order.
+    pub fn tokens(&self) -> impl Iterator<Item = &Arc<TokenRow>> {
+        self.tokens.values()
+    }
+
+    /// The service that a key was given by a token.
+    #[must_use]
+    pub fn use_of(&self, token: TokenId, key: Pin) -> Option<&ServiceKey> {
+        self.uses.get(&(token, key))
+    }
+
+    /// One credential.
+    #[must_use]
+    pub fn credential(&self, id: TokenId) -> Option<&Arc<CredentialRow>> {
+        self.credentials.get(&id)
+    }
+
+    /// All credentials, in no order.
+    pub fn credentials(&self) -> impl Iterator<Item = &Arc<CredentialRow>> {
+        self.credentials.values()
+    }
+
+    /// Where the store stood after the last change seen here.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Repeats in memory what the store committed.
+    pub(super) fn apply(&mut self, change: &Change, applied: &Applied) {
+        for (write, seq) in change.writes.iter().zip(&applied.rows) {
+            self.apply_write(write, seq.unwrap_or_default());
+        }
+        self.position = applied.position;
+    }
+
+    /// What a sidecar said, shown before it is recorded.
+    pub(super) fn note(&mut self, slot: Slot, health: Option<(HealthReport, Timestamp)>, facts: Option<HostFacts>) {
+        self.edit(slot, |row| {
+            row.health = health.or(row.health.take());
+            row.facts = facts.or(row.facts.take());
+        });
+    }
+
+    fn apply_write(&mut self, write: &Write, seq: Seq) {
+        match write {
+            Write::InsertService(row) => {
+                self.insert(ServiceRow { seq, ..ServiceRow::clone(row) });
+            }
+            Write::SetStatus { service, to, at, seen, .. } => self.edit_key(service, |row| {
+                row.status = *to;
+                row.status_since = *at;
+                row.first_seen = row.first_seen.or(*seen);
+                row.last_seen = row.last_seen.max(*seen);
+                row.seq = seq;
+            }),
+            Write::Describe { service, labels, metadata, .. } => self.edit_key(service, |row| {
+                row.labels = labels.clone();
+                row.metadata = metadata.clone();
+                row.seq = seq;
+            }),
+            Write::Note { service, health, facts } => self.edit_key(service, |row| {
+                if health.is_some() {
+                    row.health.clone_from(health);
+                }
+                if facts.is_some() {
+                    row.facts.clone_from(facts);
+                }
+            }),
+            Write::RemoveService { service, .. } => self.remove(service),
+            Write::PutIdentity { row, .. } => {
+                self.unbind(&row.service);
+                self.bind(row);
+            }
+            Write::DropIdentity(service) => self.unbind(service),
+            Write::Deny { serial, until } => {
+                self.denied.insert(*serial, *until);
+            }
+            Write::Allow(serial) => {
+                self.denied.remove(serial);
+            }
+            Write::InsertToken(token) => {
+                self.tokens.insert(token.id, Arc::new(TokenRow { seq, ..TokenRow::clone(token) }));
+            }
+            Write::RevokeToken { token, at } => self.edit_token(*token, |row| {
+                row.revoked_at = Some(*at);
+                row.seq = seq;
+            }),
+            Write::UseToken { token, key, service, at, from } => {
+                let fresh = self.uses.insert((*token, *key), service.clone()).is_none();
+                self.edit_token(*token, |row| {
+                    if fresh {
+                        row.uses = row.uses.saturating_add(1);
+                        row.seq = seq;
+                    }
+                    row.last_used_at = Some(*at);
+                    row.last_used_from = Some(from.clone());
+                });
+            }
+            Write::InsertCredential(credential) => {
+                self.credentials.insert(credential.id, Arc::new(credential.clone()));
+            }
+            Write::BeginInterval(_) => {}
+        }
+    }
+
+    fn insert(&mut self, row: ServiceRow) {
+        let next = || Slot(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
+        let slot = self.free.pop().unwrap_or_else(next);
+        if let Some(parent) = parent_key(&row) {
+            *self.children.entry(parent).or_default() += 1;
+        }
+        self.by_key.insert(row.key.clone(), slot);
+        let entry = Some(Entry { slot, row: Arc::new(row), identity: None });
+        match self.slots.get_mut(slot.index()) {
+            Some(place) => *place = entry,
+            None => self.slots.push(entry),
+        }
+    }
+
+    fn remove(&mut self, key: &ServiceKey) {
+        self.unbind(key);
+        let Some(slot) = self.by_key.remove(key) else { return };
+        self.free.push(slot);
+        let entry = self.slots.get_mut(slot.index()).and_then(Option::take);
+        let parent = entry.and_then(|entry| parent_key(&entry.row));
+        if let Some(count) = parent.and_then(|parent| self.children.get_mut(&parent)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn bind(&mut self, identity: &IdentityRow) {
+        self.keys.insert(identity.current.key, identity.service.clone());
+        if let Some(pending) = &identity.pending {
+            self.keys.insert(pending.key, identity.service.clone());
+        }
+        let slot = self.by_key.get(&identity.service).copied();
+        if let Some(entry) = slot.and_then(|slot| self.slots.get_mut(slot.index())?.as_mut()) {
+            entry.identity = Some(Arc::new(identity.clone()));
+        }
+    }
+
+    fn unbind(&mut self, key: &ServiceKey) {
+        let slot = self.by_key.get(key).copied();
+        let entry = slot.and_then(|slot| self.slots.get_mut(slot.index())?.as_mut());
+        if let Some(identity) = entry.and_then(|entry| entry.identity.take()) {
+            self.keys.remove(&identity.current.key);
+            if let Some(pending) = &identity.pending {
+                self.keys.remove(&pending.key);
+            }
+        }
+    }
+
+    fn edit_key(&mut self, key: &ServiceKey, change: impl FnOnce(&mut ServiceRow)) {
+        if let Some(slot) = self.by_key.get(key).copied() {
+            self.edit(slot, change);
+        }
+    }
+
+    fn edit(&mut self, slot: Slot, change: impl FnOnce(&mut ServiceRow)) {
+        if let Some(entry) = self.slots.get_mut(slot.index()).and_then(Option::as_mut) {
+            change(Arc::make_mut(&mut entry.row));
+        }
+    }
+
+    fn edit_token(&mut self, id: TokenId, change: impl FnOnce(&mut TokenRow)) {
+        if let Some(token) = self.tokens.get_mut(&id) {
+            change(Arc::make_mut(token));
+        }
+    }
+}
+
+/// The parent of a service, as a key.
+#[must_use]
+pub fn parent_key(row: &ServiceRow) -> Option<ServiceKey> {
+    Some(ServiceKey::new(row.key.kind.parent()?, row.parent.clone()?))
+}
+
+/// Whether a status counts as known to `IsKnown`: registered, and not barred or gone silent.
+#[must_use]
+pub fn is_known(status: Status) -> bool {
+    match status {
+        Status::Pending | Status::Active => true,
+        Status::Inactive | Status::Revoked | Status::Deleted => false,
+    }
+}

@@ -1,0 +1,181 @@
+//! Requests about onboarding tokens and API credentials.
+
+use rollcall_common::{
+    id::Kind,
+    lifecycle::Status,
+    time::Timestamp,
+    token::{SecretHash, TokenId},
+};
+use serde_json::json;
+
+use super::{
+    Refusal, Request, World,
+    services::{By, check_parent},
+};
+use crate::store::rows::{Change, CredentialRow, IdRule, TokenPolicy, TokenRow, Write};
+
+/// Longest life of a token, in seconds: 30 days.
+pub const MAX_LIFE_SECS: u64 = 30 * 86_400;
+/// Most uses of one token.
+pub const MAX_USES: u32 = 1_000_000;
+
+/// Makes a token. The secret is made by the asker and never reaches the registry.
+#[derive(Debug, Clone)]
+pub struct CreateToken {
+    /// Its public half.
+    pub id: TokenId,
+    /// What proves its secret.
+    pub hash: SecretHash,
+    /// What it allows.
+    pub policy: TokenPolicy,
+    /// A note of the maker's.
+    pub note: String,
+    /// Who asks.
+    pub by: By,
+}
+
+impl Request for CreateToken {
+    type Answer = ();
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, ()), Refusal> {
+        let invalid = |why: String| Err(Refusal::Invalid(why));
+        let policy = &self.policy;
+        if policy.max_uses == 0 || policy.max_uses > MAX_USES {
+            return invalid(format!("max_uses must lie between 1 and {MAX_USES}"));
+        }
+        if matches!(policy.id_rule, IdRule::Fixed(_)) && policy.max_uses > 1 {
+            return invalid("a token with a fixed id registers one service: max_uses must be 1".into());
+        }
+        if policy.expires_at <= policy.not_before || policy.expires_at <= world.now.wall {
+            return invalid("the token would end before it begins".into());
+        }
+        if policy.expires_at.since(world.now.wall).as_secs() > MAX_LIFE_SECS {
+            return invalid("a token lives 30 days at most".into());
+        }
+        if policy.checker_kind.is_some() && policy.kind != Kind::Checker {
+            return invalid(format!("checker_kind is for checkers; this token is for a {}", policy.kind));
+        }
+        // A token without a parent leaves the choice to the sidecar, so only a named one is checked.
+        if policy.parent.is_some() {
+            check_parent(world.roster, policy.kind, policy.parent.as_ref())?;
+        }
+        let row = TokenRow {
+            id: self.id,
+            hash: self.hash,
+            policy: policy.clone(),
+            uses: 0,
+            created_by: self.by.actor.clone(),
+            created_at: world.now.wall,
+            note: self.note.clone(),
+            revoked_at: None,
+            last_used_at: None,
+            last_used_from: None,
+            seq: rollcall_common::id::Seq::default(),
+        };
+        let audit = self.by.did(
+            world.now.wall,
+            "token.created",
+            format!("token:{}", self.id),
+            [("policy", json!(policy)), ("note", json!(self.note))],
+        );
+        Ok((Change { writes: vec![Write::InsertToken(Box::new(row))], audit: vec![audit] }, ()))
+    }
+}
+
+/// Revokes a token; the services that it registered stay.
+#[derive(Debug, Clone)]
+pub struct RevokeToken {
+    /// Which.
+    pub id: TokenId,
+    /// Who asks.
+    pub by: By,
+}
+
+impl Request for RevokeToken {
+    type Answer = ();
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, ()), Refusal> {
+        let token = world.roster.token(self.id).ok_or(Refusal::UnknownToken(self.id))?;
+        if token.revoked_at.is_some() {
+            return Err(Refusal::TokenRevoked(self.id));
+        }
+        let write = Write::RevokeToken { token: self.id, at: world.now.wall };
+        let audit =
+            self.by.did(world.now.wall, "token.revoked", format!("token:{}", self.id), [("uses", json!(token.uses))]);
+        Ok((Change { writes: vec![write], audit: vec![audit] }, ()))
+    }
+}
+
+/// Adds an API credential.
+#[derive(Debug, Clone)]
+pub struct AddCredential {
+    /// The whole row.
+    pub row: CredentialRow,
+    /// Who asks.
+    pub by: By,
+}
+
+impl Request for AddCredential {
+    type Answer = ();
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, ()), Refusal> {
+        let audit = self.by.did(
+            world.now.wall,
+            "credential.created",
+            format!("credential:{}", self.row.id),
+            [("role", json!(self.row.role))],
+        );
+        Ok((Change { writes: vec![Write::InsertCredential(self.row.clone())], audit: vec![audit] }, ()))
+    }
+}
+
+/// Where a token stands, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenState {
+    /// It can be used.
+    Usable,
+    /// Its time has not come.
+    NotYetValid,
+    /// Its time is over.
+    Expired,
+    /// It has no uses left.
+    Exhausted,
+    /// It was revoked.
+    Revoked,
+}
+
+impl TokenState {
+    /// Where a token stands now.
+    #[must_use]
+    pub fn of(token: &TokenRow, now: Timestamp) -> Self {
+        if token.revoked_at.is_some() {
+            Self::Revoked
+        } else if now >= token.policy.expires_at {
+            Self::Expired
+        } else if token.uses >= token.policy.max_uses {
+            Self::Exhausted
+        } else if now < token.policy.not_before {
+            Self::NotYetValid
+        } else {
+            Self::Usable
+        }
+    }
+
+    /// The word used in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Usable => "usable",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Expired => "expired",
+            Self::Exhausted => "exhausted",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// Whether a status lets an enrollment adopt an unbound row.
+#[must_use]
+pub fn adoptable(status: Status) -> bool {
+    !status.is_barred()
+}

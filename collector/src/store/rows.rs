@@ -1,0 +1,523 @@
+//! What the registry store holds, in domain words.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use rollcall_common::{
+    health::{HealthReport, HostFacts},
+    id::{BootId, CollectorName, Generation, Kind, NameError, Seq, ServiceId, ServiceKey},
+    identity::{Pin, Serial},
+    lease::Presence,
+    lifecycle::Status,
+    service::{CheckerKind, Pairs, Source},
+    time::{BootTime, Timestamp},
+    token::{SecretHash, TokenId},
+};
+use serde::{Deserialize, Serialize};
+
+use super::Position;
+
+/// One registered service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceRow {
+    /// Who.
+    pub key: ServiceKey,
+    /// The parent's id; its kind follows from this one's.
+    pub parent: Option<ServiceId>,
+    /// For checkers, the grandparent.
+    pub poller: Option<ServiceId>,
+    /// For checkers.
+    pub checker_kind: Option<CheckerKind>,
+    /// The onboarding package's component, if any.
+    pub component_id: Option<String>,
+    /// How it was registered.
+    pub source: Source,
+    /// Labels.
+    pub labels: Pairs,
+    /// Free metadata.
+    pub metadata: Pairs,
+    /// Who registered it.
+    pub created_by: String,
+    /// When it was registered.
+    pub first_registered: Timestamp,
+    /// Its first heartbeat, set once.
+    pub first_seen: Option<Timestamp>,
+    /// Its last heartbeat, as of the last flush.
+    pub last_seen: Option<Timestamp>,
+    /// Where it stands.
+    pub status: Status,
+    /// Since when.
+    pub status_since: Timestamp,
+    /// What was last said of it, and when.
+    pub health: Option<(HealthReport, Timestamp)>,
+    /// What its sidecar last told of its host.
+    pub facts: Option<HostFacts>,
+    /// The seq of the last change of this row: what a compare-and-set compares.
+    pub seq: Seq,
+}
+
+/// One certificate of an identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertRow {
+    /// Its serial, with the generation inside.
+    pub serial: Serial,
+    /// SHA-256 of its key.
+    pub key: Pin,
+    /// The key itself (DER `SubjectPublicKeyInfo`), to verify a rejoin.
+    pub spki: Vec<u8>,
+    /// Its end.
+    pub not_after: Timestamp,
+}
+
+/// The identity bound to a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityRow {
+    /// Whose.
+    pub service: ServiceKey,
+    /// The certificate in use.
+    pub current: CertRow,
+    /// Issued, not yet used: becomes current when it is first presented.
+    pub pending: Option<CertRow>,
+    /// The token that bound it.
+    pub enrolled_via: TokenId,
+    /// When.
+    pub enrolled_at: Timestamp,
+    /// Rejoins counted since `rejoins_since`.
+    pub rejoins: u32,
+    /// Begin of that count.
+    pub rejoins_since: Timestamp,
+    /// How many are allowed; `None` = without limit.
+    pub rejoin_limit: Option<u32>,
+}
+
+impl IdentityRow {
+    /// The highest generation issued so far.
+    #[must_use]
+    pub fn latest(&self) -> Generation {
+        let current = self.current.serial.generation();
+        self.pending.as_ref().map_or(current, |p| p.serial.generation().max(current))
+    }
+}
+
+/// What id a token may give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdRule {
+    /// Exactly this id.
+    Fixed(ServiceId),
+    /// Any id with this prefix that the sidecar asks for.
+    Prefix(String),
+    /// The collector makes one up.
+    Assigned,
+}
+
+/// A range of source addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Cidr {
+    base: std::net::IpAddr,
+    bits: u8,
+}
+
+impl Cidr {
+    /// Whether an address lies in the range. IPv4-mapped IPv6 addresses count as IPv4.
+    #[must_use]
+    pub fn contains(&self, ip: std::net::IpAddr) -> bool {
+        use std::net::IpAddr::{V4, V6};
+        match (self.base, ip.to_canonical()) {
+            (V4(a), V4(b)) => shared(u32::from(a).into(), u32::from(b).into(), 32, self.bits),
+            (V6(a), V6(b)) => shared(a.into(), b.into(), 128, self.bits),
+            (V4(_), V6(_)) | (V6(_), V4(_)) => false,
+        }
+    }
+}
+
+fn shared(a: u128, b: u128, width: u8, bits: u8) -> bool {
+    let drop = u32::from(width.saturating_sub(bits));
+    a.checked_shr(drop).unwrap_or(0) == b.checked_shr(drop).unwrap_or(0)
+}
+
+impl FromStr for Cidr {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let bad = || NameError {
+            what: "address range",
+            text: text.chars().take(80).collect(),
+            rule: "write an address and a length, as in 192.0.2.0/24 or 2001:db8::/32",
+        };
+        let (base, bits) = match text.split_once('/') {
+            Some((base, bits)) => (base, Some(bits.parse::<u8>().map_err(|_| bad())?)),
+            None => (text, None),
+        };
+        let base: std::net::IpAddr = base.parse().map_err(|_| bad())?;
+        let base = base.to_canonical();
+        let width = if base.is_ipv4() { 32 } else { 128 };
+        let bits = bits.unwrap_or(width);
+        if bits > width { Err(bad()) } else { Ok(Self { base, bits }) }
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.bits)
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(cidr: Cidr) -> Self {
+        cidr.to_string()
+    }
+}
+
+/// What a token allows; fixed when it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenPolicy {
+    /// The kind it registers.
+    pub kind: Kind,
+    /// The parent it binds to; where it names none, the sidecar's choice is checked.
+    pub parent: Option<ServiceId>,
+    /// What id it gives.
+    pub id_rule: IdRule,
+    /// For checkers.
+    pub checker_kind: Option<CheckerKind>,
+    /// How many different keys may use it; at least 1.
+    pub max_uses: u32,
+    /// Not before.
+    pub not_before: Timestamp,
+    /// Not after.
+    pub expires_at: Timestamp,
+    /// Source addresses allowed; empty = any.
+    pub cidr_allow: Vec<Cidr>,
+    /// Labels that every service gets; they win over the sidecar's own.
+    pub labels: Pairs,
+    /// Rejoins allowed to each identity; `None` = without limit.
+    pub rejoin_limit: Option<u32>,
+}
+
+/// An onboarding token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRow {
+    /// Which.
+    pub id: TokenId,
+    /// What proves it.
+    pub hash: SecretHash,
+    /// What it allows.
+    pub policy: TokenPolicy,
+    /// Different keys that used it.
+    pub uses: u32,
+    /// Who made it.
+    pub created_by: String,
+    /// When.
+    pub created_at: Timestamp,
+    /// A note of the maker's.
+    pub note: String,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// Its last use.
+    pub last_used_at: Option<Timestamp>,
+    /// From where.
+    pub last_used_from: Option<String>,
+    /// The seq of the last change of this row.
+    pub seq: Seq,
+}
+
+/// One key that used a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenUse {
+    /// The token.
+    pub token: TokenId,
+    /// The key.
+    pub key: Pin,
+    /// The service that it was given.
+    pub service: ServiceKey,
+}
+
+/// A bearer credential for the HTTP API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialRow {
+    /// Which.
+    pub id: TokenId,
+    /// What proves it.
+    pub hash: SecretHash,
+    /// The role it gives: a word of `http/access.rs`.
+    pub role: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends, if ever.
+    pub expires_at: Option<Timestamp>,
+    /// When it was closed.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// One row of presence history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntervalRow {
+    /// Who.
+    pub service: ServiceKey,
+    /// Begin, dated back to the first missed beat for a loss.
+    pub from: Timestamp,
+    /// End; `None` while it lasts.
+    pub to: Option<Timestamp>,
+    /// What was observed; never `late`, which is computed when somebody looks.
+    pub presence: Presence,
+    /// Why, in one word: `first_beat`, `beat`, `ttl`, `goodbye`, `restart`, `stall`, `revoked`, …
+    pub cause: String,
+    /// What the verdict rests on.
+    pub evidence: serde_json::Value,
+    /// The collector's clock when the verdict fell.
+    pub decided_at: Timestamp,
+    /// The store's commit; filled in by the store.
+    pub recorded_at: Option<Timestamp>,
+    /// When a later finding replaced this row.
+    pub superseded_at: Option<Timestamp>,
+    /// The collector's boot.
+    pub boot_id: BootId,
+    /// `from` on that boot's clock.
+    pub from_boot: BootTime,
+}
+
+/// That a collector was observing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObserverMark {
+    /// Which collector.
+    pub collector: CollectorName,
+    /// Its host's boot.
+    pub boot_id: BootId,
+    /// The moment on that boot's clock.
+    pub boot: BootTime,
+    /// The moment on the wall clock.
+    pub wall: Timestamp,
+}
+
+/// What could not be observed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlindScope {
+    /// One collector.
+    Collector(CollectorName),
+    /// One store, by its name.
+    Store(String),
+    /// Everything.
+    Everything,
+}
+
+/// A time that could not be observed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlindRow {
+    /// What.
+    pub scope: BlindScope,
+    /// From.
+    pub from: Timestamp,
+    /// To.
+    pub to: Timestamp,
+    /// Why, in one word: `restart`, `stall`, `store_outage`, `flush`, `clock_step`.
+    pub cause: String,
+}
+
+/// Everything that a collector holds in memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where the store stands.
+    pub position: Position,
+    /// All services.
+    pub services: Vec<ServiceRow>,
+    /// All identities.
+    pub identities: Vec<IdentityRow>,
+    /// Serials that are refused although they verify: of revoked, deleted or replaced identities, until
+    /// their certificates end.
+    pub denied: Vec<(Serial, Timestamp)>,
+    /// All tokens.
+    pub tokens: Vec<TokenRow>,
+    /// Which keys used them.
+    pub token_uses: Vec<TokenUse>,
+    /// All credentials.
+    pub credentials: Vec<CredentialRow>,
+    /// The interval that lasts, for each service that has one.
+    pub open_intervals: Vec<IntervalRow>,
+    /// The last observing mark of each collector.
+    pub marks: Vec<ObserverMark>,
+}
+
+/// One compare-and-set with its audit events: all of it happens, or none.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// What is written, in order.
+    pub writes: Vec<Write>,
+    /// What is told of it; may be empty for what operators did not ask to be told.
+    pub audit: Vec<AuditDraft>,
+}
+
+/// One write. A failed precondition is a [`Conflict`].
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Adds a service; conflicts with [`Conflict::Exists`]. The row's `seq` is ignored: the store gives one.
+    InsertService(Box<ServiceRow>),
+    /// Moves a service to a status. Takes a seq.
+    SetStatus {
+        /// Who.
+        service: ServiceKey,
+        /// Precondition: the row's seq, else [`Conflict::Stale`] or [`Conflict::Missing`].
+        expect: Seq,
+        /// Where to.
+        to: Status,
+        /// When.
+        at: Timestamp,
+        /// Sets `first_seen` where it is not set yet, and `last_seen`.
+        seen: Option<Timestamp>,
+    },
+    /// Replaces the free fields that an enrollment may bring to an adopted row. Takes a seq.
+    Describe {
+        /// Who.
+        service: ServiceKey,
+        /// Precondition, as above.
+        expect: Seq,
+        /// New labels.
+        labels: Pairs,
+        /// New metadata.
+        metadata: Pairs,
+    },
+    /// Keeps what was last said of a service. Takes no seq, has no precondition but that it exists.
+    Note {
+        /// Who.
+        service: ServiceKey,
+        /// Health with its time, if it changed.
+        health: Option<(HealthReport, Timestamp)>,
+        /// Facts, if they changed.
+        facts: Option<HostFacts>,
+    },
+    /// Removes a service, its identity and its intervals. The audit trail stays.
+    RemoveService {
+        /// Who.
+        service: ServiceKey,
+        /// Precondition, as above.
+        expect: Seq,
+    },
+    /// Binds or replaces the identity of a service; conflicts with [`Conflict::KeyInUse`] where one of its
+    /// keys belongs to another identity, and with [`Conflict::Stale`] where the bound generation
+    /// (the latest, current or pending) is not the expected one (`None` = none bound).
+    PutIdentity {
+        /// The whole row.
+        row: Box<IdentityRow>,
+        /// Precondition: the latest generation bound so far.
+        expect: Option<Generation>,
+    },
+    /// Unbinds the identity of a service, if there is one.
+    DropIdentity(ServiceKey),
+    /// Refuses a serial until its certificate ends.
+    Deny {
+        /// Which.
+        serial: Serial,
+        /// The certificate's end: after it the row can go.
+        until: Timestamp,
+    },
+    /// Takes a refusal back.
+    Allow(Serial),
+    /// Adds a token. Takes a seq.
+    InsertToken(Box<TokenRow>),
+    /// Revokes a token; [`Conflict::Missing`] or [`Conflict::TokenEnded`] where it is revoked already. Takes a seq.
+    RevokeToken {
+        /// Which.
+        token: TokenId,
+        /// When.
+        at: Timestamp,
+    },
+    /// Uses a token with a key. For a key that used it before this writes nothing and passes. Otherwise it
+    /// conflicts with [`Conflict::TokenEnded`] where the token is revoked, expired or not yet valid at `at`,
+    /// and with [`Conflict::TokenSpent`] where no uses are left. Takes a seq.
+    UseToken {
+        /// Which.
+        token: TokenId,
+        /// The key.
+        key: Pin,
+        /// The service it is used for.
+        service: ServiceKey,
+        /// When, on the collector's clock.
+        at: Timestamp,
+        /// From where.
+        from: String,
+    },
+    /// Adds a credential.
+    InsertCredential(CredentialRow),
+    /// Closes the lasting interval of a service, if there is one, and begins another.
+    BeginInterval(Box<IntervalRow>),
+}
+
+/// A change that met another state than it expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// The service exists already.
+    #[error("it exists already")]
+    Exists,
+    /// The row is not there.
+    #[error("it does not exist")]
+    Missing,
+    /// The row changed in between: plan again.
+    #[error("it changed in between")]
+    Stale,
+    /// A key belongs to another identity.
+    #[error("the key belongs to another identity")]
+    KeyInUse,
+    /// The token has no uses left.
+    #[error("the token has no uses left")]
+    TokenSpent,
+    /// The token is revoked, expired or not yet valid.
+    #[error("the token is not valid now")]
+    TokenEnded,
+}
+
+/// What a change was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// For each write, in order, the seq its row took, if it takes one.
+    pub rows: Vec<Option<Seq>>,
+    /// The seqs of the audit events, in order.
+    pub audit: Vec<Seq>,
+    /// Where the store stands after the whole batch.
+    pub position: Position,
+}
+
+/// An audit event before it has its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditDraft {
+    /// When it happened, on the collector's wall clock.
+    pub at: Timestamp,
+    /// What: `service.registered`, `service.activated`, `token.created`, `token.reuse`, …
+    pub action: String,
+    /// Who: `system`, `sidecar:agent/x`, `credential:<id>`, …
+    pub actor: String,
+    /// Of what: `agent/edge-17`, `token:<id>`, …
+    pub object: String,
+    /// The request that caused it, if any.
+    pub request_id: Option<String>,
+    /// Details, before and after.
+    pub details: BTreeMap<String, serde_json::Value>,
+}
+
+/// An audit event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEvent {
+    /// Its place in the commit order.
+    pub seq: Seq,
+    /// What happened.
+    #[serde(flatten)]
+    pub draft: AuditDraft,
+}
+
+/// Which audit events are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditQuery {
+    /// Only of this object.
+    pub object: Option<String>,
+    /// Only with this action.
+    pub action: Option<String>,
+    /// Only before this seq: the seek key of the next page.
+    pub before: Option<Seq>,
+    /// At most so many; capped at 1,000 by the store.
+    pub limit: usize,
+}

@@ -1,0 +1,2 @@
+//! The promises of [`LivenessStore`].
+pub async fn liveness_suite() {}
