@@ -34,6 +34,17 @@ impl Process {
         Ok(Self { program: find(program)?, args: Vec::new(), env: Vec::new(), log, child: None })
     }
 
+    /// A program of this host, found on its path. It is not started yet.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub fn installed(program: &str, name: &str, dir: &Path) -> Result<Self> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let found = env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
+        let program = found.with_context(|| format!("{program} is not installed"))?;
+        Ok(Self { program, args: Vec::new(), env: Vec::new(), log: dir.join(format!("{name}.log")), child: None })
+    }
+
     /// Adds arguments.
     pub fn args(&mut self, args: impl IntoIterator<Item = String>) {
         self.args.extend(args);
