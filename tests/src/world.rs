@@ -9,10 +9,12 @@
 //! |---|---|
 //! | [`process`] | one child process, its log, its signals |
 //! | [`api`] | the public HTTP API, as an operator uses it |
+//! | [`policy`] | what a token should allow |
 //! | [`sidecar`] | one `rollcall-agent` with its files |
 //! | [`secrets`] | what must never be said |
 
 pub mod api;
+pub mod policy;
 pub mod process;
 pub mod secrets;
 pub mod sidecar;
@@ -25,17 +27,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use rollcall_common::token::Token;
-use serde_json::{Value, json};
+use rollcall_common::{id::Kind, token::Token};
+use serde_json::Value;
 use tempfile::TempDir;
 
 pub use self::{
     api::{Api, Reply},
+    policy::Policy,
     process::Process,
     secrets::Secrets,
     sidecar::Sidecar,
 };
-use crate::{peer::SOON, until::until};
+use crate::{
+    peer::{Ask, Identity, Live, Phone, Puppet, SOON, enroll},
+    until::until,
+};
 
 /// The trust domain of every world.
 pub const TRUST_DOMAIN: &str = "fleet.test";
@@ -221,11 +227,11 @@ impl World {
         self.secrets.add(what, text);
     }
 
-    /// Makes a token by the API. `policy` is the request's body; it gets `local` by itself.
+    /// Makes a token by the API.
     ///
     /// # Errors
     /// When it is refused.
-    pub async fn token(&mut self, policy: Value) -> Result<Token> {
+    pub async fn token(&mut self, policy: Policy) -> Result<Token> {
         Ok(self.token_text(policy).await?.parse()?)
     }
 
@@ -233,11 +239,8 @@ impl World {
     ///
     /// # Errors
     /// When it is refused.
-    pub async fn token_text(&mut self, mut policy: Value) -> Result<String> {
-        if let Some(fields) = policy.as_object_mut() {
-            fields.insert("local".into(), json!(true));
-        }
-        let made = self.doors.api.post("/api/admin/tokens", &policy).await?.expect(201)?;
+    pub async fn token_text(&mut self, policy: Policy) -> Result<String> {
+        let made = self.doors.api.post("/api/admin/tokens", &policy.body()).await?.expect(201)?;
         let text = made.get("token").and_then(Value::as_str).context("no token in the answer")?;
         self.secrets.add_token(text)?;
         Ok(text.to_owned())
@@ -261,6 +264,33 @@ impl World {
             told.push_str(&format!("\n--- {} ({} lines)\n{}", path.display(), lines.len(), tail.join("\n")));
         }
         told
+    }
+
+    /// Enrolls a poller by hand.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn enroll_poller(&mut self, phone: &Phone, id: &str) -> Result<Identity> {
+        let token = self.token(Policy::fixed(Kind::Poller, id)).await?;
+        enroll(phone, self.quic(), &token, &Ask::poller(id)?).await?.identity()
+    }
+
+    /// Enrolls a poller by hand, greets and beats once.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn live_poller(&mut self, phone: &Phone, id: &str) -> Result<(Puppet, Live)> {
+        let mut puppet = Puppet::new(self.enroll_poller(phone, id).await?)?;
+        let mut live = puppet.live(phone, self.quic()).await?;
+        live.beat().await?;
+        self.api().wait_alive(&format!("poller/{id}")).await?;
+        Ok((puppet, live))
+    }
+
+    /// What was kept secret so far.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// What no log may hold: a secret, a panic.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use reqwest::{Client, Method};
-use rollcall_common::{id::ServiceKey, time::Timestamp};
+use rollcall_common::{id::ServiceKey, time::Timestamp, token::TokenId};
 use serde_json::{Value, json};
 
 use crate::{peer::SOON, until::until};
@@ -198,6 +198,33 @@ impl Api {
         }
     }
 
+    /// All tokens.
+    ///
+    /// # Errors
+    /// When a page is refused.
+    pub async fn tokens(&self) -> Result<Vec<Value>> {
+        self.pages("/api/admin/tokens?limit=500").await
+    }
+
+    /// One token, without its secret.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn token(&self, id: TokenId) -> Result<Value> {
+        let wanted = json!(id.to_string());
+        let tokens = self.tokens().await?;
+        let found = tokens.into_iter().find(|token| token.get("id") == Some(&wanted));
+        found.with_context(|| format!("there is no token {id}"))
+    }
+
+    /// Revokes a token.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn revoke_token(&self, id: TokenId) -> Result<()> {
+        self.post(&format!("/api/admin/tokens/{id}/revoke"), &json!({})).await?.expect(200).map(drop)
+    }
+
     /// An operator's act on a status.
     ///
     /// # Errors
@@ -256,6 +283,12 @@ fn path_of(key: &ServiceKey) -> String {
 /// When there is none.
 pub fn word<'a>(shown: &'a Value, field: &str) -> Result<&'a str> {
     shown.get(field).and_then(Value::as_str).with_context(|| format!("no text {field:?} in {shown}"))
+}
+
+/// What stands at a JSON pointer; null where nothing does.
+#[must_use]
+pub fn at(shown: &Value, pointer: &str) -> Value {
+    shown.pointer(pointer).cloned().unwrap_or_default()
 }
 
 /// A time field, as milliseconds or as RFC 3339.

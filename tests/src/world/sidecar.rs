@@ -33,7 +33,7 @@ impl Sidecar {
             ),
         )?;
         process.args(["run".into(), "--config".into(), config.display().to_string()]);
-        process.env("ROLLCALL_LOG_LEVEL", "info,rollcall_agent=trace,rollcall_common=trace,quinn=debug");
+        process.env("ROLLCALL_LOG_LEVEL", "trace");
         Ok(Self { process, dir })
     }
 
