@@ -133,6 +133,14 @@ impl Forger {
         Ok(Self { issuer: Issuer::from_ca_cert_der(leaf, key)?, above: identity.chain.clone() })
     }
 
+    /// The key that it signs with.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn key(&self) -> Result<Key> {
+        Key::from_pkcs8(&self.issuer.key().serialize_der())
+    }
+
     /// The pin of what stands at the end of the chain.
     ///
     /// # Errors

@@ -31,6 +31,14 @@ impl Key {
         Ok(Self(Arc::new(KeyPair::generate_for(algorithm)?)))
     }
 
+    /// A key that somebody else made.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self> {
+        Ok(Self(Arc::new(KeyPair::try_from(der)?)))
+    }
+
     /// An honest request: the key and nothing else, in DER.
     ///
     /// # Errors
