@@ -3,6 +3,7 @@
 //! Data flows one way: sidecar → ingest → [`registry`] → [`store`] → HTTP. Only an acknowledgement
 //! returns, and it waits for memory, never for a database.
 
+pub mod cli;
 pub mod config;
 pub mod http;
 pub mod metrics;
