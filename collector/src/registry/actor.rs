@@ -25,10 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::batch::Done;
 use super::{
-    Job, Mail, Notice, Refusal, Registry, Shared, Whoami, World,
+    Job, Mail, Notice, Refusal, Registry, Shared, Whoami,
     history::{History, Ledger, Verdict},
     judge::{self, Judge, Sense},
-    leases::{Leases, Phase, Sight},
+    leases::{Leases, Phase},
     links::{Links, Order},
     roster::{Entry, Roster, Slot},
     services,
@@ -37,7 +37,7 @@ use crate::{
     metrics::{CodeLabel, Metrics, PresenceLabel, TransitionLabel},
     store::{
         RegistryStore, StoreError,
-        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, Conflict, IntervalRow, Loaded, Write},
+        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, Write},
     },
 };
 
