@@ -329,7 +329,7 @@ impl Actor {
         let Some(sight) = self.shared.leases.sight(slot, now.boot) else { return };
         let Some((key, seen)) = self.look(slot, |entry| (entry.row.key.clone(), entry.row.last_seen)) else { return };
         let verdict = loss(key, seen, sight, now);
-        tracing::info!(service = %verdict.service, evidence = %verdict.evidence, "lost");
+        tracing::info!(service = %verdict.service, last_seen = %verdict.evidence["last_beat"], "lost");
         self.retire(verdict.service.clone());
         self.judge_presence(verdict, now);
     }
@@ -686,12 +686,10 @@ fn loss(key: ServiceKey, last_seen: Option<Timestamp>, sight: Sight, now: Now) -
     });
     let evidence = json!({
         "last_beat": sight.last_seen(now).or(last_seen).map(|at| at.to_string()),
-        "last_beat_ms": sight.last_seen(now).or(last_seen),
         "heard_since_start": sight.last_beat.is_some(),
         "interval_ms": sight.pace.interval_ms,
         "ttl_ms": sight.pace.ttl_ms,
-        "deadline_ms": now.wall_of(sight.deadline),
-        "decided_ms": now.wall,
+        "deadline": now.wall_of(sight.deadline).to_string(),
     });
     Verdict { service: key, presence: Presence::Lost, cause: "ttl", evidence, from: from.unwrap_or(now.boot) }
 }

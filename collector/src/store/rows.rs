@@ -353,7 +353,8 @@ pub struct Change {
     pub audit: Vec<AuditDraft>,
 }
 
-/// One write. A failed precondition is a [`Conflict`].
+/// One write. A failed precondition is a [`Conflict`]. A change may write a row more than once: its own
+/// earlier writes do not make its later expectations stale.
 #[derive(Debug, Clone)]
 pub enum Write {
     /// Adds a service; conflicts with [`Conflict::Exists`]. The row's `seq` is ignored: the store gives one.
@@ -368,7 +369,7 @@ pub enum Write {
         to: Status,
         /// When.
         at: Timestamp,
-        /// Sets `first_seen` where it is not set yet, and `last_seen`.
+        /// Sets `first_seen` where it is not set yet, and moves `last_seen` forward.
         seen: Option<Timestamp>,
     },
     /// Replaces the free fields that an enrollment may bring to an adopted row. Takes a seq.
@@ -382,7 +383,8 @@ pub enum Write {
         /// New metadata.
         metadata: Pairs,
     },
-    /// Keeps what was last said of a service. Takes no seq, has no precondition but that it exists.
+    /// Keeps what was last said of a service. Takes no seq, has no precondition but that it exists
+    /// ([`Conflict::Missing`]).
     Note {
         /// Who.
         service: ServiceKey,
@@ -400,7 +402,8 @@ pub enum Write {
     },
     /// Binds or replaces the identity of a service; conflicts with [`Conflict::KeyInUse`] where one of its
     /// keys belongs to another identity, and with [`Conflict::Stale`] where the bound generation
-    /// (the latest, current or pending) is not the expected one (`None` = none bound).
+    /// (the latest, current or pending) is not the expected one (`None` = none bound). A service that is not
+    /// there is [`Conflict::Missing`]. Keys that the row no longer names are free again.
     PutIdentity {
         /// The whole row.
         row: Box<IdentityRow>,
@@ -409,7 +412,7 @@ pub enum Write {
     },
     /// Unbinds the identity of a service, if there is one.
     DropIdentity(ServiceKey),
-    /// Refuses a serial until its certificate ends.
+    /// Refuses a serial until its certificate ends; of two refusals the longer one holds.
     Deny {
         /// Which.
         serial: Serial,
@@ -418,7 +421,7 @@ pub enum Write {
     },
     /// Takes a refusal back.
     Allow(Serial),
-    /// Adds a token. Takes a seq.
+    /// Adds a token; conflicts with [`Conflict::Exists`]. Takes a seq, in place of the row's own.
     InsertToken(Box<TokenRow>),
     /// Revokes a token; [`Conflict::Missing`] or [`Conflict::TokenEnded`] where it is revoked already. Takes a seq.
     RevokeToken {
@@ -427,9 +430,10 @@ pub enum Write {
         /// When.
         at: Timestamp,
     },
-    /// Uses a token with a key. For a key that used it before this writes nothing and passes. Otherwise it
-    /// conflicts with [`Conflict::TokenEnded`] where the token is revoked, expired or not yet valid at `at`,
-    /// and with [`Conflict::TokenSpent`] where no uses are left. Takes a seq.
+    /// Uses a token with a key. For a key that used it before this writes nothing, takes no seq and passes.
+    /// Otherwise it conflicts with [`Conflict::TokenEnded`] where the token is revoked, expired or not yet
+    /// valid at `at` (both ends of its time included), and with [`Conflict::TokenSpent`] where no uses are
+    /// left; [`Conflict::Missing`] where there is no such token. Takes a seq.
     UseToken {
         /// Which.
         token: TokenId,
@@ -442,9 +446,10 @@ pub enum Write {
         /// From where.
         from: String,
     },
-    /// Adds a credential.
+    /// Adds a credential; conflicts with [`Conflict::Exists`].
     InsertCredential(CredentialRow),
-    /// Closes the lasting interval of a service, if there is one, and begins another.
+    /// Closes the lasting interval of a service, if there is one, and begins another; conflicts with
+    /// [`Conflict::Missing`]. An interval is never closed before its begin.
     BeginInterval(Box<IntervalRow>),
 }
 

@@ -71,7 +71,9 @@ async fn refused(path: &Path) -> StoreError {
 fn corrupt(error: &StoreError) -> &str {
     match error {
         StoreError::Corrupt { why, .. } => why,
-        StoreError::Unavailable { .. } | StoreError::Newer { .. } => panic!("{error:?}"),
+        StoreError::Unavailable { .. } | StoreError::Newer { .. } | StoreError::Misconfigured { .. } => {
+            panic!("{error:?}")
+        }
     }
 }
 
