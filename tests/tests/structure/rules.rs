@@ -43,9 +43,10 @@ const BLIND: &[(&str, &[&str])] = &[
     ("collector/src/cli/", &["registry", "ingest", "http", "store", "ca"]),
 ];
 
-/// Where test code lets time pass because that is its subject: the wire with its delays, and the load
+/// Where test code lets time pass because that is its subject: the wire with its delays, fleets and the load
 /// generator. Anywhere else only a function whose name begins with `until` may, between two looks.
-const PACED: &[&str] = &["tests/src/net", "tests/src/sim", "tests/src/swarm", "tests/src/bin/rollcall-swarm"];
+const PACED: &[&str] =
+    &["tests/src/fleet", "tests/src/net", "tests/src/sim", "tests/src/swarm", "tests/src/bin/rollcall-swarm"];
 
 /// Most lines of a file before its tests; far fewer are the rule.
 const ROOM: usize = 700;
