@@ -57,10 +57,16 @@ impl Key {
         PrivatePkcs8KeyDer::from(self.0.serialize_der()).into()
     }
 
+    /// The public key: DER `SubjectPublicKeyInfo`.
+    #[must_use]
+    pub fn public(&self) -> Vec<u8> {
+        self.0.subject_public_key_info()
+    }
+
     /// The pin of the public key.
     #[must_use]
     pub fn pin(&self) -> Pin {
-        Pin::of_spki(&self.0.subject_public_key_info())
+        Pin::of_spki(&self.public())
     }
 
     /// A certificate request in DER: this public key, an empty subject, nothing asked for. Who the
