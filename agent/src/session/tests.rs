@@ -67,7 +67,7 @@ impl World {
     }
 
     /// Moves the clock to the next deadline; tells how far that was.
-    fn to_deadline(&mut self) -> Duration {
+    fn reach_deadline(&mut self) -> Duration {
         let wait = self.session.deadline().unwrap().since(self.now.boot);
         self.pass(wait);
         self.tell(Event::Tick);
@@ -79,10 +79,10 @@ impl World {
     }
 
     fn dials(&mut self) -> Vec<Dial> {
-        let dials = self.take().into_iter().filter_map(|action| match action {
-            Action::Dial(dial) => Some(dial),
-            _ => None,
-        });
+        let dials = self
+            .take()
+            .into_iter()
+            .filter_map(|action| if let Action::Dial(dial) = action { Some(dial) } else { None });
         dials.collect()
     }
 
@@ -94,7 +94,7 @@ impl World {
 
     /// Waits for the next dial and gives it.
     fn next_dial(&mut self) -> (Dial, Duration) {
-        let waited = self.to_deadline();
+        let waited = self.reach_deadline();
         (self.dial(), waited)
     }
 
@@ -127,7 +127,7 @@ impl World {
         world.greet(no);
         for _ in 0..3 {
             world.ack_last(no);
-            world.to_deadline();
+            world.reach_deadline();
         }
         world.ack_last(no);
         world.take();
@@ -135,10 +135,10 @@ impl World {
     }
 
     fn sent(&mut self) -> Vec<(SessionNo, Up)> {
-        let sent = self.take().into_iter().filter_map(|action| match action {
-            Action::Send(no, up) => Some((no, up)),
-            _ => None,
-        });
+        let sent = self
+            .take()
+            .into_iter()
+            .filter_map(|action| if let Action::Send(no, up) = action { Some((no, up)) } else { None });
         sent.collect()
     }
 
@@ -180,7 +180,7 @@ fn dials_at_once_greets_and_beats_at_once() {
 fn beats_keep_the_pace_within_five_percent() {
     let (mut world, no) = World::live(&["a"]);
     for _ in 0..50 {
-        let waited = world.to_deadline();
+        let waited = world.reach_deadline();
         assert!((9_500..=10_500).contains(&waited.as_millis()), "{waited:?}");
         assert!(matches!(world.sent()[..], [(_, Up::Beat(_))]));
         world.ack_last(no);
@@ -190,12 +190,12 @@ fn beats_keep_the_pace_within_five_percent() {
 #[test]
 fn a_new_pace_holds_from_its_ack_and_is_echoed() {
     let (mut world, no) = World::live(&["a"]);
-    world.to_deadline();
+    world.reach_deadline();
     let pace = Granted { pace_no: PaceNo(2), interval_ms: 1_000, ttl_ms: 3_000 };
     let beat_no = world.session.last_beat;
     world.tell(Event::Frame(no, Down::Ack(Ack { beat_no, pace, retry_after_ms: 0 })));
     world.take();
-    let waited = world.to_deadline();
+    let waited = world.reach_deadline();
     assert!((950..=1_050).contains(&waited.as_millis()), "{waited:?}");
     assert!(matches!(world.sent()[..], [(_, Up::Beat(Beat { pace_no: PaceNo(2), .. }))]));
 }
@@ -204,12 +204,12 @@ fn a_new_pace_holds_from_its_ack_and_is_echoed() {
 fn a_throttled_beat_waits_as_told_and_does_not_prolong_the_lease() {
     let (mut world, no) = World::live(&["a"]);
     let lease = world.session.lease_until;
-    world.to_deadline();
+    world.reach_deadline();
     let beat_no = world.session.last_beat;
     world.tell(Event::Frame(no, Down::Ack(Ack { beat_no, pace: PACE, retry_after_ms: 15_000 })));
     assert_eq!(world.session.lease_until, lease);
     world.take();
-    let waited = world.to_deadline();
+    let waited = world.reach_deadline();
     assert!((15_000..=16_500).contains(&waited.as_millis()), "{waited:?}");
 }
 
@@ -219,14 +219,14 @@ fn an_unacknowledged_beat_leads_to_the_next_address_while_the_lease_lasts() {
     for hanging in [false, true] {
         let (mut world, no) = World::live(&["a", "b"]);
         let lease_end = world.session.lease_until.unwrap();
-        world.to_deadline();
+        world.reach_deadline();
         world.take();
-        assert_eq!(world.to_deadline(), Duration::from_secs(4));
+        assert_eq!(world.reach_deadline(), Duration::from_secs(4));
         let seen = world.take();
         assert!(matches!(seen[0], Action::Close(closed, Code::Deadline) if closed == no), "{seen:?}");
         let mut dialed = Vec::new();
         while world.now.boot < lease_end {
-            world.to_deadline();
+            world.reach_deadline();
             for dial in world.dials() {
                 dialed.push(dial.address.host());
                 if !hanging {
@@ -256,7 +256,7 @@ fn patience_is_obeyed_where_no_other_address_is() {
     world.take();
     let mut waited = Duration::ZERO;
     let dials = loop {
-        waited += world.to_deadline();
+        waited += world.reach_deadline();
         let dials = world.dials();
         if !dials.is_empty() {
             break dials;
@@ -328,7 +328,7 @@ fn renewal_is_two_phase_and_make_before_break() {
     let (mut world, old) = World::live(&["a", "b"]);
     world.tell(Event::Frame(old, Down::Directive(Directive::RenewNow)));
     while !world.take().iter().any(|action| matches!(action, Action::MakeKey)) {
-        world.to_deadline();
+        world.reach_deadline();
         world.ack_last(old);
     }
     world.tell(Event::KeyMade(vec![1, 2, 3]));
@@ -342,7 +342,7 @@ fn renewal_is_two_phase_and_make_before_break() {
     let dial = world.dial();
     assert_eq!((dial.paper, dial.address.host()), (Paper::Next, "a".into()), "where we are known to be served");
     assert_eq!(world.state(), State::Live, "the old connection goes on");
-    world.to_deadline();
+    world.reach_deadline();
     world.tell(Event::Opened(dial.no));
     world.take();
     // The collector promotes the new one, and may close the old one first.
@@ -381,7 +381,7 @@ fn a_refused_new_certificate_falls_back_to_the_old() {
     assert_eq!(world.state(), State::Live);
     assert!(!world.session.view().has_next);
     world.ack_last(old);
-    world.to_deadline();
+    world.reach_deadline();
     assert!(world.sent().iter().all(|(no, _)| *no == old));
 }
 
@@ -392,7 +392,7 @@ fn an_unreachable_proof_is_tried_again_later() {
     assert!(world.session.view().has_next);
     let start = world.now.boot;
     let again = loop {
-        world.to_deadline();
+        world.reach_deadline();
         world.ack_last(old);
         if let Some(dial) = world.dials().pop() {
             break dial;
@@ -431,7 +431,7 @@ fn an_expired_certificate_is_rejoined_for() {
         let (mut world, no) = World::live(&["a"]);
         world.tell(Event::Closed(no, end));
         world.take();
-        world.to_deadline();
+        world.reach_deadline();
         assert!(matches!(world.take()[..], [Action::Rejoin]));
         assert_eq!((world.state(), world.session.deadline()), (State::Rejoining, None));
         world.tell(Event::Rejoined(term(2, world.now.wall)));
@@ -440,12 +440,12 @@ fn an_expired_certificate_is_rejoined_for() {
     // A refused serial means a rejoin only once the certificate is past its time by the collector's clock.
     let (mut world, no) = World::live(&["a"]);
     world.tell(Event::Closed(no, End::Told(Code::SerialRefused)));
-    assert!(world.to_deadline() > Duration::from_secs(3_000));
+    assert!(world.reach_deadline() > Duration::from_secs(3_000));
     let (mut world, no) = World::live(&["a"]);
     world.now.boot = world.now.boot.after(DAY * 8);
     world.tell(Event::Closed(no, End::Told(Code::SerialRefused)));
     world.take();
-    world.to_deadline();
+    world.reach_deadline();
     assert!(matches!(world.take()[..], [Action::Rejoin]));
 }
 
@@ -457,7 +457,7 @@ fn steps_of_the_wall_clock_change_nothing() {
         world.now.wall = Timestamp(world.now.wall.0 + step * 365 * 86_400_000);
         let start = world.now.boot;
         while !world.take().iter().any(|action| matches!(action, Action::MakeKey)) {
-            world.to_deadline();
+            world.reach_deadline();
             world.ack_last(no);
             assert_eq!(world.state(), State::Live);
         }
@@ -473,7 +473,7 @@ fn failed_renewals_back_off_and_keep_beating() {
     let mut waits = Vec::new();
     let mut last = world.now.boot;
     while waits.len() < 12 {
-        world.to_deadline();
+        world.reach_deadline();
         world.ack_last(no);
         if world.take().iter().any(|action| matches!(action, Action::MakeKey)) {
             waits.push(world.now.boot.since(last).as_secs());
@@ -508,7 +508,7 @@ fn a_goodbye_is_delivered_before_the_close() {
     let (mut world, _) = World::live(&["a"]);
     world.tell(Event::Stop(goodbye));
     world.take();
-    assert_eq!(world.to_deadline(), Duration::from_secs(1), "nobody answers: leave all the same");
+    assert_eq!(world.reach_deadline(), Duration::from_secs(1), "nobody answers: leave all the same");
     assert!(matches!(world.take()[..], [Action::Close(_, Code::Goodbye), Action::Ended]));
 
     let (mut world, _) = World::live(&["a"]);

@@ -268,7 +268,7 @@ proptest! {
         world.take();
         let mut tries = 0;
         while world.session.deadline().is_some_and(|at| at < lease_end) {
-            world.to_deadline();
+            world.reach_deadline();
             for dial in world.dials() {
                 tries += 1;
                 if !hanging {
