@@ -147,7 +147,7 @@ async fn a_sidecar_tells_a_false_collector_nothing() -> Result<()> {
         let own = Forger::root(domain, Dates::now())?;
         let key = Key::generate()?;
         let wrong_pin = (own.forge(&collector, &key)?, key.clone(), real.pin, "pinned key");
-        let leafs_pin = (own.forge(&collector, &key)?, key.clone(), key.pin(), "not a CA");
+        let leafs_pin = (own.forge(&collector, &key)?, key.clone(), key.pin(), "pinned key");
         let no_uri = Leaf { uris: Vec::new(), dns: vec!["collector.rollcall.invalid".into()], ..collector.clone() };
         let nameless = (own.forge(&no_uri, &key)?, key.clone(), own.pin()?, "not a collector");
         let poller = Leaf::collector(&format!("spiffe://{domain}/poller/p"));
