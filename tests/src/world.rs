@@ -70,7 +70,7 @@ impl Plan {
     /// A pace at which nobody is lost by accident, for tests that are not about loss.
     #[must_use]
     pub fn calm() -> Self {
-        Self { interval: Duration::from_millis(500), ttl: Duration::from_secs(30), ..Self::default() }
+        Self { interval: Duration::from_millis(100), ttl: Duration::from_secs(30), ..Self::default() }
     }
 
     /// More settings.
