@@ -20,19 +20,19 @@ mod audit;
 pub mod bootstrap;
 pub mod error;
 mod extract;
-pub mod filter;
+mod filter;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod health;
 mod metrics;
 mod overview;
-pub mod page;
-pub mod routes;
-pub mod scan;
+mod page;
+mod routes;
+mod scan;
 mod server;
 mod services;
 mod tokens;
-pub mod view;
+mod view;
 
 use std::{
     fmt::Write as _,
