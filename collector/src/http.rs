@@ -5,13 +5,13 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`routes`] | the table: no route without a permission |
+//! | `routes` | the table: no route without a permission |
 //! | [`access`] | roles, credentials, hosts, the brake on guessing |
 //! | [`bootstrap`] | the first credential |
 //! | [`error`] | problem documents |
-//! | [`view`] | the shapes that leave |
+//! | `view` | the shapes that leave |
 //! | `extract` | the shapes that enter |
-//! | [`filter`], [`page`], [`scan`] | lists: what, how much, from where |
+//! | `filter`, `page`, `scan` | lists: what, how much, from where |
 //! | `services`, `overview`, `tokens`, `audit`, `health`, `metrics` | one resource each |
 //! | `server` | the listener |
 

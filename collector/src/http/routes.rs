@@ -25,7 +25,7 @@ use super::{
 
 /// One route as declared.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub(super) struct Route {
     /// Its method.
     pub method: Method,
     /// Its path, with `{names}` for the parts that vary.
