@@ -34,9 +34,9 @@ use crate::{
         Sampler,
         host::{BootIdError, boot_id},
     },
-    session::{End, Event, Notice, Paper, State},
+    session::{End, Event, Notice, Paper},
     signals::{Signal, Signals},
-    status::{Board, Stage},
+    status::{Board, Stage, skew_warning},
     token::{Damaged, Origin},
     vault::{Stored, Vault, VaultError},
 };
@@ -44,7 +44,7 @@ use crate::{
 /// How often the host's facts are taken.
 const SAMPLE_EVERY: Duration = Duration::from_secs(600);
 /// How long closes may take to leave.
-const SETTLE_WITHIN: Duration = Duration::from_millis(300);
+const SETTLE_WITHIN: Duration = Duration::from_millis(100);
 
 /// Why a sidecar cannot go on. A restart cures none of these.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +95,8 @@ pub struct Agent {
     dialer: Arc<Dialer>,
     instance_id: InstanceId,
     boot_id: BootId,
+    /// Where a session or a rejoin dials.
+    addresses: Vec<Address>,
     chance: Backoff,
     /// The current identity is still under the name of the next one, for want of a writable disk.
     unadopted: bool,
@@ -131,6 +133,7 @@ impl Agent {
             systemd: Systemd::default(),
             dialer: Arc::new(Dialer::new()),
             local: Some(local),
+            addresses: Vec::new(),
             unadopted: false,
             last_end: None,
             config,
@@ -180,8 +183,7 @@ impl Agent {
         kept: Option<Addresses>,
         signals: &mut Signals,
     ) -> Result<(), Fault> {
-        let addresses = self.addresses(kept);
-        self.edit(|board| board.addresses.clone_from(&addresses));
+        let addresses = self.settle_addresses(kept);
         let manner = Manner {
             instance_id: self.instance_id,
             boot_id: self.boot_id,
@@ -238,12 +240,11 @@ impl Agent {
             Wish::Adopt(Paper::Current) | Wish::DropNext => warn_of(self.vault.drop_next()),
             Wish::KeepAddresses(addresses) => {
                 warn_of(self.vault.keep_addresses(&addresses));
-                let list = self.addresses(Some(addresses));
+                let list = self.settle_addresses(Some(addresses));
                 tracing::info!(addresses = ?list, "the collectors' addresses");
-                self.edit(|board| board.addresses = list);
             }
-            Wish::Note(notice) => self.log(&notice, drive.view().state),
-            Wish::Rejoin => match self.rejoin(drive.identity(), signals).await {
+            Wish::Note(notice) => self.log(&notice),
+            Wish::Rejoin => match self.rejoin(&drive.identities(), signals).await {
                 Some(next) => drive.rejoined(next),
                 None => return ControlFlow::Break(()),
             },
@@ -252,40 +253,40 @@ impl Agent {
         ControlFlow::Continue(())
     }
 
-    /// The override of the configuration, or else what was kept.
-    fn addresses(&self, kept: Option<Addresses>) -> Vec<Address> {
-        match kept {
+    /// The override of the configuration, or else what was kept, is where we dial.
+    fn settle_addresses(&mut self, kept: Option<Addresses>) -> Vec<Address> {
+        self.addresses = match kept {
             Some(kept) if self.config.addresses.is_empty() => kept.list,
             Some(_) | None => self.config.addresses.clone(),
-        }
+        };
+        self.edit(|board| board.addresses.clone_from(&self.addresses));
+        self.addresses.clone()
     }
 
-    fn log(&mut self, notice: &Notice, state: State) {
+    fn log(&mut self, notice: &Notice) {
         match notice {
             Notice::Greeted { session, address, pace, generation } => {
                 self.last_end = None;
-                let (interval_ms, ttl_ms) = (pace.interval_ms, pace.ttl_ms);
-                tracing::info!(session = session.0, collector = %address, interval_ms, ttl_ms, generation = generation.0, "live");
+                let (interval_ms, ttl_ms, generation) = (pace.interval_ms, pace.ttl_ms, generation.0);
+                tracing::info!(session = session.0, collector = %address, interval_ms, ttl_ms, generation, "live");
             }
             Notice::Acked { beat_no, after, throttled } => {
                 tracing::trace!(beat_no = beat_no.0, after_ms = after.as_millis(), throttled, "beat acknowledged");
             }
             Notice::Parted { session, address, end, again_in } => {
-                let again_in_ms = again_in.map(|delay| delay.as_millis());
+                let (session, again_in_ms) = (session.0, again_in.map(|delay| delay.as_millis()));
                 // The same words again at each try would bury all others.
                 if self.last_end.as_ref() == Some(end) {
-                    tracing::debug!(session = session.0, collector = %address, again_in_ms, "{end}");
-                } else if state == State::Live || matches!(end, End::Silent(_) | End::Lost(_)) {
-                    tracing::info!(session = session.0, collector = %address, again_in_ms, "{end}");
+                    tracing::debug!(session, collector = %address, again_in_ms, "{end}");
+                } else if end.is_alarming() {
+                    tracing::warn!(session, collector = %address, again_in_ms, "{end}");
                 } else {
-                    tracing::warn!(session = session.0, collector = %address, again_in_ms, "{end}");
+                    tracing::info!(session, collector = %address, again_in_ms, "{end}");
                 }
                 self.last_end = Some(end.clone());
             }
             Notice::Skewed { by_ms } => {
-                let warning = format!("this host's clock and the collector's differ by {} s: correct it", by_ms / 1000);
-                tracing::warn!(skew_ms = by_ms, "{warning}");
-                self.edit(|board| board.warnings.push(warning));
+                tracing::warn!(skew_ms = by_ms, "{}", skew_warning(*by_ms).unwrap_or_default());
             }
             Notice::RenewalFailed { why, again_in } => {
                 tracing::warn!(again_in_s = again_in.as_secs(), "the certificate was not renewed: {why}");

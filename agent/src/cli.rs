@@ -55,22 +55,24 @@ needs no token any more.";
 const AFTER_HELP: &str = "\
 First start:
   1. On the collector:  rollcall-collector token create --kind poller
-  2. On this host:      put the token into /etc/rollcall/agent/token (mode 0600)
-                        and  kind = \"poller\"  into /etc/rollcall/agent.toml
-  3. rollcall-agent check    tells what is wrong, if anything
-  4. rollcall-agent          (systemd runs this one); it waits for the token if there is none yet
-  5. rollcall-agent status   tells how it is
+  2. On this host:      put the token into /etc/rollcall/agent/token (mode 0600) and
+                        kind = \"poller\" into /etc/rollcall/agent.toml
+  3. rollcall-agent check     tells what is wrong, if anything
+  4. rollcall-agent           what systemd runs; waits for the token if there is none
+  5. rollcall-agent status    tells how it is
 
-The token is looked for in the systemd credential `token`, then in the token file, then in ROLLCALL_TOKEN;
-it is never taken from the command line, which every user of this host can read.
+The token is looked for in the systemd credential `token`, then in the token file, then in
+ROLLCALL_TOKEN; never on the command line, which every user of this host can read.
 
-Settings come from defaults, /etc/rollcall/agent.toml, /etc/rollcall/agent.d/*.toml (in name order), ROLLCALL_*
-variables (ROLLCALL_KIND, ROLLCALL_STATE_DIR, ...) and flags; later ones win.
+Settings come from defaults, /etc/rollcall/agent.toml, /etc/rollcall/agent.d/*.toml in
+name order, ROLLCALL_* variables (ROLLCALL_KIND, ROLLCALL_STATE_DIR, ...), and flags.
+Later ones win.
 
-Signals: TERM and INT say goodbye and stop; HUP tries at once whatever is waited for.
+Signals: TERM and INT say goodbye and stop, the second one at once. HUP tries at once
+whatever is waited for.
 
-Exit codes: 0 well, 64 usage, 69 no sidecar answers (status), 78 configuration, state or token that a restart
-cannot cure.";
+Exit codes: 0 well; 64 usage; 69 no sidecar answers (status); 78 configuration, state or
+token that a restart cannot cure.";
 
 /// The command line.
 #[derive(Debug, Parser)]

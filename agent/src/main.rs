@@ -6,6 +6,7 @@ use clap::Parser;
 use rollcall_agent::{
     agent::Agent,
     cli::{Cli, Command, Exit, complain, explain},
+    key::forbid_core_dumps,
     log,
     signals::{Signals, pass_on},
 };
@@ -40,6 +41,7 @@ fn run(cli: &Cli, runtime: &Runtime) -> Exit {
         Err(problems) => return complain(&problems, Exit::Config),
     };
     log::start(config.log);
+    forbid_core_dumps();
     let (sender, signals) = Signals::channel();
     let outcome = runtime.block_on(async {
         let agent = Agent::prepare(config, Arc::new(SystemClock))?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::Term,
-    session::{State, View},
+    session::{SKEW_MS, State, View},
 };
 
 /// What the agent knows of itself right now.
@@ -203,6 +203,7 @@ impl Board {
                 report.again_in_ms = until(view.again_at);
                 report.certificate = Some(certificate(view.current, view.has_next));
                 report.clock_skew_ms = view.skew_ms;
+                report.warnings.extend(view.skew_ms.and_then(skew_warning));
                 if view.state != State::Live {
                     report.reason = view.last_end.as_ref().map(ToString::to_string);
                 }
@@ -244,6 +245,13 @@ impl Board {
             Stage::Stopping => Doing::Stopping,
         }
     }
+}
+
+/// What to say of clocks that differ by so many milliseconds; nothing where that is little.
+#[must_use]
+pub fn skew_warning(by_ms: i64) -> Option<String> {
+    let (seconds, side) = (by_ms.abs() / 1000, if by_ms > 0 { "behind" } else { "ahead of" });
+    (by_ms.abs() > SKEW_MS).then(|| format!("this host's clock is {seconds} s {side} the collector's: correct it"))
 }
 
 fn certificate(term: Term, next_waits: bool) -> CertificateReport {
@@ -331,6 +339,13 @@ mod tests {
         assert!(table.contains("warning      mind this\n"), "{table}");
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn skew_names_the_side() {
+        assert_eq!(skew_warning(-30_000), None);
+        assert_eq!(skew_warning(-90_500).unwrap(), "this host's clock is 90 s ahead of the collector's: correct it");
+        assert_eq!(skew_warning(31_000).unwrap(), "this host's clock is 31 s behind the collector's: correct it");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub mod leases;
 pub mod links;
 pub mod roster;
 pub mod services;
+#[cfg(test)]
+mod still;
 pub mod tokens;
 
 use std::{
@@ -275,6 +277,23 @@ struct Shared {
     signs: AtomicBool,
     /// The last moment at which the collector was observing.
     observed: Mutex<Now>,
+}
+
+impl Shared {
+    fn new(roster: Roster, leases: Leases, ledger: Ledger, pace: Pace, now: Now) -> Self {
+        Self {
+            roster: RwLock::new(roster),
+            leases,
+            links: Links::default(),
+            pace: RwLock::new((pace, None)),
+            ledger: RwLock::new(ledger),
+            unrecorded: RwLock::default(),
+            retired: Mutex::default(),
+            store_ok: true.into(),
+            signs: true.into(),
+            observed: Mutex::new(now),
+        }
+    }
 }
 
 /// A handle on the registry; cheap to clone.

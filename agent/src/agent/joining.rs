@@ -74,23 +74,29 @@ impl Agent {
         }
     }
 
-    /// Asks with the bound key until that gives a fresh identity, kept as the next one; `None` where the
-    /// process stops before.
-    pub(super) async fn rejoin(&mut self, expired: &Identity, signals: &mut Signals) -> Option<Identity> {
+    /// Asks with a bound key until that gives a fresh identity, kept as the next one; `None` where the
+    /// process stops before. After a kill in mid-renewal, either of two keys may be the bound one: they
+    /// take turns.
+    pub(super) async fn rejoin(&mut self, expired: &[Identity], signals: &mut Signals) -> Option<Identity> {
         self.show(Stage::Asking { rejoin: true, last: None, again_at: None });
-        let addresses = self.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner).addresses.clone();
-        let mut rotation = Rotation::new(addresses);
+        let mut rotation = Rotation::new(self.addresses.clone());
         self.chance.reset();
-        loop {
+        // One key for all tries, so that a collector which answered in vain recognizes it.
+        let newest = expired.iter().map(|identity| identity.term().generation).max()?;
+        for signer in (0..expired.len()).cycle() {
+            let signer = expired.get(signer)?;
             let now = self.clock.now().boot;
             // None of our own picks is ever put off.
             let pick = rotation.pick(now).ok()?;
-            let target =
-                Target { dialer: &self.dialer, address: &pick.address, variant: pick.variant, clock: &self.clock };
-            let key = self.vault.rejoin_key(expired.term().generation);
-            let (words, delay) = match key {
+            let (words, delay) = match self.vault.rejoin_key(newest) {
                 Ok(key) => {
-                    let asked = rejoin(target, expired, Arc::new(key), self.instance_id);
+                    let target = Target {
+                        dialer: &self.dialer,
+                        address: &pick.address,
+                        variant: pick.variant,
+                        clock: &self.clock,
+                    };
+                    let asked = rejoin(target, signer, Arc::new(key), self.instance_id);
                     match signals.unless_stopped(asked).await? {
                         Ok(admission) => match self.vault.keep_next(&admission.identity) {
                             Ok(()) => {
@@ -101,7 +107,9 @@ impl Agent {
                         },
                         Err(error) => {
                             rotation.failed(now, Duration::ZERO);
-                            (error.to_string(), self.delay(&error))
+                            let is_last = expired.last().is_some_and(|last| std::ptr::eq(last, signer));
+                            let delay = if is_last { self.delay(&error) } else { self.chance.next_delay(None) };
+                            (error.to_string(), delay)
                         }
                     }
                 }
@@ -111,6 +119,7 @@ impl Agent {
                 return None;
             }
         }
+        None
     }
 
     /// Looks for a token each second, and says so while there is none.

@@ -1,5 +1,7 @@
 //! The operator's commands on services.
 
+mod picture;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
@@ -271,76 +273,9 @@ fn print_one(screen: &mut Screen, item: &Value) -> Result<(), Failure> {
     match screen.output() {
         Output::Json => screen.json(item)?,
         Output::Raw => screen.line(&key_of(item))?,
-        Output::Table => screen.facts(facts(item, now()))?,
+        Output::Table => screen.facts(picture::facts(item, now()))?,
     }
     Ok(())
-}
-
-fn facts(item: &Value, now: Timestamp) -> Vec<(&'static str, Word)> {
-    let since = |name: &str, since: &str| match age(item, since, now) {
-        age if age.text() == "-" => Word::state(field(item, name)),
-        age => Word::state(field(item, name)).because(&format!("since {}", age.text())),
-    };
-    let health = item.get("health").cloned().unwrap_or_default();
-    let said = Word::state(field(&health, "health"));
-    let reason = field(&health, "reason");
-    let pace = |name: &str| item.get(name).and_then(Value::as_u64).map(|ms| duration::print(Duration::from_millis(ms)));
-    let mut facts = vec![
-        ("service", Word::plain(key_of(item))),
-        ("parent", word(item, "parent")),
-        ("status", since("status", "status_since")),
-        ("presence", presence(item)),
-        ("health", if reason.is_empty() { said } else { said.because(&reason) }),
-        ("last seen", age(item, "last_seen", now)),
-        ("first seen", age(item, "first_seen", now)),
-        ("registered", age(item, "first_registered", now).because(&field(item, "source"))),
-        ("created by", word(item, "created_by")),
-        ("connected from", word(item, "connected_from")),
-        ("identity", word(item, "spiffe_identity")),
-        ("children", word(item, "children")),
-    ];
-    if let (Some(interval), Some(ttl)) = (pace("interval_ms"), pace("ttl_ms")) {
-        facts.push(("pace", Word::plain(format!("every {interval}, lost after {ttl}"))));
-    }
-    for (name, heading) in [("checker_kind", "checks"), ("component_id", "component")] {
-        if !field(item, name).is_empty() {
-            facts.push((heading, word(item, name)));
-        }
-    }
-    for (name, heading) in [("labels", "label"), ("metadata", "metadata")] {
-        let pairs = item.get(name).and_then(Value::as_object).into_iter().flatten();
-        facts.extend(
-            pairs.map(|(key, value)| (heading, Word::plain(format!("{key}={}", value.as_str().unwrap_or_default())))),
-        );
-    }
-    if let Some(identity) = item.get("identity").filter(|identity| !identity.is_null()) {
-        facts.push((
-            "certificate",
-            Word::plain(format!(
-                "generation {}, ends {}",
-                field(identity, "generation"),
-                age(identity, "not_after", now).text()
-            )),
-        ));
-        facts.push((
-            "enrolled",
-            age(identity, "enrolled_at", now).because(&format!("token {}", field(identity, "enrolled_via"))),
-        ));
-    }
-    if let Some(host) = item.get("host").filter(|host| !host.is_null()) {
-        let about = format!(
-            "{}, {}, {} {}, {} CPUs, {} MiB",
-            field(host, "hostname"),
-            field(host, "os"),
-            field(host, "kernel"),
-            field(host, "arch"),
-            field(host, "cpus"),
-            field(host, "memory_mib"),
-        );
-        facts.push(("host", Word::plain(about)));
-        facts.push(("sidecar", Word::plain(format!("version {}", field(host, "agent_version")))));
-    }
-    facts
 }
 
 async fn tree(client: &Client, screen: &mut Screen, root: Option<ServiceKey>, max: usize) -> Result<(), Failure> {
@@ -352,7 +287,7 @@ async fn tree(client: &Client, screen: &mut Screen, root: Option<ServiceKey>, ma
         return Ok(());
     }
     let mut rows = Vec::new();
-    branch(&tree, "items", "", screen.output() == Output::Raw, &mut rows);
+    picture::branch(&tree, "items", "", screen.output() == Output::Raw, &mut rows);
     if screen.output() == Output::Raw {
         for row in rows {
             screen.line(row.first().map(Word::text).unwrap_or_default())?;
@@ -364,26 +299,6 @@ async fn tree(client: &Client, screen: &mut Screen, root: Option<ServiceKey>, ma
         screen.line("… and more: see --max, or name a root")?;
     }
     Ok(())
-}
-
-fn branch(item: &Value, below: &str, indent: &str, bare: bool, rows: &mut Vec<Vec<Word>>) {
-    let children = item.get(below).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    for (n, child) in children.iter().enumerate() {
-        let last = n + 1 == children.len();
-        let root = below == "items";
-        let (twig, deeper) = match (bare || root, last) {
-            (true, _) => ("", ""),
-            (false, true) => ("└─ ", "   "),
-            (false, false) => ("├─ ", "│  "),
-        };
-        rows.push(vec![
-            Word::plain(format!("{indent}{twig}{}", key_of(child))),
-            Word::state(field(child, "status")),
-            Word::state(field(child, "presence")),
-            Word::state(field(child, "health")),
-        ]);
-        branch(child, "children", &format!("{indent}{deeper}"), bare, rows);
-    }
 }
 
 async fn history(
@@ -511,24 +426,6 @@ mod tests {
         assert_eq!(path, "/api/admin/services/agents");
         let shown: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(shown, ["status=active,inactive", "parent=site-3", "q=zürich & co", "label=env=prod", "label=rack"]);
-    }
-
-    #[test]
-    fn a_tree_is_drawn_with_its_branches() {
-        let leaf = |kind: &str, id: &str| json!({"kind": kind, "id": id, "status": "active", "children": []});
-        let tree = json!({"items": [
-            {"kind": "poller", "id": "p", "children": [
-                {"kind": "agent", "id": "a", "children": [leaf("checker", "c"), leaf("checker", "d")]},
-                leaf("agent", "b"),
-            ]},
-        ]});
-        let drawn = |bare| {
-            let mut rows = Vec::new();
-            branch(&tree, "items", "", bare, &mut rows);
-            rows.iter().map(|row| row[0].text().to_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(drawn(false), ["poller/p", "├─ agent/a", "│  ├─ checker/c", "│  └─ checker/d", "└─ agent/b"]);
-        assert_eq!(drawn(true), ["poller/p", "agent/a", "checker/c", "checker/d", "agent/b"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod batch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering::Relaxed},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -25,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::batch::Done;
 use super::{
-    Job, Mail, Notice, Refusal, Registry, Shared, Whoami, World,
+    Job, Mail, Notice, Refusal, Registry, Shared, Whoami,
     history::{History, Ledger, Verdict},
     judge::{self, Judge, Sense},
-    leases::{Leases, Phase, Sight},
-    links::{Links, Order},
+    leases::{Leases, Phase},
+    links::Order,
     roster::{Entry, Roster, Slot},
     services,
 };
@@ -37,7 +37,7 @@ use crate::{
     metrics::{CodeLabel, Metrics, PresenceLabel, TransitionLabel},
     store::{
         RegistryStore, StoreError,
-        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, Conflict, IntervalRow, Loaded, Write},
+        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, Write},
     },
 };
 
@@ -124,18 +124,7 @@ impl Actor {
             }
             tracing::info!(blind_ms = blind.to.since(blind.from).as_millis(), armed, "observing again after a restart");
         }
-        let shared = Arc::new(Shared {
-            roster: RwLock::new(roster),
-            leases,
-            links: Links::default(),
-            pace: RwLock::new((pace, None)),
-            ledger: RwLock::new(ledger),
-            unrecorded: RwLock::default(),
-            retired: Mutex::default(),
-            store_ok: true.into(),
-            signs: true.into(),
-            observed: Mutex::new(now),
-        });
+        let shared = Arc::new(Shared::new(roster, leases, ledger, pace, now));
         let whoami = Arc::new(whoami);
         let registry = Registry {
             mail: sender,

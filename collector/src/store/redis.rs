@@ -22,7 +22,15 @@ mod entry;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, aio::MultiplexedConnection};
@@ -47,6 +55,8 @@ pub struct RedisLiveness {
     client: Client,
     name: String,
     clock: Arc<dyn Clock>,
+    /// Counts dials that ended, so that who waited for one in vain does not start another.
+    dials: AtomicU64,
     link: Mutex<Link>,
 }
 
@@ -54,8 +64,10 @@ pub struct RedisLiveness {
 #[derive(Default)]
 struct Link {
     conn: Option<MultiplexedConnection>,
-    /// Counts connections, so that a call which failed on an old one leaves the new one alone.
-    dialed: u64,
+    /// The dial that made it, so that a call which failed on an old connection leaves a new one alone.
+    dial: u64,
+    /// How the last dial failed, if it did.
+    error: Option<StoreError>,
     /// The server that was last connected to; inside, its `run_id`, where it tells that.
     server: Option<Option<String>>,
     /// The epoch of the last publication.
@@ -80,38 +92,50 @@ impl RedisLiveness {
             return Err(wrong("TLS to Redis is not built in; use redis:// or unix:// on a trusted path".into()));
         }
         let name = format!("Redis {}/{}", info.addr(), info.redis_settings().db());
-        Ok(Self { client, name, clock, link: Mutex::default() })
+        Ok(Self { client, name, clock, dials: AtomicU64::new(0), link: Mutex::default() })
     }
 
-    /// The connection, made where there is none, and its number.
+    /// The connection, made where there is none, and the number of its dial.
     async fn connection(&self) -> Result<(MultiplexedConnection, u64), StoreError> {
+        let before = self.dials.load(Ordering::SeqCst);
         let mut link = self.link.lock().await;
         if let Some(conn) = &link.conn {
-            return Ok((conn.clone(), link.dialed));
+            return Ok((conn.clone(), link.dial));
         }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_WITHIN))
-            .set_response_timeout(Some(ANSWER_WITHIN));
-        let dial = self.client.get_multiplexed_async_connection_with_config(&config);
-        let mut conn = dial.await.map_err(|error| self.told(&error))?;
-        let server = run_id(&mut conn).await.map_err(|error| self.told(&error))?;
+        if let Some(error) = &link.error
+            && self.dials.load(Ordering::SeqCst) != before
+        {
+            return Err(error.clone());
+        }
+        let dialed = self.dial().await.map_err(|error| self.told(&error));
+        link.dial = self.dials.fetch_add(1, Ordering::SeqCst) + 1;
+        link.error = dialed.as_ref().err().cloned();
+        let (conn, server) = dialed?;
         let known = link.server.replace(server.clone());
         if known.is_some_and(|known| known.is_none() || known != server) {
             link.lost = true;
         }
-        link.dialed += 1;
         link.conn = Some(conn.clone());
         tracing::info!(store = %self.name, "connected to the liveness store");
-        Ok((conn, link.dialed))
+        Ok((conn, link.dial))
+    }
+
+    async fn dial(&self) -> Result<(MultiplexedConnection, Option<String>), RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_WITHIN))
+            .set_response_timeout(Some(ANSWER_WITHIN));
+        let mut conn = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let server = run_id(&mut conn).await?;
+        Ok((conn, server))
     }
 
     /// Runs a pipeline. After any error the connection is given up: what the server did is not known.
     async fn run<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, StoreError> {
-        let (mut conn, dialed) = self.connection().await?;
+        let (mut conn, dial) = self.connection().await?;
         let answer = pipe.query_async(&mut conn).await;
         if answer.is_err() {
             let mut link = self.link.lock().await;
-            if link.dialed == dialed {
+            if link.dial == dial {
                 link.conn = None;
             }
         }

@@ -1,10 +1,12 @@
 //! What the registry store holds, in domain words.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+mod cidr;
+
+use std::collections::BTreeMap;
 
 use rollcall_common::{
     health::{HealthReport, HostFacts},
-    id::{BootId, CollectorName, Generation, Kind, NameError, Seq, ServiceId, ServiceKey},
+    id::{BootId, CollectorName, Generation, Kind, Seq, ServiceId, ServiceKey},
     identity::{Pin, Serial},
     lease::Presence,
     lifecycle::Status,
@@ -14,6 +16,7 @@ use rollcall_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::cidr::Cidr;
 use super::Position;
 
 /// One registered service.
@@ -108,71 +111,6 @@ pub enum IdRule {
     Prefix(String),
     /// The collector makes one up.
     Assigned,
-}
-
-/// A range of source addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Cidr {
-    base: std::net::IpAddr,
-    bits: u8,
-}
-
-impl Cidr {
-    /// Whether an address lies in the range. IPv4-mapped IPv6 addresses count as IPv4.
-    #[must_use]
-    pub fn contains(&self, ip: std::net::IpAddr) -> bool {
-        use std::net::IpAddr::{V4, V6};
-        match (self.base, ip.to_canonical()) {
-            (V4(a), V4(b)) => shared(u32::from(a).into(), u32::from(b).into(), 32, self.bits),
-            (V6(a), V6(b)) => shared(a.into(), b.into(), 128, self.bits),
-            (V4(_), V6(_)) | (V6(_), V4(_)) => false,
-        }
-    }
-}
-
-fn shared(a: u128, b: u128, width: u8, bits: u8) -> bool {
-    let drop = u32::from(width.saturating_sub(bits));
-    a.checked_shr(drop).unwrap_or(0) == b.checked_shr(drop).unwrap_or(0)
-}
-
-impl FromStr for Cidr {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let bad = || NameError {
-            what: "address range",
-            text: text.chars().take(80).collect(),
-            rule: "write an address and a length, as in 192.0.2.0/24 or 2001:db8::/32",
-        };
-        let (base, bits) = match text.split_once('/') {
-            Some((base, bits)) => (base, Some(bits.parse::<u8>().map_err(|_| bad())?)),
-            None => (text, None),
-        };
-        let base: std::net::IpAddr = base.parse().map_err(|_| bad())?;
-        let base = base.to_canonical();
-        let width = if base.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(width);
-        if bits > width { Err(bad()) } else { Ok(Self { base, bits }) }
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.base, self.bits)
-    }
-}
-
-impl TryFrom<String> for Cidr {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
-}
-
-impl From<Cidr> for String {
-    fn from(cidr: Cidr) -> Self {
-        cidr.to_string()
-    }
 }
 
 /// What a token allows; fixed when it is made.

@@ -211,10 +211,7 @@ impl Api {
     /// # Errors
     /// When there is none.
     pub async fn token(&self, id: TokenId) -> Result<Value> {
-        let wanted = json!(id.to_string());
-        let tokens = self.tokens().await?;
-        let found = tokens.into_iter().find(|token| token.get("id") == Some(&wanted));
-        found.with_context(|| format!("there is no token {id}"))
+        self.get(&format!("/api/admin/tokens/{id}")).await?.expect(200)
     }
 
     /// Revokes a token.
@@ -231,8 +228,8 @@ impl Api {
     /// When it is refused.
     pub async fn act(&self, service: &str, act: &str) -> Result<Value> {
         let key: ServiceKey = service.parse()?;
-        let body = json!({ "reason": "a test" });
-        self.post(&format!("{}/{act}", path_of(&key)), &body).await?.expect(200)
+        let body = json!({ "act": act, "reason": "a test" });
+        self.post(&format!("{}/status", path_of(&key)), &body).await?.expect(200)
     }
 
     /// The sum of a metric over all its series whose labels hold a text; 0 where there is none.
@@ -266,7 +263,7 @@ impl Api {
             let items = page.get("items").and_then(Value::as_array).with_context(|| format!("no items in {page}"))?;
             all.extend(items.iter().cloned());
             match page.get("next").and_then(Value::as_str) {
-                Some(cursor) if !items.is_empty() => next = format!("&after={cursor}"),
+                Some(cursor) if !items.is_empty() => next = format!("&cursor={cursor}"),
                 Some(_) | None => return Ok(all),
             }
         }

@@ -147,7 +147,7 @@ async fn a_sidecar_tells_a_false_collector_nothing() -> Result<()> {
         let own = Forger::root(domain, Dates::now())?;
         let key = Key::generate()?;
         let wrong_pin = (own.forge(&collector, &key)?, key.clone(), real.pin, "pinned key");
-        let leafs_pin = (own.forge(&collector, &key)?, key.clone(), key.pin(), "not a CA");
+        let leafs_pin = (own.forge(&collector, &key)?, key.clone(), key.pin(), "pinned key");
         let no_uri = Leaf { uris: Vec::new(), dns: vec!["collector.rollcall.invalid".into()], ..collector.clone() };
         let nameless = (own.forge(&no_uri, &key)?, key.clone(), own.pin()?, "not a collector");
         let poller = Leaf::collector(&format!("spiffe://{domain}/poller/p"));
@@ -452,18 +452,26 @@ async fn early_data_is_not_taken_and_a_replayed_first_flight_does_nothing() -> R
         let token = world.token(Policy::fixed(Kind::Poller, "q")).await?;
         enroll(&phone, relay.addr(), &token, &Ask::poller("q")?).await?.identity()?;
         let before = Registered::now(world.api()).await?;
-        let enrolled = world.api().metric("rollcall_enrollments_total", "").await?;
-        let failed = world.api().metric("rollcall_handshakes_failed_total", "").await?;
         let elsewhere = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        for datagram in relay.first_flight() {
-            elsewhere.send_to(&datagram, world.quic()).await?;
-        }
-        // The replayed attempt dies as the half-open handshake that it is.
-        world.api().wait_metric("rollcall_handshakes_failed_total", "", failed + 1.0).await?;
-        same("enrollments", &world.api().metric("rollcall_enrollments_total", "").await?, &enrolled)?;
+        replay(&relay, &elsewhere, world.quic()).await?;
+        // Sent later and answered: so the replay has been looked at.
+        enroll(&phone, world.quic(), &token, &Ask::poller("q")?).await?.refusal()?;
+        before.unchanged(world.api()).await?;
+        // A collector that has forgotten the connection takes it for a new one, which never comes to an end.
+        world.crash_collector().await?;
+        replay(&relay, &elsewhere, world.quic()).await?;
+        world.api().wait_metric("rollcall_handshakes_failed_total", "", 1.0).await?;
+        same("enrollments", &world.api().metric("rollcall_enrollments_total", "").await?, &0.0)?;
         before.unchanged(world.api()).await
     })
     .await
+}
+
+async fn replay(relay: &Relay, from: &UdpSocket, to: SocketAddr) -> Result<()> {
+    for datagram in relay.first_flight() {
+        from.send_to(&datagram, to).await?;
+    }
+    Ok(())
 }
 
 /// C13: QUIC version 1 and nothing else. TLS 1.2 cannot even be asked for: QUIC has no such handshake.

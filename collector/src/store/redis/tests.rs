@@ -69,6 +69,12 @@ async fn a_mute_host_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let store = open(&format!("redis://{}", listener.local_addr().unwrap()));
     assert!(is_unavailable(&store.publish(&[]).await.unwrap_err()));
+
+    // Those who wait for one dial share its end: a hundred callers do not wait for a hundred.
+    let service = key("agent/a");
+    let all = futures_util::future::join_all((0..100).map(|_| store.get(&service)));
+    assert!(all.await.iter().all(Result::is_err));
+    assert_eq!(store.dials.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
