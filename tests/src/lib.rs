@@ -1,1 +1,3 @@
-//! stub
+//! End-to-end tests of Rollcall, and its load generator.
+
+pub mod swarm;
