@@ -219,6 +219,12 @@ impl Drive {
         &self.current
     }
 
+    /// Every identity at hand, the newest first: one that is not yet proven, then the one in use.
+    #[must_use]
+    pub fn identities(&self) -> Vec<Identity> {
+        self.next.iter().chain([&self.current]).map(|identity| Identity::clone(identity)).collect()
+    }
+
     /// What can be seen of the session.
     #[must_use]
     pub fn view(&self) -> View {

@@ -163,7 +163,11 @@ pub async fn enroll(
         clock: target.clock.now().wall,
     }));
     let enrolled = exchange(target, link, &ask).await?;
-    let Enrolled { service: _, identity, addresses, pace, server_time } = enrolled;
+    let Enrolled { service: _, identity, mut addresses, pace, server_time } = enrolled;
+    if addresses.list.is_empty() {
+        // A collector that advertises nothing is reached where its token said.
+        addresses.list.clone_from(&token.addresses);
+    }
     Ok(Admission { identity: Identity::new(key, identity)?, addresses, pace, server_time })
 }
 

@@ -3,6 +3,9 @@
 //! A value of [`Identity`] is proof that its parts fit together. It lives in memory; `vault` keeps it on
 //! disk, `enroll` obtains it, `link` dials with it.
 
+#[cfg(test)]
+pub(crate) mod specimen;
+
 use std::sync::Arc;
 
 use rollcall_common::{
@@ -152,4 +155,32 @@ pub struct Term {
 
 fn ders(list: &[Bytes]) -> Vec<CertificateDer<'static>> {
     list.iter().map(|der| CertificateDer::from(der.0.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_do_not_fit_make_no_identity() {
+        let (key, other) = (Key::generate().unwrap(), Key::generate().unwrap());
+        let granted = specimen::granted(&key, "poller/p1", 1);
+        let key = Arc::new(key);
+        let made = |key: &Arc<Key>, granted: Renewed| Identity::new(Arc::clone(key), granted).map(|_| ());
+        assert_eq!(made(&Arc::new(other), granted.clone()), Err(IdentityError::OtherKey));
+        assert_eq!(made(&key, Renewed { chain: vec![], ..granted.clone() }), Err(IdentityError::NoChain));
+        assert_eq!(made(&key, Renewed { bundle: vec![], ..granted.clone() }), Err(IdentityError::NoBundle));
+        assert_eq!(made(&key, specimen::granted(&key, "collector/c1", 1)), Err(IdentityError::NotAService));
+        assert!(matches!(made(&key, specimen::granted(&key, "robot/r1", 1)), Err(IdentityError::Leaf(_))));
+        assert_eq!(made(&key, granted), Ok(()));
+    }
+
+    #[test]
+    fn a_renewal_does_not_change_who_we_are() {
+        let current = specimen::identity(Key::generate().unwrap(), "poller/p1", 1);
+        let key = Arc::new(Key::generate().unwrap());
+        let other = current.successor(Arc::clone(&key), specimen::granted(&key, "poller/p2", 2));
+        assert!(matches!(other, Err(IdentityError::OtherService { .. })));
+        assert!(current.successor(Arc::clone(&key), specimen::granted(&key, "poller/p1", 2)).is_ok());
+    }
 }

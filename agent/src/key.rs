@@ -57,10 +57,16 @@ impl Key {
         PrivatePkcs8KeyDer::from(self.0.serialize_der()).into()
     }
 
+    /// The public key: DER `SubjectPublicKeyInfo`.
+    #[must_use]
+    pub fn public(&self) -> Vec<u8> {
+        self.0.subject_public_key_info()
+    }
+
     /// The pin of the public key.
     #[must_use]
     pub fn pin(&self) -> Pin {
-        Pin::of_spki(&self.0.subject_public_key_info())
+        Pin::of_spki(&self.public())
     }
 
     /// A certificate request in DER: this public key, an empty subject, nothing asked for. Who the
@@ -81,6 +87,13 @@ impl Key {
     pub fn prove(&self, exporter: &[u8; EXPORTER_LEN], csr: &[u8]) -> Result<Vec<u8>, KeyError> {
         Ok(self.0.sign(&proof_message(exporter, csr))?)
     }
+}
+
+/// Keeps this process from leaving a core file, which would hold its keys.
+pub fn forbid_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    // Lowering a limit is always allowed.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
 impl fmt::Debug for Key {

@@ -303,7 +303,9 @@ fn lost(remote: SocketAddr, error: &ConnectionError) -> LinkError {
             None => LinkError::Lost(format!("{remote}: {error}")),
         },
         ConnectionError::TransportError(ours) if alert(ours.code).is_some() => {
-            LinkError::Distrusted(format!("{remote}: {}", ours.reason))
+            // What rustls puts before the words of our verifier tells an operator nothing.
+            let words = ours.reason.strip_prefix("other error: ").unwrap_or(&ours.reason);
+            LinkError::Distrusted(format!("{remote}: {words}"))
         }
         ConnectionError::TransportError(_)
         | ConnectionError::VersionMismatch

@@ -52,8 +52,8 @@ const REACH_FLOOR: Duration = Duration::from_millis(500);
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 /// A collector that asks for more patience than this is not believed.
 const PATIENCE_CAP: Duration = Duration::from_secs(3600);
-/// Clocks that differ by more are worth a warning.
-const SKEW_MS: i64 = 30_000;
+/// Clocks that differ by more, in milliseconds, are worth a warning.
+pub const SKEW_MS: i64 = 30_000;
 
 /// What a session is made from.
 #[derive(Debug, Clone)]

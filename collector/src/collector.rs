@@ -40,7 +40,9 @@ use crate::{
     metrics::Metrics,
     registry::{Actor, Registry, Whoami},
     statedir::{StateDir, StateDirError},
-    store::{LivenessStore, RegistryStore, StoreError, memory::MemoryLiveness, sqlite::SqliteStore},
+    store::{
+        LivenessStore, RegistryStore, StoreError, memory::MemoryLiveness, redis::RedisLiveness, sqlite::SqliteStore,
+    },
 };
 
 /// The file that tells where a collector listens, once it does.
@@ -280,7 +282,7 @@ async fn open_registry(config: &Config) -> Result<Arc<dyn RegistryStore>, StoreE
 fn open_liveness(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn LivenessStore>, StoreError> {
     match &config.liveness {
         config::Liveness::Memory => Ok(Arc::new(MemoryLiveness::new(Arc::clone(clock)))),
-        config::Liveness::Redis(_) => todo!(),
+        config::Liveness::Redis(url) => Ok(Arc::new(RedisLiveness::open(url.expose(), Arc::clone(clock))?)),
     }
 }
 

@@ -21,6 +21,8 @@ pub mod bootstrap;
 pub mod error;
 mod extract;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
 mod health;
 mod metrics;
 mod overview;

@@ -1,14 +1,29 @@
-//! placeholder
+//! The collector's program: reads the command line, then runs the collector or ends.
+
 use std::process::ExitCode;
+
+use rollcall_collector::{
+    cli::{self, Exit, Start},
+    config::{Config, System},
+    serve,
+};
+
 fn main() -> ExitCode {
-    let config = rollcall_collector::config::Config::load(&rollcall_collector::config::System, &Default::default())
-        .unwrap_or_else(|e| panic!("{e}"));
-    rollcall_collector::serve::init_logs(&config.log).unwrap_or_default();
+    match cli::start(std::env::args_os(), &System) {
+        Start::Serve(config) => run(*config),
+        Start::Done(exit) => exit.into(),
+    }
+}
+
+fn run(config: Config) -> ExitCode {
+    if let Err(error) = serve::init_logs(&config.log) {
+        return cli::fail(Exit::Config, &error);
+    }
+    // Libraries that look at the process default find the one provider there is. It is installed once.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap_or_else(|e| panic!("{e}"))
-        .block_on(rollcall_collector::serve::run(config))
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(serve::WORKERS).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve::run(config)),
+        Err(error) => cli::fail(Exit::Output, &format!("no runtime: {error}")),
+    }
 }

@@ -23,6 +23,8 @@ pub mod leases;
 pub mod links;
 pub mod roster;
 pub mod services;
+#[cfg(test)]
+mod still;
 pub mod tokens;
 
 use std::{

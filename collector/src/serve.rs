@@ -19,6 +19,9 @@ use crate::{
     registry::Registry,
 };
 
+/// Threads of the runtime: one is cheapest for a heartbeat, a second halves a reconnect storm
+/// (`BENCHMARKS.md`).
+pub const WORKERS: usize = 2;
 /// Ended as asked.
 pub const EXIT_OK: u8 = 0;
 /// Did not start, and a restart may help.

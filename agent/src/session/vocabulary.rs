@@ -135,6 +135,19 @@ impl End {
         }
     }
 
+    /// Whether an operator should look: time and other collectors do not cure it.
+    #[must_use]
+    pub fn is_alarming(&self) -> bool {
+        match self {
+            Self::Told(code) => match code.advice() {
+                Advice::RetrySlowly | Advice::GiveUp => true,
+                Advice::Retry | Advice::Rejoin | Advice::Stand => false,
+            },
+            Self::Alert(_) | Self::Distrusted(_) | Self::Nonsense(_) => true,
+            Self::Silent(_) | Self::Lost(_) => false,
+        }
+    }
+
     /// Whether it was our certificate that did not please: another one might.
     pub(super) fn blames_certificate(&self) -> bool {
         match self {

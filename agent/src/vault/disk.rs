@@ -223,3 +223,19 @@ fn check(path: &Path, stat: &Stat, fix: &'static str) -> Result<(), VaultError> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_another_user_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stat = rustix::fs::stat(dir.path()).unwrap();
+        stat.st_mode = 0o40_700;
+        assert!(check(dir.path(), &stat, "700").is_ok());
+        stat.st_uid += 1;
+        let error = check(dir.path(), &stat, "700").unwrap_err();
+        assert!(matches!(error, VaultError::Foreign { owner, me, .. } if owner == me + 1), "{error}");
+    }
+}

@@ -115,9 +115,9 @@ mod tests {
         let (other, _) = make(now).unwrap();
         assert_eq!(standing(&roster(&[]), None, now), None, "first start");
         assert_eq!(standing(&roster(&[]), Some(text.as_bytes()), now), None, "a file of another deployment");
-        assert_eq!(standing(&roster(&[row.clone()]), Some(text.as_bytes()), now), Some(Bootstrap::Kept));
-        assert_eq!(standing(&roster(&[row.clone()]), None, now), None, "a lost file");
-        assert_eq!(standing(&roster(&[row.clone()]), Some(b"rubbish"), now), None);
+        assert_eq!(standing(&roster(std::slice::from_ref(&row)), Some(text.as_bytes()), now), Some(Bootstrap::Kept));
+        assert_eq!(standing(&roster(std::slice::from_ref(&row)), None, now), None, "a lost file");
+        assert_eq!(standing(&roster(std::slice::from_ref(&row)), Some(b"rubbish"), now), None);
         assert_eq!(standing(&roster(&[other]), Some(text.as_bytes()), now), None, "a stale file");
         let ended = CredentialRow { expires_at: Some(now), ..row.clone() };
         assert_eq!(standing(&roster(&[ended]), Some(text.as_bytes()), now), None);

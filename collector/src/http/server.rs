@@ -37,12 +37,12 @@ pub struct BindError {
 }
 
 fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process has it: stop that one, or choose another http_listen",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
-        io::ErrorKind::AddrNotAvailable => "; no interface has that address",
-        _ => "",
-    }
+    let hints = [
+        (io::ErrorKind::AddrInUse, "; another process has it: stop that one, or choose another http_listen"),
+        (io::ErrorKind::PermissionDenied, "; ports below 1024 need a privilege"),
+        (io::ErrorKind::AddrNotAvailable, "; no interface has that address"),
+    ];
+    hints.into_iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, hint)| hint)
 }
 
 /// Where a request comes from.

@@ -3,7 +3,7 @@
 //! The secret is made here, handed out once and never kept: the registry learns its hash only.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -265,12 +265,8 @@ fn addresses_of(
 
 /// Where a program on this host reaches a listener.
 fn nearest(ip: IpAddr) -> IpAddr {
-    match ip {
-        // The unspecified IPv6 address takes IPv4 too, and that works where IPv6 is switched off.
-        ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some_and(|ip| ip.is_unspecified()) => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    }
+    // The unspecified IPv6 address takes IPv4 too, and that works where IPv6 is switched off.
+    if ip.to_canonical().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip }
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! It never waits for the store: at most one group commit is under way, in a task of its own, while ticks
 //! and notices go on. Whoever asked for a change waits for the commit that carries it; presence does not.
 
+mod batch;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering::Relaxed},
@@ -21,11 +23,12 @@ use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use self::batch::Done;
 use super::{
-    Job, Mail, Notice, Refusal, Registry, Shared, Whoami, World,
+    Job, Mail, Notice, Refusal, Registry, Shared, Whoami,
     history::{History, Ledger, Verdict},
     judge::{self, Judge, Sense},
-    leases::{Leases, Phase, Sight},
+    leases::{Leases, Phase},
     links::{Links, Order},
     roster::{Entry, Roster, Slot},
     services,
@@ -34,7 +37,7 @@ use crate::{
     metrics::{CodeLabel, Metrics, PresenceLabel, TransitionLabel},
     store::{
         RegistryStore, StoreError,
-        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, Conflict, IntervalRow, Loaded, Write},
+        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, Write},
     },
 };
 
@@ -89,35 +92,6 @@ struct Note {
     facts: Option<HostFacts>,
 }
 
-/// Whom a change of a batch belongs to.
-#[derive(Debug)]
-enum Owner {
-    Job(Box<dyn Job>, u8),
-    Waking(Slot),
-    Note(Slot, Note),
-    Rows(Vec<IntervalRow>),
-    Audits(Vec<AuditDraft>),
-}
-
-/// What a task of the store's has done.
-#[derive(Debug)]
-enum Done {
-    /// A group commit.
-    Batch(Committed),
-    /// A look whether the store takes changes again.
-    Probe(Result<(), StoreError>),
-    /// A blind interval, recorded or warned about.
-    Blind,
-}
-
-#[derive(Debug)]
-struct Committed {
-    owners: Vec<Owner>,
-    changes: Vec<Change>,
-    outcome: Result<Vec<Result<Applied, Conflict>>, StoreError>,
-    took: Duration,
-}
-
 impl Actor {
     /// Loads the store, arms what was expected to be alive, and gives the handle.
     ///
@@ -135,7 +109,7 @@ impl Actor {
         let (sender, mail) = mpsc::channel(MAILBOX);
         let roster = Roster::from_loaded(&loaded);
         let leases = Leases::default();
-        let armed = arm(&roster, &leases, &loaded, now, pace);
+        let armed = judge::arm(&roster, &leases, &loaded, now, pace);
         let mut ledger = Ledger::default();
         let month = now.wall.before(super::identities::REJOIN_WITHIN);
         for blind in store.blind_since(month, super::history::MAX_LEDGER).await? {
@@ -328,8 +302,8 @@ impl Actor {
     fn lose(&mut self, slot: Slot, now: Now) {
         let Some(sight) = self.shared.leases.sight(slot, now.boot) else { return };
         let Some((key, seen)) = self.look(slot, |entry| (entry.row.key.clone(), entry.row.last_seen)) else { return };
-        let verdict = loss(key, seen, sight, now);
-        tracing::info!(service = %verdict.service, evidence = %verdict.evidence, "lost");
+        let verdict = judge::loss(key, seen, sight, now);
+        tracing::info!(service = %verdict.service, last_beat = ?verdict.evidence.get("last_beat"), "lost");
         self.retire(verdict.service.clone());
         self.judge_presence(verdict, now);
     }
@@ -363,174 +337,6 @@ impl Actor {
             self.metrics.unrecorded_lost.inc();
         }
         self.count_unrecorded();
-    }
-
-    /// Starts a group commit when none is under way and something waits.
-    fn launch(&mut self) {
-        if !self.commits.is_empty() || self.clock.now().boot < self.retry_at {
-            return;
-        }
-        let (owners, changes) = self.gather();
-        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
-        if !changes.is_empty() {
-            self.commits.spawn(async move {
-                let start = clock.now();
-                let outcome = store.commit(&changes, start.wall).await;
-                Done::Batch(Committed { owners, changes, outcome, took: clock.now().boot.since(start.boot) })
-            });
-        } else if !self.shared.store_ok.load(Relaxed) {
-            self.commits.spawn(async move { Done::Probe(store.ping().await) });
-        }
-    }
-
-    fn gather(&mut self) -> (Vec<Owner>, Vec<Change>) {
-        let (mut owners, mut changes) = (Vec::new(), Vec::new());
-        let shared = Arc::clone(&self.shared);
-        let roster = shared.roster.read().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock.now();
-        while changes.len() < MAX_BATCH {
-            let Some((mut job, plans)) = self.jobs.pop_front() else { break };
-            if plans >= MAX_PLANS {
-                job.finish(Err(Refusal::Busy));
-                continue;
-            }
-            match job.plan(World { roster: &roster, now }) {
-                Some(change) if change.writes.is_empty() && change.audit.is_empty() => job.finish(Ok(())),
-                Some(change) => {
-                    changes.push(change);
-                    owners.push(Owner::Job(job, plans + 1));
-                }
-                None => job.finish(Ok(())),
-            }
-        }
-        while changes.len() < MAX_BATCH {
-            let Some(slot) = self.waking.pop_first() else { break };
-            let seen = shared.leases.sight(slot, now.boot).and_then(|sight| sight.last_seen(now)).unwrap_or(now.wall);
-            if let Some(change) = roster.at(slot).and_then(|entry| services::activation(entry, seen)) {
-                changes.push(change);
-                owners.push(Owner::Waking(slot));
-            }
-        }
-        while changes.len() < MAX_BATCH {
-            let Some((slot, note)) = self.notes.pop_first() else { break };
-            if let Some(entry) = roster.at(slot) {
-                let service = entry.row.key.clone();
-                let write = Write::Note { service, health: note.health.clone(), facts: note.facts.clone() };
-                changes.push(Change { writes: vec![write], audit: Vec::new() });
-                owners.push(Owner::Note(slot, note));
-            }
-        }
-        let rows = self.history.take(MAX_ROWS);
-        if !rows.is_empty() {
-            let writes = rows.iter().map(|row| Write::BeginInterval(Box::new(row.clone()))).collect();
-            changes.push(Change { writes, audit: Vec::new() });
-            owners.push(Owner::Rows(rows));
-        }
-        if !self.audits.is_empty() {
-            let audit: Vec<_> = self.audits.drain(..).collect();
-            changes.push(Change { writes: Vec::new(), audit: audit.clone() });
-            owners.push(Owner::Audits(audit));
-        }
-        (owners, changes)
-    }
-
-    fn settle(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        let done = match done {
-            Ok(Done::Batch(done)) => done,
-            Ok(Done::Probe(Ok(()))) => return self.store_is(Ok(())),
-            Ok(Done::Probe(Err(error))) => return self.store_is(Err(&error)),
-            Ok(Done::Blind) => return,
-            Err(error) => {
-                // Its jobs are gone with it, which their askers see; presence is derived anew at the next change.
-                tracing::error!(%error, "a group commit panicked");
-                return;
-            }
-        };
-        self.metrics.commits.inc();
-        self.metrics.commit_seconds.observe(done.took.as_secs_f64());
-        match done.outcome {
-            Ok(outcomes) => {
-                self.store_is(Ok(()));
-                for ((owner, change), outcome) in done.owners.into_iter().zip(&done.changes).zip(outcomes) {
-                    self.settle_one(owner, change, outcome);
-                }
-            }
-            Err(error) => {
-                self.metrics.commits_failed.inc();
-                self.store_is(Err(&error));
-                for owner in done.owners {
-                    self.put_back(owner, &error);
-                }
-            }
-        }
-        self.count_unrecorded();
-    }
-
-    fn store_is(&mut self, state: Result<(), &StoreError>) {
-        let was_ok = self.shared.store_ok.swap(state.is_ok(), Relaxed);
-        match state {
-            Ok(()) if was_ok => {}
-            Ok(()) => tracing::info!("the registry store takes changes again"),
-            Err(error) => {
-                self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
-                if was_ok {
-                    tracing::error!(%error, "the registry store takes no changes; presence goes on in memory");
-                }
-            }
-        }
-    }
-
-    fn settle_one(&mut self, owner: Owner, change: &Change, outcome: Result<Applied, Conflict>) {
-        match (owner, outcome) {
-            (owner, Ok(applied)) => {
-                self.apply(change, &applied);
-                match owner {
-                    Owner::Job(job, _) => job.finish(Ok(())),
-                    Owner::Waking(_) | Owner::Note(..) | Owner::Rows(_) | Owner::Audits(_) => {}
-                }
-            }
-            (Owner::Job(mut job, plans), Err(conflict)) => {
-                if job.conflict(conflict) {
-                    self.jobs.push_front((job, plans));
-                } else {
-                    job.finish(Ok(()));
-                }
-            }
-            (Owner::Waking(slot), Err(_)) => {
-                // Somebody else moved its status in the same batch: look again.
-                self.waking.insert(slot);
-            }
-            (Owner::Rows(rows), Err(conflict)) => {
-                // One of the services is gone: the others' rows must not go with it.
-                let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
-                let kept: Vec<_> = rows.into_iter().filter(|row| roster.get(&row.service).is_some()).collect();
-                drop(roster);
-                tracing::debug!(%conflict, kept = kept.len(), "presence rows are written again");
-                self.history.put_back(kept);
-            }
-            (Owner::Note(slot, _), Err(conflict)) => tracing::debug!(slot = slot.0, %conflict, "a note was too late"),
-            (Owner::Audits(_), Err(conflict)) => tracing::error!(%conflict, "audit events met a conflict"),
-        }
-    }
-
-    fn put_back(&mut self, owner: Owner, error: &StoreError) {
-        match owner {
-            Owner::Job(job, _) => job.finish(Err(Refusal::Store(error.clone()))),
-            Owner::Waking(slot) => {
-                self.waking.insert(slot);
-            }
-            Owner::Note(slot, old) => {
-                let note = self.notes.entry(slot).or_default();
-                note.health = note.health.take().or(old.health);
-                note.facts = note.facts.take().or(old.facts);
-            }
-            Owner::Rows(rows) => self.history.put_back(rows),
-            Owner::Audits(audits) => {
-                for draft in audits.into_iter().rev() {
-                    self.audits.push_front(draft);
-                }
-            }
-        }
     }
 
     /// Repeats a committed change in memory and announces what follows from it.
@@ -644,56 +450,6 @@ impl Actor {
     fn write(&self, change: impl FnOnce(&mut Roster)) {
         change(&mut self.shared.roster.write().unwrap_or_else(PoisonError::into_inner));
     }
-}
-
-/// Sets every lease as the durable rows have it. `lost` and `stopped` stay so; every other active service
-/// was expected to beat, and gets its chance whether or not it reconnects. Answers how many were armed.
-fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) -> usize {
-    let lasting: BTreeMap<&ServiceKey, Presence> =
-        loaded.open_intervals.iter().map(|row| (&row.service, row.presence)).collect();
-    let mut armed = 0;
-    for entry in roster.iter() {
-        leases.reserve(entry.slot);
-        let lasting = lasting.get(&entry.row.key).copied();
-        match (lasting, entry.row.status) {
-            (Some(Presence::Lost), _) => leases.set_phase(entry.slot, Phase::Lost),
-            (Some(Presence::Stopped), _) | (_, Status::Revoked | Status::Deleted) => {
-                leases.set_phase(entry.slot, Phase::Stopped);
-            }
-            (Some(Presence::Alive | Presence::Late | Presence::Unknown), _) | (_, Status::Active) => {
-                leases.rearm(
-                    entry.slot,
-                    pace,
-                    now.boot.after(judge::chance(pace, entry.slot.0.wrapping_mul(2_654_435_761))),
-                );
-                armed += 1;
-            }
-            (Some(Presence::NeverSeen) | None, Status::Pending | Status::Inactive) => {
-                leases.set_phase(entry.slot, Phase::NeverSeen);
-            }
-        }
-    }
-    armed
-}
-
-/// The verdict of a loss, dated back to the first missed beat.
-fn loss(key: ServiceKey, last_seen: Option<Timestamp>, sight: Sight, now: Now) -> Verdict {
-    let interval = sight.pace.interval();
-    let from = sight.lease().first_missed().or_else(|| {
-        // Not heard since a restart: the flushed last_seen is the best that is known.
-        let missed = last_seen?.after(interval);
-        Some(BootTime(now.boot.0.saturating_sub(u64::try_from(now.wall.since(missed).as_millis()).unwrap_or(0))))
-    });
-    let evidence = json!({
-        "last_beat": sight.last_seen(now).or(last_seen).map(|at| at.to_string()),
-        "last_beat_ms": sight.last_seen(now).or(last_seen),
-        "heard_since_start": sight.last_beat.is_some(),
-        "interval_ms": sight.pace.interval_ms,
-        "ttl_ms": sight.pace.ttl_ms,
-        "deadline_ms": now.wall_of(sight.deadline),
-        "decided_ms": now.wall,
-    });
-    Verdict { service: key, presence: Presence::Lost, cause: "ttl", evidence, from: from.unwrap_or(now.boot) }
 }
 
 #[cfg(test)]

@@ -1,15 +1,25 @@
-//! Verdicts about time itself: was the collector able to observe? Pure.
+//! Verdicts: who is lost, and was the collector able to observe at all? Pure.
 //!
 //! A tick that comes late means that nobody was looking: the gap is a blind interval, and the leases it
 //! touched are credited, up to a bound. After a restart every service that was expected gets a full, fair,
 //! spread chance. Judging by groups (the brake) and by parents comes on top of these.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use rollcall_common::{
-    lease::Pace,
+    id::ServiceKey,
+    lease::{Pace, Presence},
+    lifecycle::Status,
     time::{BootTime, Now, Timestamp},
 };
+use serde_json::json;
+
+use super::{
+    history::Verdict,
+    leases::{Leases, Phase, Sight},
+    roster::Roster,
+};
+use crate::store::rows::Loaded;
 
 /// Nominal time between two ticks. Detection is at most this much later than the deadline.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -87,6 +97,50 @@ pub fn chance(pace: Pace, spread: u32) -> Duration {
     let fair = pace.ttl().max(pace.interval() + RECONNECT);
     let half = u64::from(pace.interval_ms / 2);
     fair + Duration::from_millis(half * u64::from(spread % 1_000) / 1_000)
+}
+
+/// Sets every lease as the durable rows have it. `lost` and `stopped` stay so; every other active service
+/// was expected to beat, and gets its chance whether or not it reconnects. Answers how many were armed.
+pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) -> usize {
+    let lasting: BTreeMap<&ServiceKey, Presence> =
+        loaded.open_intervals.iter().map(|row| (&row.service, row.presence)).collect();
+    let mut armed = 0;
+    for entry in roster.iter() {
+        leases.reserve(entry.slot);
+        let lasting = lasting.get(&entry.row.key).copied();
+        match (lasting, entry.row.status) {
+            (Some(Presence::Lost), _) => leases.set_phase(entry.slot, Phase::Lost),
+            (Some(Presence::Stopped), _) | (_, Status::Revoked | Status::Deleted) => {
+                leases.set_phase(entry.slot, Phase::Stopped);
+            }
+            (Some(Presence::Alive | Presence::Late | Presence::Unknown), _) | (_, Status::Active) => {
+                leases.rearm(entry.slot, pace, now.boot.after(chance(pace, entry.slot.0.wrapping_mul(2_654_435_761))));
+                armed += 1;
+            }
+            (Some(Presence::NeverSeen) | None, Status::Pending | Status::Inactive) => {
+                leases.set_phase(entry.slot, Phase::NeverSeen);
+            }
+        }
+    }
+    armed
+}
+
+/// The verdict of a loss, dated back to the first missed beat.
+pub(super) fn loss(key: ServiceKey, last_seen: Option<Timestamp>, sight: Sight, now: Now) -> Verdict {
+    let interval = sight.pace.interval();
+    let from = sight.lease().first_missed().or_else(|| {
+        // Not heard since a restart: the flushed last_seen is the best that is known.
+        let missed = last_seen?.after(interval);
+        Some(BootTime(now.boot.0.saturating_sub(u64::try_from(now.wall.since(missed).as_millis()).unwrap_or(0))))
+    });
+    let evidence = json!({
+        "last_beat": sight.last_seen(now).or(last_seen).map(|at| at.to_string()),
+        "heard_since_start": sight.last_beat.is_some(),
+        "interval_ms": sight.pace.interval_ms,
+        "ttl_ms": sight.pace.ttl_ms,
+        "deadline": now.wall_of(sight.deadline).to_string(),
+    });
+    Verdict { service: key, presence: Presence::Lost, cause: "ttl", evidence, from: from.unwrap_or(now.boot) }
 }
 
 #[cfg(test)]

@@ -90,3 +90,43 @@ impl LivenessStore for MemoryLiveness {
         "memory".into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rollcall_common::time::{ManualClock, Timestamp};
+
+    use super::*;
+    use crate::store::suite::{liveness_suite, mark, samples::key};
+
+    #[tokio::test]
+    async fn keeps_every_promise() {
+        let clock = Arc::new(ManualClock::new(Timestamp(0)));
+        let fresh = || -> Arc<dyn LivenessStore> { Arc::new(MemoryLiveness::new(clock.clone())) };
+        liveness_suite(fresh, |by| clock.advance(by)).await;
+    }
+
+    #[tokio::test]
+    async fn a_mark_ends_at_its_millisecond_whatever_the_wall_clock_does() {
+        let clock = Arc::new(ManualClock::new(Timestamp(0)));
+        let store = MemoryLiveness::new(clock.clone());
+        store.publish(&[mark("agent/a", 1, 1, 1_000)]).await.unwrap();
+        clock.step_wall(1_000_000);
+        clock.advance(Duration::from_millis(999));
+        assert!(store.get(&key("agent/a")).await.unwrap().is_some());
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(store.get(&key("agent/a")).await, Ok(None));
+        assert_eq!(store.all().await, Ok(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn when_full_newcomers_lose_until_others_end() {
+        let clock = Arc::new(ManualClock::new(Timestamp(0)));
+        let store = MemoryLiveness { most: 2, ..MemoryLiveness::new(clock.clone()) };
+        store.publish(&[mark("agent/a", 1, 1, 1_000), mark("agent/b", 1, 1, 5_000)]).await.unwrap();
+        let error = store.publish(&[mark("agent/c", 1, 1, 1_000), mark("agent/b", 1, 2, 5_000)]).await.unwrap_err();
+        assert!(error.to_string().contains("1 were left out"), "{error}");
+        assert_eq!(store.get(&key("agent/b")).await, Ok(Some(mark("agent/b", 1, 2, 5_000))), "who is in stays fresh");
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(store.publish(&[mark("agent/c", 1, 1, 1_000)]).await, Ok(Continuity::Kept));
+    }
+}

@@ -10,13 +10,16 @@ mod registry;
 pub mod samples;
 pub mod server;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use super::RegistryStore;
 
-pub use self::{liveness::liveness_suite, registry::registry_suite};
+pub use self::{
+    liveness::{liveness_suite, mark},
+    registry::registry_suite,
+};
 
 /// How long any awaited fact may take to come true.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -34,7 +37,7 @@ pub trait Place: Send + Sync {
 ///
 /// # Panics
 /// When it does not come within 20 s: the test has failed.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let seen = tokio::time::timeout(DEADLINE, async {
         loop {
             if let Some(seen) = look().await {

@@ -7,7 +7,10 @@ mod manifests;
 mod rules;
 mod source;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 use source::Source;
 
@@ -18,8 +21,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace above this crate").to_path_buf()
 }
 
-/// Every Rust file of the members, build output aside.
-fn sources() -> Vec<Source> {
+/// Every Rust file of the members, read once.
+static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
     let mut found = vec![];
     for member in MEMBERS {
         for folder in ["src", "tests", "benches", "examples"] {
@@ -34,7 +37,7 @@ fn sources() -> Vec<Source> {
         Source::new(name, &text)
     };
     found.into_iter().map(read).collect()
-}
+});
 
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
@@ -53,7 +56,7 @@ fn assert_none(broken: &[String]) {
 }
 
 fn assert_kept(rule: fn(&Source) -> Vec<String>) {
-    assert_none(&sources().iter().flat_map(rule).collect::<Vec<_>>());
+    assert_none(&SOURCES.iter().flat_map(rule).collect::<Vec<_>>());
 }
 
 #[test]

@@ -15,8 +15,8 @@ pub(crate) struct Source {
     pub(crate) first_line: String,
     /// Every path of two segments or more and every import, written out from its root.
     pub(crate) mentions: Vec<Mention>,
-    /// The line on which the unit tests begin.
-    tests_from: usize,
+    /// The line on which the unit tests begin; past the end where there are none.
+    pub(crate) tests_from: usize,
 }
 
 /// A path somewhere in a file.
@@ -52,6 +52,15 @@ impl Source {
     /// The member of the workspace that it belongs to.
     pub(crate) fn member(&self) -> &str {
         self.path.split('/').next().unwrap_or_default()
+    }
+
+    /// The function that stands above a line.
+    pub(crate) fn function_at(&self, line: usize) -> Option<&str> {
+        let above = self.code.lines().take(line).collect::<Vec<_>>();
+        above.iter().rev().find_map(|line| {
+            let (_, name) = line.split_once("fn ")?;
+            name.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+        })
     }
 
     /// Whether a line belongs to a test: a test target, a test module, or the end of a file with unit tests.

@@ -1,1 +1,117 @@
+//! Queries, read and applied.
 
+use super::*;
+use crate::{
+    http::fixture::{host, pairs, row, said},
+    registry::roster::Slot,
+};
+
+fn asked(kind: Option<Kind>, query: &str) -> Result<Wanted, Problem> {
+    let pairs: Vec<_> = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    Wanted::read(kind, &pairs)
+}
+
+fn entry(change: impl FnOnce(&mut ServiceRow)) -> Entry {
+    let mut row = row("agent/edge-17");
+    change(&mut row);
+    Entry { slot: Slot(0), row: row.into(), identity: None }
+}
+
+#[test]
+fn nothing_asked_shows_everything() {
+    let wanted = asked(None, "").unwrap();
+    assert_eq!(wanted, Wanted { limit: 100, ..Wanted::default() });
+    assert!(wanted.filter.passes(&entry(|_| {}), Presence::Lost));
+}
+
+#[test]
+fn each_test_lets_through_what_it_names() {
+    let full = |row: &mut ServiceRow| {
+        row.status = Status::Active;
+        row.health = said(Health::Degraded, "disk");
+        row.labels = pairs(&[("site", "3"), ("env", "Prod")]);
+        row.metadata = pairs(&[("rack", "Zürich B7")]);
+        row.component_id = Some("Comp-9".into());
+        row.checker_kind = Some("snmp".parse().unwrap());
+        row.facts = Some(host("Edge-Host-4"));
+    };
+    let entry = entry(full);
+    for (query, passes) in [
+        ("status=active", true),
+        ("status=pending,active", true),
+        ("status=pending&status=active", true),
+        ("status=pending", false),
+        ("presence=late", true),
+        ("presence=alive,lost", false),
+        ("health=degraded", true),
+        ("health=unchecked", false),
+        ("source=config", true),
+        ("source=implicit", false),
+        ("parent=p", true),
+        ("parent=q", false),
+        ("checker_kind=snmp", true),
+        ("checker_kind=icmp", false),
+        ("label=site:3", true),
+        ("label=site=3", true),
+        ("label=site", true),
+        ("label=site:4", false),
+        ("label=rack", false),
+        ("label=site:3&label=env:Prod", true),
+        ("label=site:3&label=env:prod", false),
+        ("q=EDGE", true),
+        ("q=zürich", true),
+        ("q=prod", true),
+        ("q=comp-9", true),
+        ("q=edge-host", true),
+        ("q=p", true),
+        ("q=nowhere", false),
+        ("status=active&q=nowhere", false),
+    ] {
+        let wanted = asked(Some(Kind::Agent), query).unwrap();
+        assert_eq!(wanted.filter.passes(&entry, Presence::Late), passes, "{query}");
+    }
+}
+
+#[test]
+fn silence_about_health_is_unchecked() {
+    let wanted = asked(None, "health=unchecked").unwrap();
+    assert!(wanted.filter.passes(&entry(|_| {}), Presence::Alive));
+}
+
+#[test]
+fn what_is_not_known_is_refused_with_what_is() {
+    for (query, words) in [
+        ("status=asleep", "pending, active, inactive, revoked, deleted"),
+        ("status=", "pending, active"),
+        ("presence=gone", "never_seen, alive, late, lost, stopped, unknown"),
+        ("health=sick", "healthy, degraded, unhealthy, unchecked"),
+        ("source=magic", "edge_onboarding, k8s_spiffe"),
+        ("parent=../x", "use 1 to 64"),
+        ("label=:x", "label=key:value"),
+        ("limit=0", "between 1 and 1000"),
+        ("limit=100000", "between 1 and 1000"),
+        ("colour=red", "status, presence, health, source, parent, checker_kind, label, q, limit, cursor"),
+    ] {
+        let problem = asked(Some(Kind::Agent), query).unwrap_err();
+        assert_eq!(problem.code(), ProblemCode::InvalidQuery, "{query}");
+        assert!(problem.detail().contains(words), "{query}: {}", problem.detail());
+    }
+    assert_eq!(asked(None, "cursor=nonsense").unwrap_err().code(), ProblemCode::InvalidCursor);
+    let many = vec!["label=a"; 17].join("&");
+    assert!(asked(None, &many).unwrap_err().detail().contains("at most 16"));
+    let long = format!("q={}", "x".repeat(129));
+    assert!(asked(None, &long).unwrap_err().detail().contains("at most 128"));
+}
+
+#[test]
+fn a_kind_is_asked_for_where_the_path_names_none() {
+    assert_eq!(asked(None, "kind=agents").unwrap().kind, Some(Kind::Agent));
+    assert!(asked(None, "kind=robot").unwrap_err().detail().contains("poller, agent, checker or instance"));
+    assert!(asked(None, "x=1").unwrap_err().detail().contains("takes kind, status"));
+    let problem = asked(Some(Kind::Agent), "kind=poller").unwrap_err();
+    assert!(problem.detail().contains("takes status"), "{}", problem.detail());
+}

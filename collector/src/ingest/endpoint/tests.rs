@@ -7,7 +7,6 @@ use std::{
 
 use futures_util::FutureExt as _;
 use quinn::{ClientConfig, Connection, ConnectionError, TransportErrorCode, crypto::rustls::QuicClientConfig};
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rollcall_common::{
     id::Generation,
     identity::{
@@ -25,7 +24,10 @@ use tokio::{runtime::Runtime, time::timeout};
 
 use super::*;
 use crate::{
-    ca::{Ca, CaSettings, CertPolicy},
+    ca::{
+        Ca, CaSettings, CertPolicy,
+        tests::{honest_csr, new_key},
+    },
     statedir::StateDir,
 };
 
@@ -74,9 +76,8 @@ impl World {
     }
 
     fn beat_tls(&self) -> rustls::ClientConfig {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let csr = CertificateParams::default().serialize_request(&key).unwrap();
-        let csr = Ca::read_csr(csr.der()).unwrap();
+        let key = new_key();
+        let csr = Ca::read_csr(&honest_csr(&key)).unwrap();
         let issued = self.ca.issue(&"poller/p1".parse().unwrap(), &csr, Generation(1)).unwrap();
         let chain = issued.chain.iter().map(|Bytes(der)| CertificateDer::from(der.clone())).collect();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));

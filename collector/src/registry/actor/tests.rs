@@ -11,6 +11,7 @@ use rollcall_common::{
 };
 
 use super::*;
+use crate::store::rows::IntervalRow;
 use crate::{
     registry::services::{By, Move, Register},
     store::{rows::AuditQuery, sqlite::SqliteStore},

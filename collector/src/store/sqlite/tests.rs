@@ -56,6 +56,10 @@ async fn a_new_file_is_private_from_the_start() {
         files += 1;
     }
     assert_eq!(files, 3, "the database, its log and the log's index");
+    // On the disk before it is answered: 2 is FULL.
+    let durable: (i64, i64) =
+        sqlx::query_as("SELECT * FROM pragma_synchronous, pragma_foreign_keys").fetch_one(&store.writer).await.unwrap();
+    assert_eq!(durable, (2, 1));
     store.close().await;
 }
 
@@ -71,7 +75,9 @@ async fn refused(path: &Path) -> StoreError {
 fn corrupt(error: &StoreError) -> &str {
     match error {
         StoreError::Corrupt { why, .. } => why,
-        StoreError::Unavailable { .. } | StoreError::Newer { .. } => panic!("{error:?}"),
+        StoreError::Unavailable { .. } | StoreError::Newer { .. } | StoreError::Misconfigured { .. } => {
+            panic!("{error:?}")
+        }
     }
 }
 

@@ -87,7 +87,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => prop::collection::vec(change, 1..6).prop_map(Step::Batch),
         1 => prop::collection::vec((0..NAMES.len(), 0..60_i64), 0..5).prop_map(Step::Flush),
     ];
-    prop::collection::vec(step, 1..12)
+    prop::collection::vec(step, 1..40)
 }
 
 fn later(ms: i64) -> Timestamp {
@@ -193,7 +193,7 @@ async fn run(store: &dyn RegistryStore, steps: &[Step]) -> Result<(), TestCaseEr
 /// Runs generated histories, each in a fresh place.
 pub(crate) fn histories_agree_with_the_model<P: Place>(fresh: impl Fn() -> P) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let config = ProptestConfig { cases: 96, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 48, ..ProptestConfig::default() };
     proptest!(config, |(steps in steps())| {
         let place = fresh();
         runtime.block_on(async {

@@ -1,0 +1,289 @@
+//! The command line: `serve`, `check`, and the operator's commands on the public HTTP API.
+//!
+//! It owns arguments, output and exit codes. The operator's commands know nothing that a stranger with a
+//! credential could not do: they speak HTTP and nothing else. `serve` is handed back to `main` as a checked
+//! [`Config`].
+//!
+//! | module | owns |
+//! |---|---|
+//! | `client` | requests, and what their failures mean |
+//! | `print` | tables, JSON, colour, a reader that went away |
+//! | `services`, `tokens`, `records` | the commands |
+//! | `watch` | a list that goes on |
+
+mod client;
+mod print;
+mod records;
+mod services;
+mod tokens;
+mod watch;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use self::{
+    client::{Client, Reach},
+    print::Screen,
+};
+use crate::config::{Config, Flags, Source};
+
+/// How a run ended, for scripts and systemd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Well.
+    Well = 0,
+    /// The output could not be written.
+    Output = 1,
+    /// The arguments make no sense.
+    Usage = 64,
+    /// The collector cannot be reached, or cannot answer now.
+    Unreachable = 69,
+    /// The collector refused.
+    Refused = 77,
+    /// A configuration or credential that a retry cannot cure.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        // The discriminants are the codes, and all of them fit.
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command ended early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// How the run ends.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// A reader that has seen enough is no failure: `services list | head`.
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::new(Exit::Well, "");
+        }
+        Self::new(Exit::Output, format!("cannot write the output: {error}"))
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rollcall-collector serve                                    run the collector
+  rollcall-collector check                                    check the configuration
+  rollcall-collector token create --kind poller --id site-3   let a poller enroll
+  rollcall-collector services list --presence lost,late       who is silent?
+  rollcall-collector services show agent/edge-17              everything about one
+  rollcall-collector services revoke agent/edge-17            refuse it from now on
+
+The operator's commands call the HTTP API at --api (or ROLLCALL_API) with the credential in --credential-file
+(or ROLLCALL_CREDENTIAL_FILE).
+
+Exit codes: 0 well, 64 usage, 69 collector unreachable, 77 refused, 78 configuration.";
+
+/// The Rollcall collector: which pollers, agents and checkers exist, and which are alive.
+#[derive(Debug, Parser)]
+#[command(name = "rollcall-collector", version, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the collector.
+    Serve(ServeArgs),
+    /// Check the configuration and show what would be in force.
+    Check(ServeArgs),
+    /// Make, list and revoke onboarding tokens.
+    #[command(alias = "tokens")]
+    Token {
+        #[command(flatten)]
+        reach: Reach,
+        #[command(subcommand)]
+        command: tokens::Command,
+    },
+    /// List, look at and change services.
+    #[command(alias = "service")]
+    Services {
+        #[command(flatten)]
+        reach: Reach,
+        #[command(subcommand)]
+        command: services::Command,
+    },
+    /// Show the audit trail, newest first.
+    Audit {
+        #[command(flatten)]
+        reach: Reach,
+        #[command(flatten)]
+        args: records::AuditArgs,
+    },
+    /// Count services by kind, status and presence.
+    Stats {
+        #[command(flatten)]
+        reach: Reach,
+    },
+}
+
+/// Settings that flags lay over the configuration files and the environment.
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Configuration file; the files in the directory of the same name ending in .d are laid over it
+    /// [default: /etc/rollcall/collector.toml].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of keys, the registry and the bootstrap credential.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// Name of this collector.
+    #[arg(long)]
+    name: Option<String>,
+    /// Trust domain of the deployment.
+    #[arg(long, value_name = "DOMAIN")]
+    trust_domain: Option<String>,
+    /// UDP address for sidecars, as in [::]:7411.
+    #[arg(long, value_name = "ADDR")]
+    quic_listen: Option<String>,
+    /// Loopback address for the API, as in 127.0.0.1:7410.
+    #[arg(long, value_name = "ADDR")]
+    http_listen: Option<String>,
+    /// Addresses that tokens tell sidecars to dial, with commas between them.
+    #[arg(long, value_name = "HOST:PORT,…")]
+    advertise: Option<String>,
+    /// Time between two heartbeats.
+    #[arg(long, value_name = "DURATION")]
+    interval: Option<String>,
+    /// Silence after which a service is lost; at least three intervals.
+    #[arg(long, value_name = "DURATION")]
+    ttl: Option<String>,
+    /// Where the registry is kept: sqlite or sqlite:///path.
+    #[arg(long, value_name = "STORE")]
+    registry: Option<String>,
+    /// text or json.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// error, warn, info, debug, trace, or a filter of them.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl ServeArgs {
+    fn flags(self) -> Flags {
+        let given = [
+            ("state_dir", self.state_dir),
+            ("name", self.name),
+            ("trust_domain", self.trust_domain),
+            ("quic_listen", self.quic_listen),
+            ("http_listen", self.http_listen),
+            ("advertise", self.advertise),
+            ("interval", self.interval),
+            ("ttl", self.ttl),
+            ("registry", self.registry),
+            ("log.format", self.log_format),
+            ("log.level", self.log_level),
+        ];
+        let values = given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        Flags { file: self.config, values }
+    }
+}
+
+/// What the command line came to.
+#[derive(Debug)]
+pub enum Start {
+    /// The collector is to run.
+    Serve(Box<Config>),
+    /// Everything is done.
+    Done(Exit),
+}
+
+/// Reads the command line and does what it says, except for running the collector.
+pub fn start(args: impl IntoIterator<Item = OsString>, source: &dyn Source) -> Start {
+    let outcome = match Cli::try_parse_from(args) {
+        Ok(cli) => run(cli.command, source),
+        Err(error) => {
+            // Help and version are asked for, and go to stdout; clap knows which.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Well };
+            let _ = error.print();
+            Ok(Start::Done(exit))
+        }
+    };
+    outcome.unwrap_or_else(|failure| {
+        if !failure.message.is_empty() {
+            let _ = fail(failure.exit, &failure.message);
+        }
+        Start::Done(failure.exit)
+    })
+}
+
+/// Says on standard error why the program ends, and answers with the exit code.
+#[must_use]
+pub fn fail(exit: Exit, why: &str) -> ExitCode {
+    // Nobody is left to tell where standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "rollcall-collector: {why}");
+    exit.into()
+}
+
+fn run(command: Command, source: &dyn Source) -> Result<Start, Failure> {
+    let load = |args: ServeArgs| {
+        Config::load(source, &args.flags()).map_err(|errors| Failure::new(Exit::Config, errors.to_string()))
+    };
+    match command {
+        Command::Serve(args) => return load(args).map(|config| Start::Serve(Box::new(config))),
+        Command::Check(args) => {
+            let config = load(args)?;
+            Screen::of_process(source).config(&config)?;
+        }
+        Command::Token { reach, command } => {
+            operate(&reach, source, async |client, screen| tokens::run(&client, screen, command).await)?;
+        }
+        Command::Services { reach, command } => {
+            operate(&reach, source, async |client, screen| services::run(&client, screen, command).await)?;
+        }
+        Command::Audit { reach, args } => {
+            operate(&reach, source, async |client, screen| records::audit(&client, screen, args).await)?;
+        }
+        Command::Stats { reach } => {
+            operate(&reach, source, async |client, screen| records::stats(&client, screen).await)?;
+        }
+    }
+    Ok(Start::Done(Exit::Well))
+}
+
+/// Runs an operator's command to its end.
+fn operate(
+    reach: &Reach,
+    source: &dyn Source,
+    command: impl AsyncFnOnce(Client, &mut Screen) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let client = Client::open(reach, source)?;
+    let mut screen = Screen::of_process(source).speaking(reach.output);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(command(client, &mut screen))
+}
+
+#[cfg(test)]
+mod tests;

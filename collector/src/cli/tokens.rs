@@ -1,0 +1,296 @@
+//! The operator's commands on onboarding tokens.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use rollcall_common::{
+    address::Address,
+    id::{Kind, ServiceId},
+    time::Timestamp,
+    token::TokenId,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Failure,
+    client::{Client, Output},
+    print::{Screen, Word, age, field, now, word},
+    services::pair,
+};
+use crate::{config::duration, store::rows::Cidr};
+
+const ROOT: &str = "/api/admin/tokens";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a token; its secret is shown once and never again.
+    #[command(after_help = CREATE_EXAMPLES)]
+    Create(Box<CreateArgs>),
+    /// List tokens, without their secrets.
+    #[command(alias = "ls")]
+    List {
+        /// usable, not_yet_valid, expired, exhausted or revoked.
+        #[arg(long, value_name = "WORD")]
+        state: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        max: u32,
+    },
+    /// Show one token, without its secret.
+    Show {
+        /// The token's id: the part after rollcall_enr1_.
+        #[arg(value_parser = id)]
+        token: TokenId,
+    },
+    /// Make a token useless; services that it registered stay.
+    Revoke {
+        /// The token's id: the part after rollcall_enr1_.
+        #[arg(value_parser = id)]
+        token: TokenId,
+    },
+}
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  rollcall-collector token create --kind poller --id site-3
+  rollcall-collector token create --kind agent --parent site-3 --id-prefix edge- --uses 200 --ttl 7d
+  rollcall-collector token create --kind agent --parent site-3 --output raw > /etc/rollcall/agent/token
+  rollcall-collector token create --kind poller --local --output raw";
+
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    /// What it registers: poller, agent, checker or instance.
+    #[arg(long)]
+    kind: Kind,
+    /// Id of the parent: of the poller for an agent, of the agent for a checker.
+    #[arg(long, value_name = "ID")]
+    parent: Option<ServiceId>,
+    /// Give exactly this id.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["id_prefix", "assigned"])]
+    id: Option<ServiceId>,
+    /// Let the sidecar choose an id with this prefix.
+    #[arg(long, value_name = "PREFIX", conflicts_with = "assigned")]
+    id_prefix: Option<String>,
+    /// Let the collector make an id up; so it does where nothing is said.
+    #[arg(long)]
+    assigned: bool,
+    /// What a checker checks, as in snmp.
+    #[arg(long, value_name = "KIND")]
+    checker_kind: Option<ServiceId>,
+    /// How many hosts may use it.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    uses: u32,
+    /// How long it can be used, as in 1h or 7d; at most 30d.
+    #[arg(long, value_name = "DURATION", default_value = "1h", conflicts_with = "expires_at", value_parser = life)]
+    ttl: String,
+    /// Until when it can be used, as in 2026-11-21T02:46:00Z.
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<String>,
+    /// From when it can be used.
+    #[arg(long, value_name = "TIME")]
+    not_before: Option<String>,
+    /// Where it may be used from, as in 192.0.2.0/24; may be repeated.
+    #[arg(long, value_name = "RANGE")]
+    cidr: Vec<Cidr>,
+    /// A label for every service that it registers, as in site=3; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    label: Vec<(String, String)>,
+    /// How often an expired identity may rejoin: a number or "unlimited".
+    #[arg(long, value_name = "N", value_parser = rejoins)]
+    rejoin_limit: Option<Value>,
+    /// A note, for whoever reads the list.
+    #[arg(long, default_value = "")]
+    note: String,
+    /// For a sidecar on the collector's own host: the token carries a loopback address.
+    #[arg(long)]
+    local: bool,
+    /// Where the sidecar dials, instead of what the collector advertises; may be repeated.
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Vec<Address>,
+}
+
+pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create(args) => create(client, screen, *args).await,
+        Command::List { state, max } => list(client, screen, state, max).await,
+        Command::Show { token } => show(screen, &client.get(&format!("{ROOT}/{token}"), &[]).await?),
+        Command::Revoke { token } => {
+            let item = client.post(&format!("{ROOT}/{token}/revoke"), json!({})).await?;
+            match screen.output() {
+                Output::Json | Output::Raw => show(screen, &item),
+                Output::Table => Ok(screen.line(&format!("token {token} is revoked; what it registered stays"))?),
+            }
+        }
+    }
+}
+
+async fn create(client: &Client, screen: &mut Screen, args: CreateArgs) -> Result<(), Failure> {
+    let item = client.post(ROOT, body(args)).await?;
+    match screen.output() {
+        Output::Json => screen.json(&item)?,
+        Output::Raw => screen.line(&field(&item, "token"))?,
+        Output::Table => {
+            // In full and on a line of its own, whatever the terminal's width.
+            screen.line(&field(&item, "token"))?;
+            screen.line("")?;
+            let mut facts = facts(&item, now());
+            let addresses = item.get("addresses").and_then(Value::as_array).into_iter().flatten();
+            let addresses: Vec<&str> = addresses.filter_map(Value::as_str).collect();
+            facts.push(("dials", Word::plain(addresses.join(", "))));
+            screen.facts(facts)?;
+            screen.line("")?;
+            screen.line("This is the only time that the secret is shown. On the host, put it into")?;
+            screen.line("/etc/rollcall/agent/token (mode 0600) and start rollcall-agent.")?;
+        }
+    }
+    Ok(())
+}
+
+fn body(args: CreateArgs) -> Value {
+    let mut body = json!({
+        "kind": args.kind,
+        "max_uses": args.uses,
+        "cidr_allow": args.cidr,
+        "labels": args.label.into_iter().collect::<BTreeMap<_, _>>(),
+        "note": args.note,
+        "local": args.local,
+        "assigned": args.assigned,
+        "addresses": args.address,
+    });
+    let ttl = args.expires_at.is_none().then_some(args.ttl);
+    let given = [
+        ("parent", args.parent.map(|id| json!(id))),
+        ("id", args.id.map(|id| json!(id))),
+        ("id_prefix", args.id_prefix.map(|prefix| json!(prefix))),
+        ("checker_kind", args.checker_kind.map(|kind| json!(kind))),
+        ("ttl", ttl.map(|ttl| json!(ttl))),
+        ("expires_at", args.expires_at.map(|time| json!(time))),
+        ("not_before", args.not_before.map(|time| json!(time))),
+        ("rejoin_limit", args.rejoin_limit),
+    ];
+    if let Some(object) = body.as_object_mut() {
+        object.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    }
+    body
+}
+
+async fn list(client: &Client, screen: &mut Screen, state: Option<String>, max: u32) -> Result<(), Failure> {
+    let query: Vec<_> = state.map(|state| ("state".to_owned(), state)).into_iter().collect();
+    let listed = client.list(ROOT, &query, usize::try_from(max).unwrap_or(usize::MAX)).await?;
+    match screen.output() {
+        Output::Json => screen.json(&json!({ "items": listed.items, "more": listed.more }))?,
+        Output::Raw => {
+            for item in &listed.items {
+                screen.line(&field(item, "id"))?;
+            }
+        }
+        Output::Table => {
+            let now = now();
+            let rows = listed.items.iter().map(|item| {
+                vec![
+                    word(item, "id"),
+                    Word::state(field(item, "state")),
+                    word(item, "kind"),
+                    word(item, "parent"),
+                    Word::plain(rule(item)),
+                    Word::plain(format!("{}/{}", field(item, "uses"), field(item, "max_uses"))),
+                    age(item, "expires_at", now),
+                    word(item, "note"),
+                ]
+            });
+            screen.table(&["ID", "STATE", "KIND", "PARENT", "GIVES", "USES", "EXPIRES", "NOTE"], rows.collect())?;
+            if listed.items.is_empty() {
+                screen.line("there are none")?;
+            } else if listed.more {
+                screen.line(&format!("… and more: only the first {} are shown, see --max", listed.items.len()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn show(screen: &mut Screen, item: &Value) -> Result<(), Failure> {
+    match screen.output() {
+        Output::Json => screen.json(item)?,
+        Output::Raw => screen.line(&field(item, "id"))?,
+        Output::Table => screen.facts(facts(item, now()))?,
+    }
+    Ok(())
+}
+
+fn facts(item: &Value, now: Timestamp) -> Vec<(&'static str, Word)> {
+    let list = |name: &str| {
+        let items = item.get(name).and_then(Value::as_array).into_iter().flatten();
+        items.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let mut facts = vec![
+        ("id", word(item, "id")),
+        ("state", Word::state(field(item, "state"))),
+        ("registers", Word::plain(format!("{}, {}", field(item, "kind"), rule(item)))),
+        ("parent", word(item, "parent")),
+        ("uses", Word::plain(format!("{} of {}", field(item, "uses"), field(item, "max_uses")))),
+        ("expires", age(item, "expires_at", now)),
+        ("created by", word(item, "created_by")),
+        ("last used", age(item, "last_used_at", now)),
+    ];
+    for (name, heading) in [("checker_kind", "checks"), ("last_used_from", "used from"), ("note", "note")] {
+        if !field(item, name).is_empty() {
+            facts.push((heading, word(item, name)));
+        }
+    }
+    if !list("cidr_allow").is_empty() {
+        facts.push(("only from", Word::plain(list("cidr_allow"))));
+    }
+    facts
+}
+
+/// What id a token gives, in words.
+fn rule(item: &Value) -> String {
+    let rule = item.get("id_rule").cloned().unwrap_or_default();
+    match field(&rule, "rule").as_str() {
+        "fixed" => field(&rule, "id"),
+        "prefix" => format!("{}*", field(&rule, "prefix")),
+        _ => "assigned".into(),
+    }
+}
+
+/// Accepts a whole token, too, and takes its public half: people copy what they have.
+fn id(text: &str) -> Result<TokenId, String> {
+    let rest = text.trim().strip_prefix("rollcall_enr1_").unwrap_or(text.trim());
+    let id = rest.split('_').next().unwrap_or_default();
+    id.parse().map_err(|_| "give the token's id: 16 letters and digits, as `token list` shows it".into())
+}
+
+fn life(text: &str) -> Result<String, String> {
+    duration::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn rejoins(text: &str) -> Result<Value, String> {
+    match text.parse::<u32>() {
+        Ok(times) => Ok(json!(times)),
+        Err(_) if text == "unlimited" => Ok(json!("unlimited")),
+        Err(_) => Err("write a number or \"unlimited\"".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_taken_from_whatever_was_copied() {
+        let id_text = TokenId([7; 10]).to_string();
+        for text in [id_text.clone(), format!("rollcall_enr1_{id_text}_secretsecret"), format!(" {id_text}\n")] {
+            assert_eq!(id(&text), Ok(TokenId([7; 10])));
+        }
+        let message = id("rollcall_enr1_short_hush").unwrap_err();
+        assert!(!message.contains("hush"), "{message}");
+    }
+
+    #[test]
+    fn rejoin_limits_are_numbers_or_one_word() {
+        assert_eq!(rejoins("3"), Ok(json!(3)));
+        assert_eq!(rejoins("unlimited"), Ok(json!("unlimited")));
+        assert!(rejoins("-1").is_err() && rejoins("many").is_err());
+    }
+}

@@ -1,0 +1,227 @@
+//! What the tests of this room look at: a few rows, a registry that stands still, and a store that is deaf.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use rollcall_common::{
+    health::{Health, HealthReport, HostFacts, Text},
+    id::{BeatNo, Kind, PaceNo, Seq, ServiceKey, SessionNo},
+    identity::Pin,
+    lease::{Pace, Presence, Unknown},
+    lifecycle::Status,
+    service::{Pairs, Source},
+    time::{BootTime, Clock, ManualClock, Timestamp},
+    token::{Credential, CredentialKind, SecretHash, TokenId},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{LivenessSight, Parts, Settings, State, access::Role};
+use crate::{
+    registry::{
+        Registry,
+        leases::{Phase, Sight},
+        roster::Roster,
+    },
+    store::{
+        Position, RegistryStore, StoreError,
+        rows::{
+            Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, CredentialRow, IdRule, IntervalRow, Loaded,
+            ObserverMark, ServiceRow, TokenPolicy, TokenRow,
+        },
+    },
+};
+
+/// 2027-01-15T08:00:00Z.
+pub(super) const NOW: Timestamp = Timestamp(1_800_000_000_000);
+pub(super) const PACE: Pace = Pace { no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 };
+
+/// A row with nothing remarkable about it; the parent of `agent/a` is `p`, of `checker/c` is `a`.
+pub(super) fn row(key: &str) -> ServiceRow {
+    let key: ServiceKey = key.parse().unwrap();
+    let parent = match key.kind {
+        Kind::Agent => Some("p".parse().unwrap()),
+        Kind::Checker => Some("a".parse().unwrap()),
+        Kind::Poller | Kind::Instance => None,
+    };
+    ServiceRow {
+        parent,
+        poller: None,
+        checker_kind: None,
+        component_id: None,
+        source: Source::Config,
+        labels: Pairs::default(),
+        metadata: Pairs::default(),
+        created_by: "credential:x".into(),
+        first_registered: NOW,
+        first_seen: None,
+        last_seen: None,
+        status: Status::Pending,
+        status_since: NOW,
+        health: None,
+        facts: None,
+        seq: Seq(3),
+        key,
+    }
+}
+
+pub(super) fn pairs(all: &[(&str, &str)]) -> Pairs {
+    let all: BTreeMap<String, String> = all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    all.try_into().unwrap()
+}
+
+pub(super) fn said(health: Health, reason: &str) -> Option<(HealthReport, Timestamp)> {
+    Some((HealthReport { health, reason: Text::new(reason).unwrap() }, NOW))
+}
+
+pub(super) fn host(name: &str) -> HostFacts {
+    HostFacts { hostname: Text::new(name).unwrap(), cpus: 4, memory_mib: 2048, ..HostFacts::default() }
+}
+
+/// A lease with this presence, last beaten five seconds before the boot clock stood at `now`.
+pub(super) fn sight(presence: Presence, unknown: Option<Unknown>, now: BootTime) -> Sight {
+    let last_beat = BootTime(now.0 - 5_000);
+    Sight {
+        phase: Phase::Live,
+        presence,
+        unknown,
+        last_beat: Some(last_beat),
+        pace: PACE,
+        deadline: last_beat.after(PACE.ttl()),
+        beat_no: BeatNo(7),
+        session: SessionNo(1),
+    }
+}
+
+pub(super) fn token(number: u8) -> TokenRow {
+    TokenRow {
+        id: TokenId([number; 10]),
+        hash: SecretHash([number; 32]),
+        policy: TokenPolicy {
+            kind: Kind::Agent,
+            parent: Some("p".parse().unwrap()),
+            id_rule: IdRule::Prefix("edge-".into()),
+            checker_kind: None,
+            max_uses: 3,
+            not_before: NOW,
+            expires_at: Timestamp(NOW.0 + 3_600_000),
+            cidr_allow: vec!["192.0.2.0/24".parse().unwrap()],
+            labels: pairs(&[("site", "3")]),
+            rejoin_limit: Some(5),
+        },
+        uses: 1,
+        created_by: "credential:x".into(),
+        created_at: NOW,
+        note: "for the north".into(),
+        revoked_at: None,
+        last_used_at: None,
+        last_used_from: None,
+        seq: Seq(9),
+    }
+}
+
+/// A deployment with services, tokens and one credential for each role.
+pub(super) struct World {
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) credentials: BTreeMap<&'static str, String>,
+    loaded: Loaded,
+}
+
+impl World {
+    pub(super) fn new(services: &[ServiceRow]) -> Self {
+        let mut loaded = Loaded {
+            position: Position { epoch: 2, seq: Seq(41) },
+            services: services.to_vec(),
+            tokens: (1..=5).map(token).collect(),
+            ..Loaded::default()
+        };
+        let mut credentials = BTreeMap::new();
+        for word in Role::ALL.map(Role::as_str).into_iter().chain(["expired"]) {
+            let credential = Credential::random(CredentialKind::ApiKey).unwrap();
+            credentials.insert(word, credential.reveal().to_string());
+            loaded.credentials.push(CredentialRow {
+                id: credential.id,
+                hash: credential.hash(),
+                role: if word == "expired" { "admin".into() } else { word.into() },
+                created_at: NOW,
+                expires_at: (word == "expired").then_some(NOW),
+                revoked_at: None,
+            });
+        }
+        Self { clock: Arc::new(ManualClock::new(NOW)), credentials, loaded }
+    }
+
+    pub(super) fn registry(&self) -> Registry {
+        let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&self.clock);
+        Registry::still(Roster::from_loaded(&self.loaded), clock, PACE)
+    }
+
+    pub(super) fn parts(&self, registry: Registry) -> Parts {
+        Parts {
+            registry,
+            store: Arc::new(Deaf),
+            liveness: Box::new(|| LivenessSight { store: "memory".into(), ok: true }),
+            pin: Pin([7; 32]),
+            advertised: Arc::new(ArcSwap::from_pointee(vec!["collector.example.net:7411".parse().unwrap()])),
+            quic: "[::]:7411".parse().unwrap(),
+            draining: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn state(&self, registry: Registry) -> Arc<State> {
+        Arc::new(State::new(self.parts(registry), settings()).unwrap())
+    }
+}
+
+pub(super) fn settings() -> Settings {
+    Settings { listen: "127.0.0.1:0".parse().unwrap(), hosts: Vec::new(), connections: 4, heartbeat_ages: true }
+}
+
+/// A registry store that does not answer.
+#[derive(Debug)]
+struct Deaf;
+
+fn deaf<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable { store: "deaf".into(), why: "it never answers".into() })
+}
+
+#[async_trait]
+impl RegistryStore for Deaf {
+    async fn load(&self) -> Result<Loaded, StoreError> {
+        deaf()
+    }
+
+    async fn commit(&self, _: &[Change], _: Timestamp) -> Result<Vec<Result<Applied, Conflict>>, StoreError> {
+        deaf()
+    }
+
+    async fn flush_last_seen(&self, _: &[(ServiceKey, Timestamp)]) -> Result<(), StoreError> {
+        deaf()
+    }
+
+    async fn mark_observing(&self, _: &ObserverMark) -> Result<(), StoreError> {
+        deaf()
+    }
+
+    async fn record_blind(&self, _: &BlindRow) -> Result<(), StoreError> {
+        deaf()
+    }
+
+    async fn blind_since(&self, _: Timestamp, _: usize) -> Result<Vec<BlindRow>, StoreError> {
+        deaf()
+    }
+
+    async fn audit(&self, _: &AuditQuery) -> Result<Vec<AuditEvent>, StoreError> {
+        deaf()
+    }
+
+    async fn history(&self, _: &ServiceKey, _: usize, _: bool) -> Result<Vec<IntervalRow>, StoreError> {
+        deaf()
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        deaf()
+    }
+
+    async fn close(&self) {}
+}

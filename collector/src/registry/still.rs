@@ -1,0 +1,52 @@
+//! A registry without its actor, for tests of those who read: it shows a roster and takes no change.
+
+use std::sync::{Arc, RwLock};
+
+use rollcall_common::{
+    id::{BeatNo, BootId, ServiceKey, SessionNo},
+    lease::Pace,
+    time::Clock,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    Registry, Shared, Whoami,
+    leases::{Leases, Phase},
+    links::Links,
+    roster::Roster,
+};
+
+impl Registry {
+    /// Shows a roster; every request is answered with `Stopping`.
+    pub(crate) fn still(roster: Roster, clock: Arc<dyn Clock>, pace: Pace) -> Self {
+        let (mail, _) = mpsc::channel(1);
+        let leases = Leases::default();
+        for entry in roster.iter() {
+            leases.reserve(entry.slot);
+            leases.set_phase(entry.slot, Phase::NeverSeen);
+        }
+        let shared = Shared {
+            roster: RwLock::new(roster),
+            leases,
+            links: Links::default(),
+            pace: RwLock::new((pace, None)),
+            store_ok: true.into(),
+        };
+        let whoami = Whoami {
+            trust_domain: "fleet.example".parse().unwrap(),
+            collector: "c1".parse().unwrap(),
+            boot_id: BootId([1; 16]),
+        };
+        Self { mail, shared: Arc::new(shared), clock, whoami: Arc::new(whoami), metrics: Arc::default() }
+    }
+
+    /// Has a service beat once, now.
+    pub(crate) fn beaten(self, service: &str) -> Self {
+        let key: ServiceKey = service.parse().unwrap();
+        let slot = self.read(|roster| roster.get(&key).unwrap().slot);
+        let (pace, now) = (self.pace().0, self.now().boot);
+        self.leases().touch(slot, SessionNo(1), BeatNo(1), pace, now);
+        self.leases().set_phase(slot, Phase::Live);
+        self
+    }
+}
