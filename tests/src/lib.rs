@@ -9,6 +9,7 @@
 //! | [`forge`] | certificates that nobody should trust |
 //! | [`impostor`] | a false collector |
 //! | [`redis`] | a real redis-server |
+//! | [`swarm`] | the load generator |
 //! | [`world`] | collector and sidecars as processes, the API, the logs |
 
 pub mod fleet;
@@ -17,5 +18,6 @@ pub mod impostor;
 pub mod net;
 pub mod peer;
 pub mod redis;
+pub mod swarm;
 pub mod until;
 pub mod world;
