@@ -164,16 +164,16 @@ impl Lanes {
         }
     }
 
-    /// Decides about a connection attempt; `waiting` is how many wait already. [`Arrival::Proceed`] takes a
-    /// place, which [`Self::handshake_done`] gives back.
-    pub fn arrive(&mut self, ip: IpAddr, validated: bool, waiting: usize) -> Arrival {
-        if waiting == 0 && self.start(ip) {
+    /// Decides about a connection attempt. [`Arrival::Proceed`] takes a place, which
+    /// [`Self::handshake_done`] gives back. An attempt queues behind those of its own address only.
+    pub fn arrive<T>(&mut self, ip: IpAddr, validated: bool, waiting: &Waiting<T>) -> Arrival {
+        if !waiting.holds(ip) && self.start(ip) {
             return Arrival::Proceed;
         }
-        if waiting >= self.limits.incoming {
+        if waiting.len() >= self.limits.incoming {
             return Arrival::Refuse;
         }
-        if !validated && waiting >= self.limits.retry_from { Arrival::Retry } else { Arrival::Wait }
+        if !validated && waiting.len() >= self.limits.retry_from { Arrival::Retry } else { Arrival::Wait }
     }
 
     /// Takes a place for a handshake, if there is one for this address.
@@ -259,6 +259,12 @@ impl<T> Waiting<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whether one of this address waits.
+    #[must_use]
+    pub fn holds(&self, ip: IpAddr) -> bool {
+        self.by_net.contains_key(&Net::of(ip))
     }
 
     /// Adds one at the end of its address's queue. The caller has asked [`Lanes::arrive`] for room.
@@ -387,16 +393,25 @@ mod tests {
     #[test]
     fn one_address_cannot_take_every_place() {
         let mut lanes = lanes();
+        let mut waiting = Waiting::default();
         for _ in 0..20 {
-            assert_eq!(lanes.arrive(ip(1), false, 0), Arrival::Proceed);
+            assert_eq!(lanes.arrive(ip(1), false, &waiting), Arrival::Proceed);
         }
-        assert_eq!(lanes.arrive(ip(1), false, 0), Arrival::Wait);
-        assert_eq!(lanes.arrive(ip(2), false, 0), Arrival::Proceed);
+        assert_eq!(lanes.arrive(ip(1), false, &waiting), Arrival::Wait);
+        waiting.push(ip(1), 0, BootTime(0));
+        assert_eq!(lanes.arrive(ip(2), false, &waiting), Arrival::Proceed, "others are not kept behind it");
         lanes.handshake_done(ip(1));
-        assert_eq!(lanes.arrive(ip(1), false, 0), Arrival::Proceed);
-        assert_eq!(lanes.arrive(ip(3), false, 256), Arrival::Retry);
-        assert_eq!(lanes.arrive(ip(3), true, 256), Arrival::Wait);
-        assert_eq!(lanes.arrive(ip(3), true, 4_096), Arrival::Refuse);
+        assert_eq!(lanes.arrive(ip(1), false, &waiting), Arrival::Wait, "its own queue comes first");
+        for n in 0..255 {
+            waiting.push(ip(1), n, BootTime(0));
+        }
+        assert_eq!(lanes.arrive(ip(1), false, &waiting), Arrival::Retry);
+        assert_eq!(lanes.arrive(ip(1), true, &waiting), Arrival::Wait);
+        for n in 0..4_096 - 256 {
+            waiting.push(ip(1), n, BootTime(0));
+        }
+        assert_eq!(lanes.arrive(ip(1), true, &waiting), Arrival::Refuse);
+        assert_eq!(lanes.arrive(ip(3), false, &waiting), Arrival::Proceed);
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Ingest {
         let ip = incoming.remote_address().ip();
         let validated = incoming.remote_address_validated();
         let now = self.context.registry.now().boot;
-        match self.context.lanes(|lanes| lanes.arrive(ip, validated, waiting.len())) {
+        match self.context.lanes(|lanes| lanes.arrive(ip, validated, waiting)) {
             Arrival::Proceed => self.shake(incoming, done.clone()),
             Arrival::Wait => waiting.push(ip, incoming, now),
             Arrival::Retry => {

@@ -412,6 +412,12 @@ impl Registry {
         answer.await.unwrap_or(Err(Refusal::Stopping))
     }
 
+    /// Tells the registry something that must not be lost, waiting for room in the mailbox.
+    pub async fn tell_surely(&self, notice: Notice) {
+        // A closed mailbox means that the collector stops.
+        let _ = self.mail.send(Mail::Notice(notice)).await;
+    }
+
     /// Tells the registry something. When the mailbox is full the notice is lost and counted: a lost
     /// [`Notice::Woke`] is told again by the next beat.
     pub fn tell(&self, notice: Notice) {

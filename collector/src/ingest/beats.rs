@@ -193,13 +193,13 @@ impl Beats<'_> {
                     self.tell_audit("beat.replayed", json!({ "beat_no": beat_no, "session": session.session }));
                 }
             }
-            Step::Health(report) => registry.tell(Notice::Health(slot, report)),
-            Step::Facts(facts) => registry.tell(Notice::Facts(slot, facts)),
+            Step::Health(report) => registry.tell_surely(Notice::Health(slot, report)).await,
+            Step::Facts(facts) => registry.tell_surely(Notice::Facts(slot, facts)).await,
             Step::Renew(csr) => self.renew(csr, renewing),
             Step::Goodbye(goodbye) => {
                 // A goodbye of a connection that was replaced says nothing about the service.
                 if registry.links().get(slot).is_some_and(|link| Arc::ptr_eq(&link.outbox, self.outbox)) {
-                    registry.tell(Notice::Goodbye(slot, goodbye));
+                    registry.tell_surely(Notice::Goodbye(slot, goodbye)).await;
                 }
                 return Err(Ended::Broke(Code::Goodbye));
             }

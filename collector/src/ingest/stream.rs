@@ -1,6 +1,6 @@
 //! Frames on one stream, each under its deadline.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use rollcall_common::{
     code::Code,
@@ -9,6 +9,8 @@ use rollcall_common::{
         message::{Bye, Down, Up},
     },
 };
+
+use tokio::time::Sleep;
 
 use super::{FRAME_WITHIN, close};
 
@@ -23,6 +25,8 @@ pub(super) struct Stream {
     send: quinn::SendStream,
     recv: quinn::RecvStream,
     frames: Deframer,
+    /// When the frame that has begun must be whole; there is none while nothing is half received.
+    due: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why no frame came.
@@ -39,7 +43,7 @@ impl Stream {
     pub(super) async fn accept(connection: &quinn::Connection) -> Result<Self, Ended> {
         let accepted = tokio::time::timeout(FRAME_WITHIN, connection.accept_bi()).await;
         let (send, recv) = accepted.map_err(|_| Ended::Broke(Code::Deadline))?.map_err(|_| Ended::Gone)?;
-        Ok(Self { send, recv, frames: Deframer::default() })
+        Ok(Self { send, recv, frames: Deframer::default(), due: None })
     }
 
     /// The first frame, whole within the deadline.
@@ -57,16 +61,27 @@ impl Stream {
 
     /// A frame that has arrived already.
     pub(super) fn take(&mut self) -> Result<Option<Up>, Ended> {
-        self.frames.next_message().map_err(|error| Ended::Broke(error.code()))
+        let frame = self.frames.next_message().map_err(|error| Ended::Broke(error.code()))?;
+        if frame.is_some() {
+            // What follows it is another frame, with a time of its own.
+            self.due = None;
+        }
+        Ok(frame)
     }
 
-    /// Waits for bytes; safe to cancel. A frame that has begun must go on within the deadline.
+    /// Waits for bytes; safe to cancel. A frame that has begun must be whole within the deadline, however
+    /// steadily its bytes drip.
     pub(super) async fn fill(&mut self) -> Result<(), Ended> {
+        if self.frames.is_partial() && self.due.is_none() {
+            self.due = Some(Box::pin(tokio::time::sleep(FRAME_WITHIN)));
+        }
         let read = self.recv.read_chunk(CHUNK, true);
-        let read = if self.frames.is_partial() {
-            tokio::time::timeout(FRAME_WITHIN, read).await.map_err(|_| Ended::Broke(Code::Deadline))?
-        } else {
-            read.await
+        let read = match &mut self.due {
+            Some(due) => tokio::select! {
+                read = read => read,
+                () = due => return Err(Ended::Broke(Code::Deadline)),
+            },
+            None => read.await,
         };
         match read {
             Ok(Some(chunk)) => {

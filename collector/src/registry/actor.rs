@@ -41,9 +41,9 @@ use crate::{
     },
 };
 
-/// Mails that may wait; beyond it requests are refused as busy.
+/// Mails that may wait. It is emptied at each turn and fills only while the host gives no time.
 const MAILBOX: usize = 8_192;
-/// Requests that may wait for their commit, beyond the mailbox.
+/// Requests that may wait for their commit; beyond it they are refused as busy.
 const MAX_JOBS: usize = 4_096;
 /// Changes in one group commit.
 const MAX_BATCH: usize = 1_024;
@@ -164,7 +164,7 @@ impl Actor {
                 _ = ticks.tick() => self.tick(),
                 Some(done) = self.commits.join_next() => self.settle(done),
                 () = stop.cancelled() => break,
-                count = self.mail.recv_many(&mut mails, 256), if self.jobs.len() < MAX_JOBS => {
+                count = self.mail.recv_many(&mut mails, 256) => {
                     if count == 0 {
                         break;
                     }
@@ -197,6 +197,8 @@ impl Actor {
     fn accept(&mut self, mails: &mut Vec<Mail>) {
         for mail in mails.drain(..) {
             match mail {
+                // The mailbox is always emptied: presence must not wait behind requests that wait for the store.
+                Mail::Job(job) if self.jobs.len() >= MAX_JOBS => job.finish(Err(Refusal::Busy)),
                 Mail::Job(job) => self.jobs.push_back((job, 0)),
                 Mail::Notice(notice) => self.hear(notice),
             }
