@@ -9,12 +9,14 @@
 //! | [`forge`] | certificates that nobody should trust |
 //! | [`impostor`] | a false collector |
 //! | [`redis`] | a real redis-server |
+//! | [`lab`] | a collector in this process, with another clock or store |
 //! | [`swarm`] | the load generator |
 //! | [`world`] | collector and sidecars as processes, the API, the logs |
 
 pub mod fleet;
 pub mod forge;
 pub mod impostor;
+pub mod lab;
 pub mod net;
 pub mod peer;
 pub mod redis;
