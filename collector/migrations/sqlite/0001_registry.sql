@@ -34,6 +34,16 @@ CREATE TABLE services (
     CHECK ((health IS NULL) = (health_reason IS NULL) AND (health IS NULL) = (health_at IS NULL))
 ) STRICT;
 
+-- The beats of each service since its last change of status, as of the last flush: a narrow table, since a
+-- flush touches every row of it and would otherwise write the whole of services anew.
+CREATE TABLE sightings (
+    kind    TEXT NOT NULL,
+    id      TEXT NOT NULL,
+    seen_at INTEGER NOT NULL,
+    PRIMARY KEY (kind, id),
+    FOREIGN KEY (kind, id) REFERENCES services (kind, id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE identities (
     kind              TEXT NOT NULL,
     id                TEXT NOT NULL,

@@ -52,11 +52,11 @@ const MARK: &str = "INSERT INTO observer_marks (collector, boot_id, boot_at, wal
      wall_at = excluded.wall_at";
 const BLIND: &str = "INSERT INTO blind_intervals (scope, from_at, to_at, cause) VALUES ($1, $2, $3, $4)";
 const PING: &str = "UPDATE meta SET seq = seq WHERE only_row = 1";
-// One pass over the rows as JSON costs a quarter of as many statements.
-const LAST_SEEN: &str = "UPDATE services SET last_seen = seen.at \
-     FROM (SELECT value->>0 AS kind, value->>1 AS id, max(value->>2) AS at FROM json_each($1) GROUP BY 1, 2) AS seen \
-     WHERE services.kind = seen.kind AND services.id = seen.id \
-     AND (services.last_seen IS NULL OR services.last_seen < seen.at)";
+// One pass over the rows as JSON costs a fraction of as many statements. CROSS keeps the order of the join.
+const LAST_SEEN: &str = "INSERT INTO sightings (kind, id, seen_at) \
+     SELECT services.kind, services.id, max(value->>2) FROM json_each($1) CROSS JOIN services \
+     WHERE services.kind = value->>0 AND services.id = value->>1 GROUP BY 1, 2 \
+     ON CONFLICT (kind, id) DO UPDATE SET seen_at = excluded.seen_at WHERE sightings.seen_at < excluded.seen_at";
 
 /// The registry in an SQLite file.
 #[derive(Debug)]
@@ -162,9 +162,11 @@ impl RegistryStore for SqliteStore {
     }
 
     async fn flush_last_seen(&self, seen: &[(ServiceKey, Timestamp)]) -> Result<(), StoreError> {
-        for some in seen.chunks(FLUSH_ROWS) {
-            let rows: Vec<_> = some.iter().map(|(key, at)| (key.kind.as_str(), key.id.as_str(), at.0)).collect();
-            let rows = serde_json::to_string(&rows).map_err(|error| self.told(sqlx::Error::Encode(error.into())))?;
+        let mut rows: Vec<_> = seen.iter().map(|(key, at)| (key.kind.as_str(), key.id.as_str(), at.0)).collect();
+        // Neighbours in a statement are then neighbours in the file: a page is written once, not once a row.
+        rows.sort_unstable();
+        for some in rows.chunks(FLUSH_ROWS) {
+            let rows = serde_json::to_string(some).map_err(|error| self.told(sqlx::Error::Encode(error.into())))?;
             self.execute(sqlx::query(LAST_SEEN).bind(rows)).await.map_err(|fault| self.told(fault))?;
         }
         Ok(())

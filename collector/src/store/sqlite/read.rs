@@ -107,9 +107,12 @@ async fn all<T>(
     Ok(out)
 }
 
+// What a change of status saw is in services, what beats brought since in sightings: the later one counts.
 const SERVICES: &str = "SELECT kind, id, parent, poller, checker_kind, component_id, source, labels, metadata, \
-     created_by, first_registered, first_seen, last_seen, status, status_since, health, health_reason, health_at, \
-     facts, seq FROM services";
+     created_by, first_registered, first_seen, \
+     CASE WHEN last_seen IS NULL OR seen_at > last_seen THEN seen_at ELSE last_seen END AS last_seen, \
+     status, status_since, health, health_reason, health_at, facts, seq \
+     FROM services LEFT JOIN sightings USING (kind, id)";
 
 fn service(f: &mut Fields<'_>) -> Result<ServiceRow, Unreadable> {
     Ok(ServiceRow {

@@ -88,8 +88,7 @@ pub(super) async fn commit(
 impl<'b> Batch<'b> {
     async fn change(&mut self, change: &'b Change) -> Result<Result<Taken, Conflict>, sqlx::Error> {
         self.base = self.seq;
-        // The first write that conflicts has written nothing; a later one leaves its predecessors behind.
-        let guarded = change.writes.iter().skip(1).any(may_conflict);
+        let guarded = may_conflict_halfway(&change.writes);
         if guarded {
             self.plain("SAVEPOINT change").await?;
         }
@@ -194,22 +193,36 @@ async fn insert_audit(conn: &mut SqliteConnection, events: &[(Seq, &AuditDraft)]
     sql.build().execute(conn).await.map(|_| ())
 }
 
-/// Whether a write has a precondition that can fail.
-fn may_conflict(write: &Write) -> bool {
-    match write {
-        Write::InsertService(_)
-        | Write::SetStatus { .. }
-        | Write::Describe { .. }
-        | Write::Note { .. }
-        | Write::RemoveService { .. }
-        | Write::PutIdentity { .. }
-        | Write::InsertToken(_)
-        | Write::RevokeToken { .. }
-        | Write::UseToken { .. }
-        | Write::InsertCredential(_)
-        | Write::BeginInterval(_) => true,
-        Write::DropIdentity(_) | Write::Deny { .. } | Write::Allow(_) => false,
+/// Whether a write may conflict that has others before it, which would then have to be undone. The first
+/// one may: it has written nothing. So may not those that ask only for a service which an earlier write of
+/// the same change found or made: the commonest change of all, a status with its interval, needs no
+/// savepoint.
+fn may_conflict_halfway(writes: &[Write]) -> bool {
+    let mut there = None;
+    let mut may_conflict = false;
+    for (n, write) in writes.iter().enumerate() {
+        let fails = match write {
+            Write::InsertService(row) => {
+                there = Some(&row.key);
+                true
+            }
+            Write::SetStatus { service, .. } | Write::Describe { service, .. } => {
+                there = Some(service);
+                true
+            }
+            Write::Note { service, .. } => there != Some(service),
+            Write::BeginInterval(row) => there != Some(&row.service),
+            Write::RemoveService { .. }
+            | Write::PutIdentity { .. }
+            | Write::InsertToken(_)
+            | Write::RevokeToken { .. }
+            | Write::UseToken { .. }
+            | Write::InsertCredential(_) => true,
+            Write::DropIdentity(_) | Write::Deny { .. } | Write::Allow(_) => false,
+        };
+        may_conflict |= n > 0 && fails;
     }
+    may_conflict
 }
 
 /// A seq as a column holds it.

@@ -13,9 +13,12 @@ use crate::store::{
     sqlite::fields::parse_serial,
 };
 
-const BOUND: &str = "SELECT serial, pending_serial FROM identities WHERE kind = $1 AND id = $2";
-const KEY_ELSEWHERE: &str =
-    "SELECT 1 FROM identity_keys WHERE key_hash IN ($1, $2) AND NOT (kind = $3 AND id = $4) LIMIT 1";
+// Every precondition in one question: each costs a way to the connection's thread and back.
+const LOOK: &str = "SELECT \
+     (SELECT count(*) FROM services WHERE kind = $1 AND id = $2), \
+     (SELECT serial FROM identities WHERE kind = $1 AND id = $2), \
+     (SELECT pending_serial FROM identities WHERE kind = $1 AND id = $2), \
+     (SELECT count(*) FROM identity_keys WHERE key_hash IN ($3, $4) AND NOT (kind = $1 AND id = $2))";
 const PUT: &str = "INSERT INTO identities (kind, id, serial, key_hash, spki, not_after, pending_serial, \
      pending_key_hash, pending_spki, pending_not_after, enrolled_via, enrolled_at, rejoins, rejoins_since, rejoin_limit) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
@@ -37,17 +40,20 @@ const ALLOW: &str = "DELETE FROM denied WHERE serial = $1";
 impl Batch<'_> {
     pub(super) async fn put_identity(&mut self, row: &IdentityRow, expect: Option<Generation>) -> Result<(), Halt> {
         let (kind, id) = (row.service.kind.as_str(), row.service.id.as_str());
-        if !self.exists(&row.service).await? {
-            return Err(Conflict::Missing.into());
-        }
-        if self.bound(&row.service).await? != expect {
-            return Err(Conflict::Stale.into());
-        }
         let current = row.current.key.to_string();
         let pending = row.pending.as_ref().map(|cert| cert.key.to_string());
         let other = pending.as_deref().unwrap_or(&current);
-        let elsewhere = sqlx::query(KEY_ELSEWHERE).bind(&current).bind(other).bind(kind).bind(id);
-        if elsewhere.fetch_optional(&mut *self.conn).await?.is_some() {
+        let look = sqlx::query(LOOK).bind(kind).bind(id).bind(&current).bind(other);
+        let found = look.fetch_one(&mut *self.conn).await?;
+        if found.try_get::<i64, _>(0)? == 0 {
+            return Err(Conflict::Missing.into());
+        }
+        // `None` is less than any generation.
+        let latest = generation(found.try_get(1)?)?.max(generation(found.try_get(2)?)?);
+        if latest != expect {
+            return Err(Conflict::Stale.into());
+        }
+        if found.try_get::<i64, _>(3)? > 0 {
             return Err(Conflict::KeyInUse.into());
         }
         sqlx::query(PUT)
@@ -68,22 +74,15 @@ impl Batch<'_> {
             .bind(row.rejoin_limit.map(i64::from))
             .execute(&mut *self.conn)
             .await?;
-        let forget = sqlx::query(FORGET_KEYS).bind(kind).bind(id).bind(&current).bind(other);
-        forget.execute(&mut *self.conn).await?;
+        if latest.is_some() {
+            let forget = sqlx::query(FORGET_KEYS).bind(kind).bind(id).bind(&current).bind(other);
+            forget.execute(&mut *self.conn).await?;
+        }
         self.keep_key(&row.current.key, &row.service).await?;
         if let Some(cert) = &row.pending {
             self.keep_key(&cert.key, &row.service).await?;
         }
         Ok(())
-    }
-
-    /// The latest generation bound so far, current or pending.
-    async fn bound(&mut self, service: &ServiceKey) -> Result<Option<Generation>, sqlx::Error> {
-        let query = sqlx::query(BOUND).bind(service.kind.as_str()).bind(service.id.as_str());
-        let Some(row) = query.fetch_optional(&mut *self.conn).await? else { return Ok(None) };
-        let current = generation(row.try_get(0)?)?;
-        let pending = row.try_get::<Option<&str>, _>(1)?.map(generation).transpose()?;
-        Ok(pending.max(Some(current)))
     }
 
     async fn keep_key(&mut self, key: &Pin, service: &ServiceKey) -> Result<(), sqlx::Error> {
@@ -108,7 +107,7 @@ impl Batch<'_> {
     }
 }
 
-fn generation(serial: &str) -> Result<Generation, sqlx::Error> {
-    let serial = parse_serial(serial).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    Ok(serial.generation())
+fn generation(serial: Option<&str>) -> Result<Option<Generation>, sqlx::Error> {
+    let serial = serial.map(parse_serial).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(serial.map(|serial| serial.generation()))
 }
