@@ -1,1 +1,25 @@
-//! stub
+//! The Rollcall sidecar: enrolls once, then heartbeats for the service beside it.
+//!
+//! Decisions are pure: [`session`] for a session, [`rotation`] for addresses. Everything that touches the
+//! world has one home: [`link`] QUIC, [`vault`] the state directory, [`key`] the private key,
+//! [`sample`] the host, [`local`] the Unix socket and systemd. [`agent`] builds these parts and takes a
+//! sidecar from its token to its goodbye. [`drive`] and [`enroll`] work without a disk as well: a load
+//! generator runs thousands of them in one process.
+
+pub mod agent;
+pub mod cli;
+pub mod config;
+pub mod drive;
+pub mod enroll;
+pub mod identity;
+pub mod key;
+pub mod link;
+pub mod local;
+pub mod log;
+pub mod rotation;
+pub mod sample;
+pub mod session;
+pub mod signals;
+pub mod status;
+pub mod token;
+pub mod vault;

@@ -1,2 +1,60 @@
-//! stub
-fn main() {}
+//! The sidecar's process: parse, log, run, exit code.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Parser;
+use rollcall_agent::{
+    agent::Agent,
+    cli::{Cli, Command, Exit, complain, explain},
+    key::forbid_core_dumps,
+    log,
+    signals::{Signals, pass_on},
+};
+use rollcall_common::{identity::tls, time::SystemClock};
+use tokio::runtime::{Builder, Runtime};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error).into(),
+    };
+    // Our own TLS settings name their provider; the default is for whoever asks for one.
+    let _ = rustls::crypto::CryptoProvider::install_default((*tls::provider()).clone());
+    // Threads are for name look-ups only.
+    let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(2).build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, Exit::Config).into(),
+    };
+    let exit = match cli.command() {
+        Command::Run => run(&cli, &runtime),
+        Command::Status { output } => runtime.block_on(cli.status(output)),
+        Command::Check => cli.check(),
+    };
+    // A look-up that hangs must not hold the process.
+    runtime.shutdown_timeout(Duration::ZERO);
+    exit.into()
+}
+
+fn run(cli: &Cli, runtime: &Runtime) -> Exit {
+    let config = match cli.config() {
+        Ok(config) => config,
+        Err(problems) => return complain(&problems, Exit::Config),
+    };
+    log::start(config.log);
+    forbid_core_dumps();
+    let (sender, signals) = Signals::channel();
+    let outcome = runtime.block_on(async {
+        let agent = Agent::prepare(config, Arc::new(SystemClock))?;
+        tokio::select! {
+            outcome = agent.run(signals) => outcome.map_err(anyhow::Error::from),
+            Err(error) = pass_on(sender) => Err(error.into()),
+        }
+    });
+    match outcome {
+        Ok(()) => Exit::Well,
+        Err(error) => {
+            tracing::error!("{error}");
+            Exit::Config
+        }
+    }
+}

@@ -233,10 +233,18 @@ pub fn start(args: impl IntoIterator<Item = OsString>, source: &dyn Source) -> S
     };
     outcome.unwrap_or_else(|failure| {
         if !failure.message.is_empty() {
-            let _ = writeln!(io::stderr().lock(), "rollcall-collector: {failure}");
+            let _ = fail(failure.exit, &failure.message);
         }
         Start::Done(failure.exit)
     })
+}
+
+/// Says on standard error why the program ends, and answers with the exit code.
+#[must_use]
+pub fn fail(exit: Exit, why: &str) -> ExitCode {
+    // Nobody is left to tell where standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "rollcall-collector: {why}");
+    exit.into()
 }
 
 fn run(command: Command, source: &dyn Source, mut screen: Screen) -> Result<Start, Failure> {

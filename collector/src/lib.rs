@@ -1,11 +1,18 @@
 //! The Rollcall collector: liveness, lifecycle, audit and queries for a monitoring fleet.
 //!
-//! Data flows one way: sidecar → ingest → [`registry`] → [`store`] → HTTP. Only an acknowledgement
+//! Data flows one way: sidecar → [`ingest`] → [`registry`] → [`store`] → [`http`]. Only an acknowledgement
 //! returns, and it waits for memory, never for a database.
 
+pub mod admission;
+pub mod ca;
 pub mod cli;
+pub mod collector;
 pub mod config;
 pub mod http;
+pub mod ingest;
+pub mod keeper;
 pub mod metrics;
 pub mod registry;
+pub mod serve;
+pub mod statedir;
 pub mod store;

@@ -1,2 +1,29 @@
-//! stub
-fn main() {}
+//! The collector's program: reads the command line, then runs the collector or ends.
+
+use std::process::ExitCode;
+
+use rollcall_collector::{
+    cli::{self, Exit, Start},
+    config::{Config, System},
+    serve,
+};
+
+fn main() -> ExitCode {
+    match cli::start(std::env::args_os(), &System) {
+        Start::Serve(config) => run(*config),
+        Start::Done(exit) => exit.into(),
+    }
+}
+
+fn run(config: Config) -> ExitCode {
+    if let Err(error) = serve::init_logs(&config.log) {
+        return cli::fail(Exit::Config, &error);
+    }
+    // Libraries that look at the process default find the one provider there is. It is installed once.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(serve::WORKERS).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve::run(config)),
+        Err(error) => cli::fail(Exit::Output, &format!("no runtime: {error}")),
+    }
+}

@@ -28,8 +28,13 @@ mod still;
 pub mod tokens;
 
 use std::{
+    collections::HashSet,
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use rollcall_common::{
@@ -39,13 +44,14 @@ use rollcall_common::{
     identity::{Serial, tls::DenySet},
     lease::Pace,
     lifecycle::NoArrow,
-    time::{Clock, Now},
+    time::{Clock, Now, Timestamp},
     wire::message::Goodbye,
 };
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::actor::{Actor, Settings};
+pub use self::actor::Actor;
 use self::{
+    history::Ledger,
     leases::Leases,
     links::Links,
     roster::{Roster, Slot},
@@ -261,7 +267,33 @@ struct Shared {
     leases: Leases,
     links: Links,
     pace: RwLock<(Pace, Option<Pace>)>,
-    store_ok: std::sync::atomic::AtomicBool,
+    ledger: RwLock<Ledger>,
+    /// Whose presence is shown but not recorded; as of the last commit.
+    unrecorded: RwLock<HashSet<ServiceKey>>,
+    /// Who left the liveness store's view since it was last told.
+    retired: Mutex<Vec<ServiceKey>>,
+    store_ok: AtomicBool,
+    /// Whether the CA can sign.
+    signs: AtomicBool,
+    /// The last moment at which the collector was observing.
+    observed: Mutex<Now>,
+}
+
+impl Shared {
+    fn new(roster: Roster, leases: Leases, ledger: Ledger, pace: Pace, now: Now) -> Self {
+        Self {
+            roster: RwLock::new(roster),
+            leases,
+            links: Links::default(),
+            pace: RwLock::new((pace, None)),
+            ledger: RwLock::new(ledger),
+            unrecorded: RwLock::default(),
+            retired: Mutex::default(),
+            store_ok: true.into(),
+            signs: true.into(),
+            observed: Mutex::new(now),
+        }
+    }
 }
 
 /// A handle on the registry; cheap to clone.
@@ -331,7 +363,36 @@ impl Registry {
     /// Whether the last commit or ping of the registry store went well.
     #[must_use]
     pub fn store_ok(&self) -> bool {
-        self.shared.store_ok.load(std::sync::atomic::Ordering::Relaxed)
+        self.shared.store_ok.load(Relaxed)
+    }
+
+    /// Tells whether the CA can sign: while it cannot, ended certificates keep their live connections.
+    pub fn set_signing(&self, signs: bool) {
+        self.shared.signs.store(signs, Relaxed);
+    }
+
+    /// How much of a time this collector could not observe.
+    #[must_use]
+    pub fn blind_within(&self, from: Timestamp, to: Timestamp) -> Duration {
+        self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).overlap(from, to)
+    }
+
+    /// Whether the presence that is shown of a service is on record.
+    #[must_use]
+    pub fn is_recorded(&self, key: &ServiceKey) -> bool {
+        !self.shared.unrecorded.read().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+
+    /// The last moment at which this collector was observing.
+    #[must_use]
+    pub fn observed(&self) -> Now {
+        *self.shared.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who left since the last such call, for the liveness store.
+    #[must_use]
+    pub fn take_retired(&self) -> Vec<ServiceKey> {
+        std::mem::take(&mut *self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Asks for a change and waits until it is durable.

@@ -7,7 +7,14 @@
 //!
 //! Every back end passes `store/suite.rs`.
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod flaky;
+pub mod memory;
+pub mod redis;
 pub mod rows;
+pub mod sqlite;
+#[cfg(any(test, feature = "test-util"))]
+pub mod suite;
 
 use std::fmt;
 
@@ -50,6 +57,14 @@ pub enum StoreError {
         /// The newest schema known.
         known: i64,
     },
+    /// Its address or its setting cannot work; asking again will not help.
+    #[error("the {store} store is not set up: {why}")]
+    Misconfigured {
+        /// Which store.
+        store: String,
+        /// What is wrong; never the address, which may hold a password.
+        why: String,
+    },
 }
 
 impl StoreError {
@@ -58,7 +73,7 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable { .. } => true,
-            Self::Corrupt { .. } | Self::Newer { .. } => false,
+            Self::Corrupt { .. } | Self::Newer { .. } | Self::Misconfigured { .. } => false,
         }
     }
 }
@@ -72,6 +87,9 @@ pub trait RegistryStore: Send + Sync + fmt::Debug {
     /// Applies changes in order in ONE durable transaction. A change whose precondition fails is rolled
     /// back alone and answered with its conflict; an error means that nothing of the batch happened.
     /// Answers are in the order of the changes. `at` is the commit's wall time (`recorded_at`).
+    /// Each write that takes a seq takes the next one, then each audit event of its change; a conflict
+    /// gives back what its change took, so that there are no gaps. Whoever drops the future before it
+    /// ends does not learn whether the batch happened: all of it did, or nothing.
     async fn commit(&self, batch: &[Change], at: Timestamp) -> Result<Vec<Result<Applied, Conflict>>, StoreError>;
 
     /// Moves `last_seen` forward, never back; takes no seq. Unknown services are passed over.
@@ -83,13 +101,14 @@ pub trait RegistryStore: Send + Sync + fmt::Debug {
     /// Records a time that could not be observed.
     async fn record_blind(&self, blind: &BlindRow) -> Result<(), StoreError>;
 
-    /// Blind intervals that end after `since`, oldest first, at most `limit`.
+    /// Blind intervals that end after `since`, oldest first, at most `limit`, capped at 1,000.
     async fn blind_since(&self, since: Timestamp, limit: usize) -> Result<Vec<BlindRow>, StoreError>;
 
     /// Audit events, newest first.
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEvent>, StoreError>;
 
-    /// The presence history of a service, newest first, superseded rows left out unless asked for.
+    /// The presence history of a service, newest first, superseded rows left out unless asked for. The
+    /// limit is capped at 1,000.
     async fn history(
         &self,
         service: &ServiceKey,
@@ -97,7 +116,7 @@ pub trait RegistryStore: Send + Sync + fmt::Debug {
         superseded: bool,
     ) -> Result<Vec<IntervalRow>, StoreError>;
 
-    /// A cheap proof that it can be written now.
+    /// Proof that it can be written now: a small durable write that changes nothing.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Flushes and closes; further calls fail.
@@ -122,16 +141,17 @@ pub struct Mark {
 pub enum Continuity {
     /// The store holds what was published before.
     Kept,
-    /// The store was new, flushed, restarted empty or failed over: everything must be published again.
-    /// This is a blind interval of that store and of nothing else.
+    /// Since this handle's last publication the store was flushed, restarted or failed over: everything
+    /// must be published again. This is a blind interval of that store and of nothing else. Told once, by
+    /// the publication that finds it; a handle that never published has nothing to lose.
     Lost,
 }
 
 /// The published view of liveness.
 #[async_trait]
 pub trait LivenessStore: Send + Sync + fmt::Debug {
-    /// Publishes a tick's marks in one round trip. Each replaces the service's earlier mark and starts
-    /// its time to live anew.
+    /// Publishes a tick's marks, in one round trip where they are few. Each replaces the service's earlier
+    /// mark and starts its time to live anew. After an error some may be published and some not.
     async fn publish(&self, marks: &[Mark]) -> Result<Continuity, StoreError>;
 
     /// Takes services out at once: goodbye, revoked, lost, removed.

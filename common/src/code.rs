@@ -119,8 +119,8 @@ codes! {
     TokenNotYetValid = 24, "NOT_YET_VALID", Retry;
     /// The token is for another kind.
     KindMismatch = 25, "KIND_MISMATCH", GiveUp;
-    /// The parent is not registered.
-    ParentUnknown = 26, "PARENT_UNKNOWN", GiveUp;
+    /// The parent is not registered, yet: hosts come up in any order.
+    ParentUnknown = 26, "PARENT_UNKNOWN", Retry;
     /// The parent is of the wrong kind, or one is given where none belongs.
     ParentKind = 27, "PARENT_KIND", GiveUp;
     /// The parent is revoked or deleted.

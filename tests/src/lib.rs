@@ -1,1 +1,21 @@
-//! stub
+//! End-to-end tests of Rollcall: real processes, real sockets, real files, and faults on cue.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`until`] | bounded waiting: the one place where time passes |
+//! | [`net`] | a UDP relay with weather |
+//! | [`peer`] | a sidecar driven by hand |
+//! | [`fleet`] | many of them that keep their pace |
+//! | [`forge`] | certificates that nobody should trust |
+//! | [`impostor`] | a false collector |
+//! | [`redis`] | a real redis-server |
+//! | [`world`] | collector and sidecars as processes, the API, the logs |
+
+pub mod fleet;
+pub mod forge;
+pub mod impostor;
+pub mod net;
+pub mod peer;
+pub mod redis;
+pub mod until;
+pub mod world;

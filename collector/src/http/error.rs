@@ -256,7 +256,7 @@ impl From<StoreError> for Problem {
         // Paths and addresses of stores are for the log, not for every viewer.
         let detail = match &error {
             StoreError::Unavailable { .. } => "the registry store does not answer; nothing was changed",
-            StoreError::Corrupt { .. } | StoreError::Newer { .. } => {
+            StoreError::Corrupt { .. } | StoreError::Newer { .. } | StoreError::Misconfigured { .. } => {
                 "the registry store cannot be read; the collector's log says why"
             }
         };

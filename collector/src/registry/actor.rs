@@ -1,8 +1,445 @@
-//! stub
+//! The task that owns the registry.
+//!
+//! It never waits for the store: at most one group commit is under way, in a task of its own, while ticks
+//! and notices go on. Whoever asked for a change waits for the commit that carries it; presence does not.
 
-/// stub
+mod batch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use rollcall_common::{
+    code::Code,
+    health::{HealthReport, HostFacts},
+    id::ServiceKey,
+    lease::{Pace, Presence},
+    lifecycle::Status,
+    time::{BootTime, Clock, Now, Timestamp},
+};
+use serde_json::json;
+use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use self::batch::Done;
+use super::{
+    Job, Mail, Notice, Refusal, Registry, Shared, Whoami,
+    history::{History, Ledger, Verdict},
+    judge::{self, Judge, Sense},
+    leases::{Leases, Phase},
+    links::Order,
+    roster::{Entry, Roster, Slot},
+    services,
+};
+use crate::{
+    metrics::{CodeLabel, Metrics, PresenceLabel, TransitionLabel},
+    store::{
+        RegistryStore, StoreError,
+        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, Write},
+    },
+};
+
+/// Mails that may wait; beyond it requests are refused as busy.
+const MAILBOX: usize = 8_192;
+/// Requests that may wait for their commit, beyond the mailbox.
+const MAX_JOBS: usize = 4_096;
+/// Changes in one group commit.
+const MAX_BATCH: usize = 1_024;
+/// Presence rows in one group commit.
+const MAX_ROWS: usize = 2_048;
+/// How often a request is planned again before it is refused as busy.
+const MAX_PLANS: u8 = 8;
+/// Audit notices that may wait; beyond it the newest is lost and counted.
+const MAX_AUDITS: usize = 4_096;
+/// Pause after a failed commit.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// How often ended certificates are looked for.
+const EXPIRY_EVERY: Duration = Duration::from_secs(1);
+/// Services that may wait to be taken out of the liveness store; their keys end by themselves.
+const MAX_RETIRED: usize = 65_536;
+
+/// The registry before its task runs.
 #[derive(Debug)]
-pub struct Actor;
-/// stub
-#[derive(Debug)]
-pub struct Settings;
+pub struct Actor {
+    mail: mpsc::Receiver<Mail>,
+    shared: Arc<Shared>,
+    store: Arc<dyn RegistryStore>,
+    clock: Arc<dyn Clock>,
+    whoami: Arc<Whoami>,
+    metrics: Arc<Metrics>,
+    judge: Judge,
+    jobs: VecDeque<(Box<dyn Job>, u8)>,
+    waking: BTreeSet<Slot>,
+    notes: BTreeMap<Slot, Note>,
+    audits: VecDeque<AuditDraft>,
+    history: History,
+    commits: JoinSet<Done>,
+    retry_at: BootTime,
+    expiry_at: BootTime,
+}
+
+impl std::fmt::Debug for dyn Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
+    }
+}
+
+#[derive(Debug, Default, Clone)]
+struct Note {
+    health: Option<(HealthReport, Timestamp)>,
+    facts: Option<HostFacts>,
+}
+
+impl Actor {
+    /// Loads the store, arms what was expected to be alive, and gives the handle.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn open(
+        store: Arc<dyn RegistryStore>,
+        clock: Arc<dyn Clock>,
+        whoami: Whoami,
+        pace: Pace,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, Registry), StoreError> {
+        let loaded = store.load().await?;
+        let now = clock.now();
+        let (sender, mail) = mpsc::channel(MAILBOX);
+        let roster = Roster::from_loaded(&loaded);
+        let leases = Leases::default();
+        let armed = judge::arm(&roster, &leases, &loaded, now, pace);
+        let mut ledger = Ledger::default();
+        let month = now.wall.before(super::identities::REJOIN_WITHIN);
+        for blind in store.blind_since(month, super::history::MAX_LEDGER).await? {
+            ledger.add(blind.from, blind.to);
+        }
+        if let Some(mark) = loaded.marks.iter().find(|mark| mark.collector == whoami.collector) {
+            let scope = BlindScope::Collector(whoami.collector.clone());
+            let blind = BlindRow { scope, from: mark.wall, to: now.wall, cause: "restart".into() };
+            if blind.from < blind.to {
+                store.record_blind(&blind).await?;
+                ledger.add(blind.from, blind.to);
+            }
+            tracing::info!(blind_ms = blind.to.since(blind.from).as_millis(), armed, "observing again after a restart");
+        }
+        let shared = Arc::new(Shared::new(roster, leases, ledger, pace, now));
+        let whoami = Arc::new(whoami);
+        let registry = Registry {
+            mail: sender,
+            shared: Arc::clone(&shared),
+            clock: Arc::clone(&clock),
+            whoami: Arc::clone(&whoami),
+            metrics: Arc::clone(&metrics),
+        };
+        let actor = Self {
+            mail,
+            shared,
+            store,
+            clock,
+            whoami,
+            metrics,
+            judge: Judge::new(now),
+            jobs: VecDeque::new(),
+            waking: BTreeSet::new(),
+            notes: BTreeMap::new(),
+            audits: VecDeque::new(),
+            history: History::default(),
+            commits: JoinSet::new(),
+            retry_at: BootTime(0),
+            expiry_at: BootTime(0),
+        };
+        Ok((actor, registry))
+    }
+
+    /// Runs until stopped, then commits what waits, within the caller's patience.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(judge::TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut mails = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => self.tick(),
+                Some(done) = self.commits.join_next() => self.settle(done),
+                () = stop.cancelled() => break,
+                count = self.mail.recv_many(&mut mails, 256), if self.jobs.len() < MAX_JOBS => {
+                    if count == 0 {
+                        break;
+                    }
+                    self.accept(&mut mails);
+                }
+            }
+            self.launch();
+        }
+        self.finish(mails).await;
+    }
+
+    async fn finish(&mut self, mut mails: Vec<Mail>) {
+        self.mail.close();
+        while let Ok(mail) = self.mail.try_recv() {
+            mails.push(mail);
+        }
+        self.accept(&mut mails);
+        loop {
+            self.launch();
+            match self.commits.join_next().await {
+                Some(done) => self.settle(done),
+                None => break,
+            }
+        }
+        for (job, _) in self.jobs.drain(..) {
+            job.finish(Err(Refusal::Stopping));
+        }
+    }
+
+    fn accept(&mut self, mails: &mut Vec<Mail>) {
+        for mail in mails.drain(..) {
+            match mail {
+                Mail::Job(job) => self.jobs.push_back((job, 0)),
+                Mail::Notice(notice) => self.hear(notice),
+            }
+        }
+    }
+
+    fn hear(&mut self, notice: Notice) {
+        let now = self.clock.now();
+        match notice {
+            Notice::Woke(slot) => self.wake(slot, now),
+            Notice::Goodbye(slot, goodbye) => {
+                let evidence = json!({ "reason": goodbye.reason.as_str(), "back_in_secs": goodbye.back_in_secs });
+                self.stop_lease(slot, now, "goodbye", evidence);
+            }
+            Notice::Health(slot, report) => {
+                let health = Some((report, now.wall));
+                self.write(|roster| roster.note(slot, health.clone(), None));
+                self.notes.entry(slot).or_default().health = health;
+            }
+            Notice::Facts(slot, facts) => {
+                self.write(|roster| roster.note(slot, None, Some(HostFacts::clone(&facts))));
+                self.notes.entry(slot).or_default().facts = Some(*facts);
+            }
+            Notice::Audit(draft) => {
+                if self.audits.len() < MAX_AUDITS {
+                    self.audits.push_back(*draft);
+                } else {
+                    self.metrics.mailbox_full.inc();
+                }
+            }
+        }
+    }
+
+    /// A beat found its lease not running: it runs again, and the status follows when the store takes it.
+    fn wake(&mut self, slot: Slot, now: Now) {
+        let Some((key, status)) = self.look(slot, |entry| (entry.row.key.clone(), entry.row.status)) else { return };
+        if status.is_barred() {
+            return;
+        }
+        let Some(sight) = self.shared.leases.sight(slot, now.boot) else { return };
+        if sight.phase != Phase::Live {
+            self.shared.leases.set_phase(slot, Phase::Live);
+            let cause = if sight.phase == Phase::NeverSeen { "first_beat" } else { "beat" };
+            let from = sight.last_beat.unwrap_or(now.boot);
+            let evidence = json!({ "session": sight.session, "beat_no": sight.beat_no });
+            self.judge_presence(Verdict { service: key, presence: Presence::Alive, cause, evidence, from }, now);
+        }
+        if status != Status::Active {
+            self.waking.insert(slot);
+        }
+    }
+
+    fn stop_lease(&mut self, slot: Slot, now: Now, cause: &'static str, evidence: serde_json::Value) {
+        let Some(key) = self.look(slot, |entry| entry.row.key.clone()) else { return };
+        let live = self.shared.leases.sight(slot, now.boot).is_some_and(|sight| sight.phase == Phase::Live);
+        if live {
+            self.shared.leases.set_phase(slot, Phase::Stopped);
+            self.retire(key.clone());
+            let verdict = Verdict { service: key, presence: Presence::Stopped, cause, evidence, from: now.boot };
+            self.judge_presence(verdict, now);
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        let (pace, _) = *self.shared.pace.read().unwrap_or_else(PoisonError::into_inner);
+        match self.judge.tick(now, pace) {
+            Sense::Clear => {}
+            Sense::Credit(gap) => {
+                let millis = u64::try_from(gap.length.as_millis()).unwrap_or(u64::MAX);
+                self.shared.leases.credit(millis);
+                self.metrics.credited_ms.inc_by(millis);
+                self.went_blind(gap.from, gap.to, "stall");
+            }
+            Sense::Unobservable(gap) => {
+                self.shared.leases.rearm_all(now.boot, pace);
+                self.went_blind(gap.from, gap.to, "stall");
+            }
+        }
+        *self.shared.observed.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        for slot in self.shared.leases.expire(now.boot) {
+            self.lose(slot, now);
+        }
+        // A renewal that we cannot give must not cost a live connection.
+        let renewable = self.shared.store_ok.load(Relaxed) && self.shared.signs.load(Relaxed);
+        if renewable && now.boot >= self.expiry_at {
+            self.expiry_at = now.boot.after(EXPIRY_EVERY);
+            self.shared.links.close_expired(now.wall);
+        }
+    }
+
+    fn lose(&mut self, slot: Slot, now: Now) {
+        let Some(sight) = self.shared.leases.sight(slot, now.boot) else { return };
+        let Some((key, seen)) = self.look(slot, |entry| (entry.row.key.clone(), entry.row.last_seen)) else { return };
+        let verdict = judge::loss(key, seen, sight, now);
+        tracing::info!(service = %verdict.service, last_beat = ?verdict.evidence.get("last_beat"), "lost");
+        self.retire(verdict.service.clone());
+        self.judge_presence(verdict, now);
+    }
+
+    fn went_blind(&mut self, from: Timestamp, to: Timestamp, cause: &str) {
+        tracing::warn!(blind_ms = to.since(from).as_millis(), cause, "the collector could not observe");
+        self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner).add(from, to);
+        let scope = BlindScope::Collector(self.whoami.collector.clone());
+        let blind = BlindRow { scope, from, to, cause: cause.into() };
+        let audit = services::By::system().did(
+            to,
+            "collector.blind",
+            format!("collector:{}", self.whoami.collector),
+            [("from", json!(from.to_string())), ("to", json!(to.to_string())), ("cause", json!(cause))],
+        );
+        self.audits.push_back(audit);
+        let store = Arc::clone(&self.store);
+        // Rides with the commits so that it has an owner; a failure leaves the audit event to tell of it.
+        self.commits.spawn(async move {
+            if let Err(error) = store.record_blind(&blind).await {
+                tracing::warn!(%error, "a blind interval was not recorded");
+            }
+            Done::Blind
+        });
+    }
+
+    fn judge_presence(&mut self, verdict: Verdict, now: Now) {
+        let label = PresenceLabel { r#type: verdict.service.kind.as_str(), presence: verdict.presence.as_str() };
+        self.metrics.verdicts.get_or_create(&label).inc();
+        if self.history.push(verdict.row(now, self.whoami.boot_id)) {
+            self.metrics.unrecorded_lost.inc();
+        }
+        self.count_unrecorded();
+    }
+
+    /// Repeats a committed change in memory and announces what follows from it.
+    fn apply(&mut self, change: &Change, applied: &Applied) {
+        let before: Vec<_> = change.writes.iter().map(|write| self.before(write)).collect();
+        self.write(|roster| roster.apply(change, applied));
+        let now = self.clock.now();
+        for (write, before) in change.writes.iter().zip(before) {
+            self.announce(write, before, now);
+        }
+    }
+
+    fn before(&self, write: &Write) -> Option<(Slot, Status)> {
+        let key = match write {
+            Write::SetStatus { service, .. } | Write::RemoveService { service, .. } => service,
+            Write::InsertService(_)
+            | Write::Describe { .. }
+            | Write::Note { .. }
+            | Write::PutIdentity { .. }
+            | Write::DropIdentity(_)
+            | Write::Deny { .. }
+            | Write::Allow(_)
+            | Write::InsertToken(_)
+            | Write::RevokeToken { .. }
+            | Write::UseToken { .. }
+            | Write::InsertCredential(_)
+            | Write::BeginInterval(_) => return None,
+        };
+        let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
+        roster.get(key).map(|entry| (entry.slot, entry.row.status))
+    }
+
+    fn announce(&mut self, write: &Write, before: Option<(Slot, Status)>, now: Now) {
+        match (write, before) {
+            (Write::InsertService(row), _) => {
+                if let Some(slot) = self.find(&row.key) {
+                    self.shared.leases.reserve(slot);
+                    self.shared.leases.set_phase(slot, Phase::NeverSeen);
+                }
+            }
+            (Write::SetStatus { service, to, .. }, Some((slot, from))) => {
+                let label = TransitionLabel { r#type: service.kind.as_str(), from: from.as_str(), to: to.as_str() };
+                self.metrics.transitions.get_or_create(&label).inc();
+                tracing::info!(%service, %from, %to, "status");
+                if let Some(code) = super::identities::barred(*to) {
+                    self.close(slot, code);
+                    self.stop_lease(slot, now, to.as_str(), json!({}));
+                }
+            }
+            (Write::RemoveService { service, .. }, Some((slot, _))) => {
+                self.close(slot, Code::UnknownIdentity);
+                self.shared.leases.vacate(slot);
+                self.waking.remove(&slot);
+                self.notes.remove(&slot);
+                self.retire(service.clone());
+            }
+            (Write::PutIdentity { row, .. }, _) => {
+                let Some(slot) = self.find(&row.service) else { return };
+                let held =
+                    |serial| row.current.serial == serial || row.pending.as_ref().is_some_and(|p| p.serial == serial);
+                if self.shared.links.get(slot).is_some_and(|link| !held(link.serial)) {
+                    self.close(slot, Code::Superseded);
+                }
+            }
+            (
+                Write::SetStatus { .. }
+                | Write::RemoveService { .. }
+                | Write::Describe { .. }
+                | Write::Note { .. }
+                | Write::DropIdentity(_)
+                | Write::Deny { .. }
+                | Write::Allow(_)
+                | Write::InsertToken(_)
+                | Write::RevokeToken { .. }
+                | Write::UseToken { .. }
+                | Write::InsertCredential(_)
+                | Write::BeginInterval(_),
+                _,
+            ) => {}
+        }
+    }
+
+    fn close(&self, slot: Slot, code: Code) {
+        if self.shared.links.order(slot, Order::Close(code)) {
+            self.metrics.closed.get_or_create(&CodeLabel { code: code.as_str() }).inc();
+        }
+    }
+
+    fn retire(&self, key: ServiceKey) {
+        let mut retired = self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        if retired.len() < MAX_RETIRED {
+            retired.push(key);
+        }
+    }
+
+    fn count_unrecorded(&self) {
+        self.metrics.unrecorded.set(i64::try_from(self.history.len()).unwrap_or(i64::MAX));
+        // While commits go well nothing waits for longer than one of them; only an outage is worth showing.
+        let shown = if self.shared.store_ok.load(Relaxed) { HashSet::new() } else { self.history.unrecorded() };
+        *self.shared.unrecorded.write().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+
+    fn look<T>(&self, slot: Slot, look: impl FnOnce(&Entry) -> T) -> Option<T> {
+        self.shared.roster.read().unwrap_or_else(PoisonError::into_inner).at(slot).map(look)
+    }
+
+    fn find(&self, key: &ServiceKey) -> Option<Slot> {
+        self.shared.roster.read().unwrap_or_else(PoisonError::into_inner).get(key).map(|entry| entry.slot)
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Roster)) {
+        change(&mut self.shared.roster.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,451 @@
-//! stub
+//! Requests about identities: enroll, rejoin, renew, promote.
+//!
+//! Proofs (the certificate request, the signature over the channel) are checked where the bytes arrive;
+//! here is policy. Every check comes before the token is consumed, and both in one change, so that a bad
+//! request burns nothing. Certificates are signed while planning: one that never commits was never given
+//! to anybody.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use rollcall_common::{
+    code::Code,
+    id::{Generation, Kind, ServiceId, ServiceKey},
+    identity::{Pin, Serial},
+    lifecycle::Status,
+    service::{CheckerKind, Pairs, Source},
+    time::Timestamp,
+    token::{Secret, TokenId},
+};
+use serde_json::json;
+
+use super::{
+    Refusal, Request, World,
+    roster::{Entry, Roster},
+    services::{By, check_parent},
+    tokens::TokenState,
+};
+use crate::{
+    ca::{Ca, Issued, ProvenCsr},
+    store::rows::{CertRow, Change, Conflict, IdRule, IdentityRow, ServiceRow, TokenPolicy, TokenRow, Write},
+};
+
+/// How long after its end a certificate can still be exchanged by a rejoin; outages of ours do not count.
+pub const REJOIN_WITHIN: Duration = Duration::from_secs(30 * 86_400);
+/// Health after which the count of rejoins starts anew.
+pub const REJOINS_FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 86_400);
+
+/// Whether a secret proves a token. For an unknown token the same work is done, so that the answer tells
+/// nothing by its time.
+#[must_use]
+pub fn proves(roster: &Roster, id: TokenId, secret: &Secret) -> bool {
+    let given = secret.hash(id);
+    let dummy = rollcall_common::token::SecretHash([0; 32]);
+    let stored = roster.token(id).map_or(dummy, |token| token.hash);
+    given == stored
+}
+
+/// An enrollment whose secret, certificate request and channel proof have passed.
+#[derive(Debug, Clone)]
+pub struct Enroll {
+    /// The proven token.
+    pub token: TokenId,
+    /// The proven key.
+    pub csr: ProvenCsr,
+    /// The kind the sidecar believes to be.
+    pub kind: Kind,
+    /// The parent it believes to have.
+    pub parent: Option<ServiceId>,
+    /// The id it asks for.
+    pub id: Option<ServiceId>,
+    /// An unused id, for tokens that assign one.
+    pub fresh_id: ServiceId,
+    /// For checkers.
+    pub checker_kind: Option<CheckerKind>,
+    /// Labels it proposes.
+    pub labels: Pairs,
+    /// Free metadata.
+    pub metadata: Pairs,
+    /// Where it comes from.
+    pub from: IpAddr,
+    /// Who signs.
+    pub ca: Arc<Ca>,
+}
+
+/// A fresh certificate.
+#[derive(Debug, Clone)]
+pub struct Granted {
+    /// Whose.
+    pub service: ServiceKey,
+    /// The certificate.
+    pub issued: Issued,
+}
+
+impl Request for Enroll {
+    type Answer = Granted;
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, Granted), Refusal> {
+        let refuse = |code| Err(Refusal::Wire(code));
+        let roster = world.roster;
+        let Some(token) = roster.token(self.token) else { return refuse(Code::Denied) };
+        let policy = &token.policy;
+        if !policy.cidr_allow.is_empty() && !policy.cidr_allow.iter().any(|range| range.contains(self.from)) {
+            return refuse(Code::Denied);
+        }
+        let used_before = roster.use_of(self.token, self.csr.key());
+        match TokenState::of(token, world.now.wall) {
+            TokenState::Usable => {}
+            TokenState::Exhausted if used_before.is_some() => {}
+            TokenState::Exhausted => return refuse(Code::TokenExhausted),
+            TokenState::Revoked => return refuse(Code::TokenRevoked),
+            TokenState::Expired => return refuse(Code::TokenExpired),
+            TokenState::NotYetValid => return refuse(Code::TokenNotYetValid),
+        }
+        if let Some(service) = used_before {
+            return self.again(world, token, service);
+        }
+        if policy.kind != self.kind {
+            return refuse(Code::KindMismatch);
+        }
+        let key = ServiceKey::new(policy.kind, self.choose_id(policy)?);
+        let parent = self.choose_parent(policy)?;
+        let poller = check_parent(roster, policy.kind, parent.as_ref())?;
+        if self.ca.is_own_key(&self.csr.key()) || roster.holder_of(&self.csr.key()).is_some() {
+            return refuse(Code::KeyInUse);
+        }
+        let labels = self.labels.overlaid(&policy.labels).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        let mut change = Change::default();
+        change.writes.push(self.use_token(&key, world.now.wall));
+        match roster.get(&key) {
+            None => {
+                let row = self.new_row(world, token, &key, parent, poller, labels);
+                change.writes.push(Write::InsertService(Box::new(row)));
+                change.audit.push(self.by().did(
+                    world.now.wall,
+                    "service.registered",
+                    key.to_string(),
+                    [("source", json!(Source::EdgeOnboarding)), ("token", json!(self.token.to_string()))],
+                ));
+            }
+            Some(entry) => change.writes.extend(adopt(entry, parent.as_ref(), &labels, &self.metadata)?),
+        }
+        let issued = self.issue(&key, Generation(1))?;
+        change.writes.push(Write::PutIdentity {
+            row: Box::new(IdentityRow {
+                service: key.clone(),
+                current: cert_row(&issued),
+                pending: None,
+                enrolled_via: self.token,
+                enrolled_at: world.now.wall,
+                rejoins: 0,
+                rejoins_since: world.now.wall,
+                rejoin_limit: policy.rejoin_limit,
+            }),
+            expect: None,
+        });
+        change.audit.push(self.bound(world, &key, &issued));
+        Ok((change, Granted { service: key, issued }))
+    }
+
+    fn conflict(&self, conflict: Conflict) -> Option<Refusal> {
+        match conflict {
+            Conflict::TokenSpent => Some(Refusal::Wire(Code::TokenExhausted)),
+            Conflict::TokenEnded => Some(Refusal::Wire(Code::TokenExpired)),
+            Conflict::KeyInUse => Some(Refusal::Wire(Code::KeyInUse)),
+            Conflict::Exists | Conflict::Missing | Conflict::Stale => None,
+        }
+    }
+}
+
+impl Enroll {
+    /// The same key with the same token: a reply was lost. The identity gets another certificate for that
+    /// key, pending until it is used; nothing is consumed.
+    fn again(&self, world: World<'_>, token: &TokenRow, service: &ServiceKey) -> Result<(Change, Granted), Refusal> {
+        let refuse = |code| Err(Refusal::Wire(code));
+        let Some(entry) = world.roster.get(service) else { return refuse(Code::TokenExhausted) };
+        if let Some(code) = barred(entry.row.status) {
+            return refuse(code);
+        }
+        let Some(identity) = &entry.identity else { return refuse(Code::TokenExhausted) };
+        let key = self.csr.key();
+        if identity.enrolled_via != token.id || identity.current.key != key {
+            return refuse(Code::TokenExhausted);
+        }
+        let issued = self.issue(service, next_generation(identity))?;
+        let row = IdentityRow { pending: Some(cert_row(&issued)), ..IdentityRow::clone(identity) };
+        let writes = vec![
+            self.use_token(service, world.now.wall),
+            Write::PutIdentity { row: Box::new(row), expect: Some(identity.latest()) },
+        ];
+        let audit = vec![self.bound(world, service, &issued)];
+        Ok((Change { writes, audit }, Granted { service: service.clone(), issued }))
+    }
+
+    fn choose_id(&self, policy: &TokenPolicy) -> Result<ServiceId, Refusal> {
+        let chosen = match (&policy.id_rule, &self.id) {
+            (IdRule::Fixed(id), None) => Some(id.clone()),
+            (IdRule::Fixed(id), Some(asked)) => (id == asked).then(|| id.clone()),
+            (IdRule::Prefix(prefix), Some(asked)) => asked.as_str().starts_with(prefix.as_str()).then(|| asked.clone()),
+            (IdRule::Assigned, None) => Some(self.fresh_id.clone()),
+            (IdRule::Prefix(_), None) | (IdRule::Assigned, Some(_)) => None,
+        };
+        chosen.ok_or(Refusal::Wire(Code::IdRule))
+    }
+
+    fn choose_parent(&self, policy: &TokenPolicy) -> Result<Option<ServiceId>, Refusal> {
+        match (&policy.parent, &self.parent) {
+            (Some(bound), Some(asked)) if bound != asked => Err(Refusal::Wire(Code::ParentOther)),
+            (Some(bound), _) => Ok(Some(bound.clone())),
+            (None, asked) => Ok(asked.clone()),
+        }
+    }
+
+    fn new_row(
+        &self,
+        world: World<'_>,
+        token: &TokenRow,
+        key: &ServiceKey,
+        parent: Option<ServiceId>,
+        poller: Option<ServiceId>,
+        labels: Pairs,
+    ) -> ServiceRow {
+        let checker_kind = token.policy.checker_kind.clone().or_else(|| self.checker_kind.clone());
+        ServiceRow {
+            key: key.clone(),
+            parent,
+            poller,
+            checker_kind: checker_kind.filter(|_| key.kind == Kind::Checker),
+            component_id: None,
+            source: Source::EdgeOnboarding,
+            labels,
+            metadata: self.metadata.clone(),
+            created_by: format!("token:{}", self.token),
+            first_registered: world.now.wall,
+            first_seen: None,
+            last_seen: None,
+            status: Status::Pending,
+            status_since: world.now.wall,
+            health: None,
+            facts: None,
+            seq: rollcall_common::id::Seq::default(),
+        }
+    }
+
+    fn use_token(&self, service: &ServiceKey, at: Timestamp) -> Write {
+        Write::UseToken {
+            token: self.token,
+            key: self.csr.key(),
+            service: service.clone(),
+            at,
+            from: self.from.to_string(),
+        }
+    }
+
+    fn issue(&self, service: &ServiceKey, generation: Generation) -> Result<Issued, Refusal> {
+        issue(&self.ca, service, &self.csr, generation)
+    }
+
+    fn by(&self) -> By {
+        By { actor: format!("token:{}", self.token), request_id: None }
+    }
+
+    fn bound(&self, world: World<'_>, service: &ServiceKey, issued: &Issued) -> crate::store::rows::AuditDraft {
+        self.by().did(
+            world.now.wall,
+            "identity.enrolled",
+            service.to_string(),
+            [("serial", json!(issued.serial.to_string())), ("from", json!(self.from.to_string()))],
+        )
+    }
+}
+
+/// What it takes to give an unbound row to an enrollment; its source and history stay.
+fn adopt(
+    entry: &Entry,
+    parent: Option<&ServiceId>,
+    labels: &Pairs,
+    metadata: &Pairs,
+) -> Result<Option<Write>, Refusal> {
+    if entry.identity.is_some() {
+        return Err(Refusal::Wire(Code::IdTaken));
+    }
+    if let Some(code) = barred(entry.row.status) {
+        return Err(Refusal::Wire(code));
+    }
+    if entry.row.parent.as_ref() != parent {
+        return Err(Refusal::Wire(Code::ParentOther));
+    }
+    let lay = |under: &Pairs, over: &Pairs| under.overlaid(over).map_err(|e| Refusal::Invalid(e.to_string()));
+    // What an operator registered ahead wins over what the sidecar proposes.
+    let (labels, metadata) = (lay(labels, &entry.row.labels)?, lay(metadata, &entry.row.metadata)?);
+    let same = labels == entry.row.labels && metadata == entry.row.metadata;
+    Ok((!same).then(|| Write::Describe { service: entry.row.key.clone(), expect: entry.row.seq, labels, metadata }))
+}
+
+/// The refusal that a barred status means to its sidecar.
+#[must_use]
+pub fn barred(status: Status) -> Option<Code> {
+    match status {
+        Status::Revoked => Some(Code::Revoked),
+        Status::Deleted => Some(Code::Deleted),
+        Status::Pending | Status::Active | Status::Inactive => None,
+    }
+}
+
+/// A rejoin whose certificate request has passed.
+#[derive(Debug, Clone)]
+pub struct Rejoin {
+    /// Who.
+    pub service: ServiceKey,
+    /// The proven new key.
+    pub csr: ProvenCsr,
+    /// The bound key that signed the channel proof, if one did.
+    pub signed_by: Option<Pin>,
+    /// Time since the end of the old certificate that could not be observed by us.
+    pub blind_since_end: Duration,
+    /// Whether we were blind while the old certificate should have been renewed.
+    pub outage_was_ours: bool,
+    /// Where it comes from.
+    pub from: IpAddr,
+    /// Who signs.
+    pub ca: Arc<Ca>,
+}
+
+impl Request for Rejoin {
+    type Answer = Granted;
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, Granted), Refusal> {
+        let refuse = |code| Err(Refusal::Wire(code));
+        let bound = world.roster.get(&self.service).and_then(|entry| Some((entry, entry.identity.as_ref()?)));
+        let Some((entry, identity)) = bound else { return refuse(Code::UnknownIdentity) };
+        let certs = || std::iter::once(&identity.current).chain(&identity.pending);
+        let Some(old) = certs().find(|cert| Some(cert.key) == self.signed_by) else { return refuse(Code::RejoinKey) };
+        if let Some(code) = barred(entry.row.status) {
+            return refuse(code);
+        }
+        let now = world.now.wall;
+        let ended_for = now.since(old.not_after).saturating_sub(self.blind_since_end);
+        if ended_for > REJOIN_WITHIN {
+            return refuse(Code::RejoinTooLate);
+        }
+        let forgotten = now.since(identity.rejoins_since) > REJOINS_FORGOTTEN_AFTER;
+        let (so_far, since) = if forgotten { (0, now) } else { (identity.rejoins, identity.rejoins_since) };
+        let rejoins = if self.outage_was_ours { so_far } else { so_far.saturating_add(1) };
+        if identity.rejoin_limit.is_some_and(|limit| rejoins > limit) {
+            return refuse(Code::RejoinLimit);
+        }
+        if foreign_key(world.roster, &self.ca, &self.service, self.csr.key()) {
+            return refuse(Code::KeyInUse);
+        }
+        let issued = issue(&self.ca, &self.service, &self.csr, next_generation(identity))?;
+        let row = IdentityRow {
+            // The key that signed stays current until the new certificate is used.
+            current: old.clone(),
+            pending: Some(cert_row(&issued)),
+            rejoins,
+            rejoins_since: since,
+            ..IdentityRow::clone(identity)
+        };
+        let audit = By::sidecar(&self.service).did(
+            now,
+            "identity.rejoined",
+            self.service.to_string(),
+            [
+                ("serial", json!(issued.serial.to_string())),
+                ("from", json!(self.from.to_string())),
+                ("rejoins", json!(rejoins)),
+            ],
+        );
+        let write = Write::PutIdentity { row: Box::new(row), expect: Some(identity.latest()) };
+        Ok((Change { writes: vec![write], audit: vec![audit] }, Granted { service: self.service.clone(), issued }))
+    }
+}
+
+/// A renewal on a live session.
+#[derive(Debug, Clone)]
+pub struct Renew {
+    /// Who, proven by the certificate.
+    pub service: ServiceKey,
+    /// The certificate of the session.
+    pub serial: Serial,
+    /// The proven new key.
+    pub csr: ProvenCsr,
+    /// Who signs.
+    pub ca: Arc<Ca>,
+}
+
+impl Request for Renew {
+    type Answer = Granted;
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, Granted), Refusal> {
+        let refuse = |code| Err(Refusal::Wire(code));
+        let bound = world.roster.get(&self.service).and_then(|entry| Some((entry, entry.identity.as_ref()?)));
+        let Some((entry, identity)) = bound else { return refuse(Code::UnknownIdentity) };
+        if let Some(code) = barred(entry.row.status) {
+            return refuse(code);
+        }
+        let certs = std::iter::once(&identity.current).chain(&identity.pending);
+        let mut held = certs.filter(|cert| cert.serial == self.serial);
+        let Some(held) = held.next() else { return refuse(Code::SerialRefused) };
+        if foreign_key(world.roster, &self.ca, &self.service, self.csr.key()) {
+            return refuse(Code::KeyInUse);
+        }
+        let issued = issue(&self.ca, &self.service, &self.csr, next_generation(identity))?;
+        let row =
+            IdentityRow { current: held.clone(), pending: Some(cert_row(&issued)), ..IdentityRow::clone(identity) };
+        let audit = By::sidecar(&self.service).did(
+            world.now.wall,
+            "identity.renewed",
+            self.service.to_string(),
+            [("serial", json!(issued.serial.to_string()))],
+        );
+        let write = Write::PutIdentity { row: Box::new(row), expect: Some(identity.latest()) };
+        Ok((Change { writes: vec![write], audit: vec![audit] }, Granted { service: self.service.clone(), issued }))
+    }
+}
+
+/// A pending certificate was presented: it becomes current, and the older one dies.
+#[derive(Debug, Clone)]
+pub struct Promote {
+    /// Whose.
+    pub service: ServiceKey,
+    /// The certificate presented.
+    pub serial: Serial,
+}
+
+impl Request for Promote {
+    type Answer = ();
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, ()), Refusal> {
+        let identity = world.roster.get(&self.service).and_then(|entry| entry.identity.as_ref());
+        let Some(identity) = identity else { return Err(Refusal::Wire(Code::UnknownIdentity)) };
+        let Some(pending) = identity.pending.as_ref().filter(|cert| cert.serial == self.serial) else {
+            return Ok((Change::default(), ()));
+        };
+        let row = IdentityRow { current: pending.clone(), pending: None, ..IdentityRow::clone(identity) };
+        let write = Write::PutIdentity { row: Box::new(row), expect: Some(identity.latest()) };
+        Ok((Change { writes: vec![write], audit: Vec::new() }, ()))
+    }
+}
+
+fn issue(ca: &Ca, service: &ServiceKey, csr: &ProvenCsr, generation: Generation) -> Result<Issued, Refusal> {
+    ca.issue(service, csr, generation).map_err(|error| {
+        tracing::error!(%service, %error, "no certificate could be signed");
+        Refusal::Wire(Code::Internal)
+    })
+}
+
+fn next_generation(identity: &IdentityRow) -> Generation {
+    identity.latest().next()
+}
+
+/// Whether a key is somebody else's: the CA's own, or bound to another service.
+fn foreign_key(roster: &Roster, ca: &Ca, service: &ServiceKey, key: Pin) -> bool {
+    ca.is_own_key(&key) || roster.holder_of(&key).is_some_and(|holder| holder != service)
+}
+
+fn cert_row(issued: &Issued) -> CertRow {
+    CertRow { serial: issued.serial, key: issued.key, spki: issued.spki.clone(), not_after: issued.not_after }
+}
+
+#[cfg(test)]
+mod tests;

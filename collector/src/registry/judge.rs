@@ -1,1 +1,189 @@
-//! stub
+//! Verdicts: who is lost, and was the collector able to observe at all? Pure.
+//!
+//! A tick that comes late means that nobody was looking: the gap is a blind interval, and the leases it
+//! touched are credited, up to a bound. After a restart every service that was expected gets a full, fair,
+//! spread chance. Judging by groups (the brake) and by parents comes on top of these.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rollcall_common::{
+    id::ServiceKey,
+    lease::{Pace, Presence},
+    lifecycle::Status,
+    time::{BootTime, Now, Timestamp},
+};
+use serde_json::json;
+
+use super::{
+    history::Verdict,
+    leases::{Leases, Phase, Sight},
+    roster::Roster,
+};
+use crate::store::rows::Loaded;
+
+/// Nominal time between two ticks. Detection is at most this much later than the deadline.
+pub const TICK: Duration = Duration::from_millis(100);
+/// A gap between ticks beyond which the collector counts as blind.
+pub const STALL: Duration = Duration::from_secs(1);
+/// The window in which credit is bounded.
+const CREDIT_WINDOW: Duration = Duration::from_secs(3_600);
+/// Credit at most, in times to live, in one window.
+const CREDIT_TTLS: u32 = 3;
+/// What a sidecar needs to notice a restarted collector and come back, beyond one interval.
+const RECONNECT: Duration = Duration::from_secs(10);
+
+/// What a tick found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sense {
+    /// All is well: expire what is due.
+    Clear,
+    /// Nobody looked for a while; every running lease is credited.
+    Credit(Gap),
+    /// Nobody looked, and the credit of this hour is spent: running leases get no verdict.
+    Unobservable(Gap),
+}
+
+/// A time in which nobody looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// From.
+    pub from: Timestamp,
+    /// To.
+    pub to: Timestamp,
+    /// How long by the boot clock.
+    pub length: Duration,
+}
+
+/// Watches the ticks.
+#[derive(Debug)]
+pub struct Judge {
+    last: BootTime,
+    window: BootTime,
+    spent: Duration,
+}
+
+impl Judge {
+    /// Begins to watch.
+    #[must_use]
+    pub fn new(now: Now) -> Self {
+        Self { last: now.boot, window: now.boot, spent: Duration::ZERO }
+    }
+
+    /// Takes a tick.
+    pub fn tick(&mut self, now: Now, pace: Pace) -> Sense {
+        let length = now.boot.since(self.last);
+        self.last = now.boot;
+        if length < STALL {
+            return Sense::Clear;
+        }
+        if now.boot.since(self.window) > CREDIT_WINDOW {
+            self.window = now.boot;
+            self.spent = Duration::ZERO;
+        }
+        let gap = Gap { from: now.wall.before(length), to: now.wall, length };
+        if self.spent + length > pace.ttl() * CREDIT_TTLS {
+            Sense::Unobservable(gap)
+        } else {
+            self.spent += length;
+            Sense::Credit(gap)
+        }
+    }
+}
+
+/// The chance that a service gets after a restart: time for one beat and a reconnect, or the whole TTL,
+/// whichever is longer, spread over half an interval so that verdicts do not fall all at once.
+#[must_use]
+pub fn chance(pace: Pace, spread: u32) -> Duration {
+    let fair = pace.ttl().max(pace.interval() + RECONNECT);
+    let half = u64::from(pace.interval_ms / 2);
+    fair + Duration::from_millis(half * u64::from(spread % 1_000) / 1_000)
+}
+
+/// Sets every lease as the durable rows have it. `lost` and `stopped` stay so; every other active service
+/// was expected to beat, and gets its chance whether or not it reconnects. Answers how many were armed.
+pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) -> usize {
+    let lasting: BTreeMap<&ServiceKey, Presence> =
+        loaded.open_intervals.iter().map(|row| (&row.service, row.presence)).collect();
+    let mut armed = 0;
+    for entry in roster.iter() {
+        leases.reserve(entry.slot);
+        let lasting = lasting.get(&entry.row.key).copied();
+        match (lasting, entry.row.status) {
+            (Some(Presence::Lost), _) => leases.set_phase(entry.slot, Phase::Lost),
+            (Some(Presence::Stopped), _) | (_, Status::Revoked | Status::Deleted) => {
+                leases.set_phase(entry.slot, Phase::Stopped);
+            }
+            (Some(Presence::Alive | Presence::Late | Presence::Unknown), _) | (_, Status::Active) => {
+                leases.rearm(entry.slot, pace, now.boot.after(chance(pace, entry.slot.0.wrapping_mul(2_654_435_761))));
+                armed += 1;
+            }
+            (Some(Presence::NeverSeen) | None, Status::Pending | Status::Inactive) => {
+                leases.set_phase(entry.slot, Phase::NeverSeen);
+            }
+        }
+    }
+    armed
+}
+
+/// The verdict of a loss, dated back to the first missed beat.
+pub(super) fn loss(key: ServiceKey, last_seen: Option<Timestamp>, sight: Sight, now: Now) -> Verdict {
+    let interval = sight.pace.interval();
+    let from = sight.lease().first_missed().or_else(|| {
+        // Not heard since a restart: the flushed last_seen is the best that is known.
+        let missed = last_seen?.after(interval);
+        Some(BootTime(now.boot.0.saturating_sub(u64::try_from(now.wall.since(missed).as_millis()).unwrap_or(0))))
+    });
+    let evidence = json!({
+        "last_beat": sight.last_seen(now).or(last_seen).map(|at| at.to_string()),
+        "heard_since_start": sight.last_beat.is_some(),
+        "interval_ms": sight.pace.interval_ms,
+        "ttl_ms": sight.pace.ttl_ms,
+        "deadline": now.wall_of(sight.deadline).to_string(),
+    });
+    Verdict { service: key, presence: Presence::Lost, cause: "ttl", evidence, from: from.unwrap_or(now.boot) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rollcall_common::id::PaceNo;
+
+    use super::*;
+
+    const PACE: Pace = Pace { no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 };
+
+    fn at(ms: u64) -> Now {
+        Now { boot: BootTime(ms), wall: Timestamp(1_000_000 + i64::try_from(ms).unwrap()) }
+    }
+
+    #[test]
+    fn a_late_tick_is_a_blind_interval_with_its_credit() {
+        let mut judge = Judge::new(at(0));
+        assert_eq!(judge.tick(at(100), PACE), Sense::Clear);
+        assert_eq!(judge.tick(at(1_099), PACE), Sense::Clear);
+        let Sense::Credit(gap) = judge.tick(at(6_099), PACE) else { panic!("no credit") };
+        assert_eq!(
+            (gap.length, gap.from, gap.to),
+            (Duration::from_secs(5), Timestamp(1_001_099), Timestamp(1_006_099))
+        );
+    }
+
+    #[test]
+    fn credit_is_bounded_to_three_ttls_an_hour() {
+        let mut judge = Judge::new(at(0));
+        assert!(matches!(judge.tick(at(80_000), PACE), Sense::Credit(_)));
+        assert!(matches!(judge.tick(at(91_000), PACE), Sense::Unobservable(_)));
+        assert!(
+            matches!(judge.tick(at(92_000 + 3_600_000), PACE), Sense::Unobservable(_)),
+            "an hour's sleep exceeds it too"
+        );
+        assert!(matches!(judge.tick(at(92_000 + 3_605_000), PACE), Sense::Credit(_)), "a new hour has new credit");
+    }
+
+    #[test]
+    fn the_chance_is_fair_and_spread() {
+        assert_eq!(chance(PACE, 0), Duration::from_secs(30));
+        assert!(chance(PACE, 999) > Duration::from_millis(34_900));
+        let short = Pace { interval_ms: 1_000, ttl_ms: 3_000, ..PACE };
+        assert_eq!(chance(short, 0), Duration::from_secs(11));
+    }
+}

@@ -217,6 +217,13 @@ impl Leases {
         }
     }
 
+    /// Arms every live lease as after a restart: what was known of it is out of date.
+    pub(super) fn rearm_all(&self, now: BootTime, pace: Pace) {
+        for (slot, _) in self.live() {
+            self.rearm(slot, pace, now.after(super::judge::chance(pace, slot.0)));
+        }
+    }
+
     /// Moves the deadline of every live lease: the credit for time that could not be observed.
     pub(super) fn credit(&self, millis: u64) {
         for (_, cell) in self.live() {

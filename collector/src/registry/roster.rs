@@ -10,6 +10,7 @@ use std::{
 };
 
 use rollcall_common::{
+    health::{HealthReport, HostFacts},
     id::{Kind, Seq, ServiceId, ServiceKey},
     identity::{Pin, Serial},
     lifecycle::Status,
@@ -194,9 +195,12 @@ impl Roster {
         self.position = applied.position;
     }
 
-    /// Moves `last_seen` as the heartbeats do; never durable by itself.
-    pub(super) fn seen(&mut self, slot: Slot, at: Timestamp) {
-        self.edit(slot, |row| row.last_seen = row.last_seen.max(Some(at)));
+    /// What a sidecar said, shown before it is recorded.
+    pub(super) fn note(&mut self, slot: Slot, health: Option<(HealthReport, Timestamp)>, facts: Option<HostFacts>) {
+        self.edit(slot, |row| {
+            row.health = health.or(row.health.take());
+            row.facts = facts.or(row.facts.take());
+        });
     }
 
     fn apply_write(&mut self, write: &Write, seq: Seq) {

@@ -9,7 +9,7 @@ use rollcall_common::{
 use serde_json::json;
 
 use super::{
-    Refusal, Request, World,
+    ParentProblem, Refusal, Request, World,
     services::{By, check_parent},
 };
 use crate::store::rows::{Change, CredentialRow, IdRule, TokenPolicy, TokenRow, Write};
@@ -55,9 +55,13 @@ impl Request for CreateToken {
         if policy.checker_kind.is_some() && policy.kind != Kind::Checker {
             return invalid(format!("checker_kind is for checkers; this token is for a {}", policy.kind));
         }
-        // A token without a parent leaves the choice to the sidecar, so only a named one is checked.
+        // A token without a parent leaves the choice to the sidecar, so only a named one is looked at. It may
+        // register later than its token is made; enrollment asks again.
         if policy.parent.is_some() {
-            check_parent(world.roster, policy.kind, policy.parent.as_ref())?;
+            match check_parent(world.roster, policy.kind, policy.parent.as_ref()) {
+                Ok(_) | Err(ParentProblem::Unknown(_)) => {}
+                Err(problem) => return Err(problem.into()),
+            }
         }
         let row = TokenRow {
             id: self.id,

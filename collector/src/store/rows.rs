@@ -1,10 +1,12 @@
 //! What the registry store holds, in domain words.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+mod cidr;
+
+use std::collections::BTreeMap;
 
 use rollcall_common::{
     health::{HealthReport, HostFacts},
-    id::{BootId, CollectorName, Generation, Kind, NameError, Seq, ServiceId, ServiceKey},
+    id::{BootId, CollectorName, Generation, Kind, Seq, ServiceId, ServiceKey},
     identity::{Pin, Serial},
     lease::Presence,
     lifecycle::Status,
@@ -14,6 +16,7 @@ use rollcall_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::cidr::Cidr;
 use super::Position;
 
 /// One registered service.
@@ -108,71 +111,6 @@ pub enum IdRule {
     Prefix(String),
     /// The collector makes one up.
     Assigned,
-}
-
-/// A range of source addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Cidr {
-    base: std::net::IpAddr,
-    bits: u8,
-}
-
-impl Cidr {
-    /// Whether an address lies in the range. IPv4-mapped IPv6 addresses count as IPv4.
-    #[must_use]
-    pub fn contains(&self, ip: std::net::IpAddr) -> bool {
-        use std::net::IpAddr::{V4, V6};
-        match (self.base, ip.to_canonical()) {
-            (V4(a), V4(b)) => shared(u32::from(a).into(), u32::from(b).into(), 32, self.bits),
-            (V6(a), V6(b)) => shared(a.into(), b.into(), 128, self.bits),
-            (V4(_), V6(_)) | (V6(_), V4(_)) => false,
-        }
-    }
-}
-
-fn shared(a: u128, b: u128, width: u8, bits: u8) -> bool {
-    let drop = u32::from(width.saturating_sub(bits));
-    a.checked_shr(drop).unwrap_or(0) == b.checked_shr(drop).unwrap_or(0)
-}
-
-impl FromStr for Cidr {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let bad = || NameError {
-            what: "address range",
-            text: text.chars().take(80).collect(),
-            rule: "write an address and a length, as in 192.0.2.0/24 or 2001:db8::/32",
-        };
-        let (base, bits) = match text.split_once('/') {
-            Some((base, bits)) => (base, Some(bits.parse::<u8>().map_err(|_| bad())?)),
-            None => (text, None),
-        };
-        let base: std::net::IpAddr = base.parse().map_err(|_| bad())?;
-        let base = base.to_canonical();
-        let width = if base.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(width);
-        if bits > width { Err(bad()) } else { Ok(Self { base, bits }) }
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.base, self.bits)
-    }
-}
-
-impl TryFrom<String> for Cidr {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
-}
-
-impl From<Cidr> for String {
-    fn from(cidr: Cidr) -> Self {
-        cidr.to_string()
-    }
 }
 
 /// What a token allows; fixed when it is made.
@@ -321,7 +259,7 @@ pub struct BlindRow {
 }
 
 /// Everything that a collector holds in memory.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// Where the store stands.
     pub position: Position,
@@ -353,7 +291,8 @@ pub struct Change {
     pub audit: Vec<AuditDraft>,
 }
 
-/// One write. A failed precondition is a [`Conflict`].
+/// One write. A failed precondition is a [`Conflict`]. A change may write a row more than once: its own
+/// earlier writes do not make its later expectations stale.
 #[derive(Debug, Clone)]
 pub enum Write {
     /// Adds a service; conflicts with [`Conflict::Exists`]. The row's `seq` is ignored: the store gives one.
@@ -368,7 +307,7 @@ pub enum Write {
         to: Status,
         /// When.
         at: Timestamp,
-        /// Sets `first_seen` where it is not set yet, and `last_seen`.
+        /// Sets `first_seen` where it is not set yet, and moves `last_seen` forward.
         seen: Option<Timestamp>,
     },
     /// Replaces the free fields that an enrollment may bring to an adopted row. Takes a seq.
@@ -382,7 +321,8 @@ pub enum Write {
         /// New metadata.
         metadata: Pairs,
     },
-    /// Keeps what was last said of a service. Takes no seq, has no precondition but that it exists.
+    /// Keeps what was last said of a service. Takes no seq, has no precondition but that it exists
+    /// ([`Conflict::Missing`]).
     Note {
         /// Who.
         service: ServiceKey,
@@ -400,7 +340,8 @@ pub enum Write {
     },
     /// Binds or replaces the identity of a service; conflicts with [`Conflict::KeyInUse`] where one of its
     /// keys belongs to another identity, and with [`Conflict::Stale`] where the bound generation
-    /// (the latest, current or pending) is not the expected one (`None` = none bound).
+    /// (the latest, current or pending) is not the expected one (`None` = none bound). A service that is not
+    /// there is [`Conflict::Missing`]. Keys that the row no longer names are free again.
     PutIdentity {
         /// The whole row.
         row: Box<IdentityRow>,
@@ -409,7 +350,7 @@ pub enum Write {
     },
     /// Unbinds the identity of a service, if there is one.
     DropIdentity(ServiceKey),
-    /// Refuses a serial until its certificate ends.
+    /// Refuses a serial until its certificate ends; of two refusals the longer one holds.
     Deny {
         /// Which.
         serial: Serial,
@@ -418,7 +359,7 @@ pub enum Write {
     },
     /// Takes a refusal back.
     Allow(Serial),
-    /// Adds a token. Takes a seq.
+    /// Adds a token; conflicts with [`Conflict::Exists`]. Takes a seq, in place of the row's own.
     InsertToken(Box<TokenRow>),
     /// Revokes a token; [`Conflict::Missing`] or [`Conflict::TokenEnded`] where it is revoked already. Takes a seq.
     RevokeToken {
@@ -427,9 +368,10 @@ pub enum Write {
         /// When.
         at: Timestamp,
     },
-    /// Uses a token with a key. For a key that used it before this writes nothing and passes. Otherwise it
-    /// conflicts with [`Conflict::TokenEnded`] where the token is revoked, expired or not yet valid at `at`,
-    /// and with [`Conflict::TokenSpent`] where no uses are left. Takes a seq.
+    /// Uses a token with a key. For a key that used it before this writes nothing, takes no seq and passes.
+    /// Otherwise it conflicts with [`Conflict::TokenEnded`] where the token is revoked, expired or not yet
+    /// valid at `at` (both ends of its time included), and with [`Conflict::TokenSpent`] where no uses are
+    /// left; [`Conflict::Missing`] where there is no such token. Takes a seq.
     UseToken {
         /// Which.
         token: TokenId,
@@ -442,9 +384,10 @@ pub enum Write {
         /// From where.
         from: String,
     },
-    /// Adds a credential.
+    /// Adds a credential; conflicts with [`Conflict::Exists`].
     InsertCredential(CredentialRow),
-    /// Closes the lasting interval of a service, if there is one, and begins another.
+    /// Closes the lasting interval of a service, if there is one, and begins another; conflicts with
+    /// [`Conflict::Missing`]. An interval is never closed before its begin.
     BeginInterval(Box<IntervalRow>),
 }
 

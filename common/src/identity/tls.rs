@@ -104,8 +104,10 @@ impl TrustError {
 }
 
 impl From<TrustError> for TlsError {
+    /// QUIC hands on no more of a TLS error than its text. `CertificateError::Other` prints the debug form
+    /// of what it carries; `Error::Other` prints the words meant for the operator.
     fn from(error: TrustError) -> Self {
-        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+        Self::Other(OtherError(Arc::new(error)))
     }
 }
 

@@ -218,7 +218,7 @@ pub struct Enrolled {
 pub struct Addresses {
     /// Rises with each change.
     pub revision: u64,
-    /// 1 to 16 addresses.
+    /// At most [`MAX_ADDRESSES`]; none = keep those at hand.
     pub list: Vec<Address>,
 }
 

@@ -1,0 +1,43 @@
+# The recipes of the house. CI runs these very ones: see .ci/run.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test setup-test bench soak fuzz packages lint doc deny
+
+CARGO ?= cargo
+
+help: ## Lists what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## A collector and three sidecars beside real processes, until Ctrl-C
+	@exec tests/run.sh
+
+# One profile and one feature set for everything below: nothing is compiled twice.
+test: setup-test ## Every test that fits CI, the fuzzers' corpus included
+	$(CARGO) test --workspace --locked
+
+setup-test: ## Installs what the tests need from the distribution
+	@tests/setup.sh
+
+bench: ## The figures of BENCHMARKS.md, by the load generator
+	$(CARGO) run --release --locked --bin rollcall-swarm -- bench
+
+soak: setup-test ## The long runs: 200 kill rounds, 10,000 sidecars
+	ROLLCALL_SOAK=1 $(CARGO) test --workspace --locked soak -- --nocapture --test-threads 1
+	$(CARGO) run --release --locked --bin rollcall-swarm -- soak
+
+fuzz: ## Every fuzz target for FUZZ_SECONDS (600) each; needs a nightly toolchain
+	@fuzz/run.sh
+
+packages: ## deb and rpm: not yet
+	@echo "make packages: not yet. packaging/ holds the units and the default configuration." >&2; exit 1
+
+lint: ## Formatting and lints, warnings refused
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+
+doc: ## The API documentation, warnings refused
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --locked
+
+deny: ## Licences, bans, sources and security floors of the dependencies
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny@0.20.2
+	$(CARGO) deny --locked check bans licenses sources

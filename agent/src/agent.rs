@@ -1,0 +1,332 @@
+//! One sidecar: builds its parts, owns its tasks, takes it from a token to a session and out again.
+//!
+//! It performs what the session wishes and what only it can do: the vault, the rejoin, the log, the board.
+//! When to do what is the session's decision, or that of `enroll`'s advice.
+
+mod joining;
+
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rollcall_common::{
+    address::Address,
+    backoff::Backoff,
+    id::{BootId, InstanceId, NoRandomness},
+    time::Clock,
+    wire::message::{Addresses, Goodbye, GoodbyeReason},
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    config::Config,
+    drive::{Drive, Manner, Wish},
+    enroll::EnrollError,
+    identity::Identity,
+    link::Dialer,
+    local::{
+        Local, LocalError, SharedBoard,
+        systemd::{self, Systemd},
+    },
+    sample::{
+        Sampler,
+        host::{BootIdError, boot_id},
+    },
+    session::{End, Event, Notice, Paper},
+    signals::{Signal, Signals},
+    status::{Board, Stage, skew_warning},
+    token::{Damaged, Origin},
+    vault::{Stored, Vault, VaultError},
+};
+
+/// How often the host's facts are taken.
+const SAMPLE_EVERY: Duration = Duration::from_secs(600);
+/// How long closes may take to leave.
+const SETTLE_WITHIN: Duration = Duration::from_millis(100);
+
+/// Why a sidecar cannot go on. A restart cures none of these.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The state directory.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The status socket.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// The host.
+    #[error(transparent)]
+    BootId(#[from] BootIdError),
+    /// The host.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    /// The token does not read.
+    #[error(transparent)]
+    Token(#[from] Damaged),
+    /// There is a token, but not what to enroll as.
+    #[error(
+        "`kind` is not set: write kind = \"poller\", \"agent\", \"checker\" or \"instance\" into the configuration"
+    )]
+    NoKind,
+    /// Nowhere to dial.
+    #[error("there is no collector address: neither the token nor the configuration has one")]
+    NoAddress,
+    /// The token is refused for good.
+    #[error("the token from {origin} cannot be used. {error}")]
+    Refused {
+        /// Where the token is.
+        origin: Origin,
+        /// Why.
+        error: EnrollError,
+    },
+}
+
+/// A sidecar that is ready to run: it holds its state directory, and its socket answers.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    vault: Vault,
+    stored: Stored,
+    local: Option<Local>,
+    board: SharedBoard,
+    systemd: Systemd,
+    dialer: Arc<Dialer>,
+    instance_id: InstanceId,
+    boot_id: BootId,
+    /// Where a session or a rejoin dials.
+    addresses: Vec<Address>,
+    chance: Backoff,
+    /// The current identity is still under the name of the next one, for want of a writable disk.
+    unadopted: bool,
+    last_end: Option<End>,
+}
+
+impl Agent {
+    /// Takes the state directory, reads it, binds the status socket.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn prepare(config: Config, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
+        let vault = Vault::open(&config.state_dir)?;
+        let stored = vault.load()?;
+        let local = Local::bind(&config.socket)?;
+        let mut board = Board {
+            stage: Stage::WaitingForToken { looking: String::new() },
+            service: stored.current.as_ref().map(|identity| identity.service().clone()),
+            addresses: Vec::new(),
+            warnings: Vec::new(),
+        };
+        if let Some(identity) = &stored.current {
+            board.warnings = disagreements(&config, identity);
+        }
+        for warning in &board.warnings {
+            tracing::warn!("{warning}");
+        }
+        let seed = u64::from_be_bytes(rollcall_common::id::random()?);
+        Ok(Self {
+            instance_id: InstanceId::random()?,
+            boot_id: boot_id()?,
+            chance: Backoff::new(Duration::from_secs(1), Duration::from_secs(60), seed),
+            board: Arc::new(Mutex::new(board)),
+            systemd: Systemd::default(),
+            dialer: Arc::new(Dialer::new()),
+            local: Some(local),
+            addresses: Vec::new(),
+            unadopted: false,
+            last_end: None,
+            config,
+            clock,
+            vault,
+            stored,
+        })
+    }
+
+    /// Runs until it is asked to stop.
+    ///
+    /// # Errors
+    /// [`Fault`] where it cannot go on.
+    pub async fn run(mut self, mut signals: Signals) -> Result<(), Fault> {
+        let mut tasks = JoinSet::new();
+        if let Some(local) = self.local.take() {
+            tasks.spawn(local.serve(Arc::clone(&self.board), Arc::clone(&self.clock)));
+        }
+        tasks.spawn(systemd::feed_watchdog());
+        self.systemd.ready();
+        let outcome = self.lead(&mut signals).await;
+        self.show(Stage::Stopping);
+        self.systemd.stopping();
+        self.dialer.settle(SETTLE_WITHIN).await;
+        tasks.shutdown().await;
+        outcome
+    }
+
+    async fn lead(&mut self, signals: &mut Signals) -> Result<(), Fault> {
+        let stored = std::mem::take(&mut self.stored);
+        let (current, next, addresses) = match stored {
+            Stored { current: Some(current), next, addresses } => (current, next, addresses),
+            Stored { current: None, .. } => match self.enroll(signals).await? {
+                Some(admission) => (admission.identity, None, Some(admission.addresses)),
+                None => return Ok(()),
+            },
+        };
+        tracing::info!(service = %current.service(), generation = current.term().generation.0, "identity");
+        self.edit(|board| board.service = Some(current.service().clone()));
+        self.live(current, next, addresses, signals).await
+    }
+
+    async fn live(
+        &mut self,
+        current: Identity,
+        next: Option<Identity>,
+        kept: Option<Addresses>,
+        signals: &mut Signals,
+    ) -> Result<(), Fault> {
+        let addresses = self.settle_addresses(kept);
+        let manner = Manner {
+            instance_id: self.instance_id,
+            boot_id: self.boot_id,
+            addresses,
+            follow_addresses: self.config.addresses.is_empty(),
+            revoked_retry: self.config.revoked_retry,
+            first_dial_in: Duration::ZERO,
+            seed: u64::from_be_bytes(rollcall_common::id::random()?),
+        };
+        let mut drive = Drive::new(current, next, manner, Arc::clone(&self.dialer), Arc::clone(&self.clock));
+        let mut sampler = Sampler::default();
+        let mut sampling = tokio::time::interval(SAMPLE_EVERY);
+        sampling.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                wish = drive.next() => if self.fulfill(&mut drive, wish, signals).await.is_break() {
+                    return Ok(());
+                },
+                signal = signals.next() => drive.tell(match signal {
+                    Signal::Stop => Event::Stop(goodbye()),
+                    Signal::Retry => Event::Retry,
+                }),
+                _ = sampling.tick() => if let Some(facts) = sampler.sample() {
+                    drive.tell(Event::Facts(Box::new(facts)));
+                },
+            }
+            self.show(Stage::Session(Box::new(drive.view())));
+        }
+    }
+
+    async fn fulfill(&mut self, drive: &mut Drive, wish: Wish, signals: &mut Signals) -> ControlFlow<()> {
+        match wish {
+            Wish::MakeKey => {
+                // A next identity that is in use already must have the proper name before another one
+                // takes its place on the disk.
+                let adopted = if self.unadopted { self.vault.adopt_next() } else { Ok(()) };
+                match adopted.and_then(|()| self.vault.renewal_key()) {
+                    Ok(key) => {
+                        self.unadopted = false;
+                        drive.key_made(key);
+                    }
+                    Err(error) => drive.keeping_failed(&error),
+                }
+            }
+            Wish::KeepNext(next) => match self.vault.keep_next(&next) {
+                Ok(()) => drive.next_kept(*next),
+                Err(error) => drive.keeping_failed(&error),
+            },
+            Wish::Adopt(Paper::Next) => {
+                let outcome = self.vault.adopt_next();
+                self.unadopted = outcome.is_err();
+                warn_of(outcome);
+            }
+            Wish::Adopt(Paper::Current) | Wish::DropNext => warn_of(self.vault.drop_next()),
+            Wish::KeepAddresses(addresses) => {
+                warn_of(self.vault.keep_addresses(&addresses));
+                let list = self.settle_addresses(Some(addresses));
+                tracing::info!(addresses = ?list, "the collectors' addresses");
+            }
+            Wish::Note(notice) => self.log(&notice),
+            Wish::Rejoin => match self.rejoin(&drive.identities(), signals).await {
+                Some(next) => drive.rejoined(next),
+                None => return ControlFlow::Break(()),
+            },
+            Wish::Ended => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The override of the configuration, or else what was kept, is where we dial.
+    fn settle_addresses(&mut self, kept: Option<Addresses>) -> Vec<Address> {
+        self.addresses = match kept {
+            Some(kept) if self.config.addresses.is_empty() => kept.list,
+            Some(_) | None => self.config.addresses.clone(),
+        };
+        self.edit(|board| board.addresses.clone_from(&self.addresses));
+        self.addresses.clone()
+    }
+
+    fn log(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Greeted { session, address, pace, generation } => {
+                self.last_end = None;
+                let (interval_ms, ttl_ms, generation) = (pace.interval_ms, pace.ttl_ms, generation.0);
+                tracing::info!(session = session.0, collector = %address, interval_ms, ttl_ms, generation, "live");
+            }
+            Notice::Acked { beat_no, after, throttled } => {
+                tracing::trace!(beat_no = beat_no.0, after_ms = after.as_millis(), throttled, "beat acknowledged");
+            }
+            Notice::Parted { session, address, end, again_in } => {
+                let (session, again_in_ms) = (session.0, again_in.map(|delay| delay.as_millis()));
+                // The same words again at each try would bury all others.
+                if self.last_end.as_ref() == Some(end) {
+                    tracing::debug!(session, collector = %address, again_in_ms, "{end}");
+                } else if end.is_alarming() {
+                    tracing::warn!(session, collector = %address, again_in_ms, "{end}");
+                } else {
+                    tracing::info!(session, collector = %address, again_in_ms, "{end}");
+                }
+                self.last_end = Some(end.clone());
+            }
+            Notice::Skewed { by_ms } => {
+                tracing::warn!(skew_ms = by_ms, "{}", skew_warning(*by_ms).unwrap_or_default());
+            }
+            Notice::RenewalFailed { why, again_in } => {
+                tracing::warn!(again_in_s = again_in.as_secs(), "the certificate was not renewed: {why}");
+            }
+        }
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Board)) {
+        change(&mut self.board.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn show(&mut self, stage: Stage) {
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        board.stage = stage;
+        self.systemd.status(board.line());
+    }
+}
+
+fn goodbye() -> Goodbye {
+    let reason = if systemd::host_is_stopping() { GoodbyeReason::HostShutdown } else { GoodbyeReason::Stop };
+    Goodbye { reason, back_in_secs: None }
+}
+
+fn warn_of(outcome: Result<(), VaultError>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "the state directory does not follow");
+    }
+}
+
+/// Where the configuration and the identity on disk say different things. The identity holds.
+#[must_use]
+pub fn disagreements(config: &Config, identity: &Identity) -> Vec<String> {
+    let service = identity.service();
+    let mut found = Vec::new();
+    let fix =
+        "the identity on disk holds; to become another service, stop, move the state directory away, enroll again";
+    if config.kind.is_some_and(|kind| kind != service.kind) || config.id.as_ref().is_some_and(|id| *id != service.id) {
+        let kind = config.kind.map_or("*", rollcall_common::id::Kind::as_str);
+        let id = config.id.as_ref().map_or("*", |id| id.as_str());
+        found.push(format!("the configuration says {kind}/{id}, the identity on disk is {service}: {fix}"));
+    }
+    found
+}

@@ -1,0 +1,332 @@
+//! Every source of settings → one validated [`Config`].
+//!
+//! Later sources win: defaults, the main file, the fragments of its `.d` directory in name order, the
+//! environment, flags. Files and environment come through a [`Source`], so that tests bring their own.
+//! An error names the file, the line and the key, or the variable. The onboarding token is not a setting:
+//! only the places where it may be found are.
+
+mod layer;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rollcall_common::{
+    address::Address,
+    id::{Kind, ServiceId},
+    service::{CheckerKind, Pairs},
+    wire::message::MAX_ADDRESSES,
+};
+use secrecy::SecretString;
+use serde::Deserialize;
+
+pub use self::layer::{Layer, LogLayer, Period};
+
+/// The main file.
+pub const MAIN_FILE: &str = "/etc/rollcall/agent.toml";
+/// Where the state is kept.
+pub const STATE_DIR: &str = "/var/lib/rollcall-agent";
+/// Where the onboarding token is looked for.
+pub const TOKEN_FILE: &str = "/etc/rollcall/agent/token";
+/// The status socket of the packaged service.
+pub const RUNTIME_SOCKET: &str = "/run/rollcall-agent/agent.sock";
+const SOCKET_NAME: &str = "agent.sock";
+const REVOKED_RETRY: Duration = Duration::from_secs(3600);
+const REVOKED_RETRY_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
+/// Where settings come from.
+pub trait Source {
+    /// The text of a file; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    fn text(&self, path: &Path) -> io::Result<Option<String>>;
+
+    /// The files of a directory, in any order; empty where there is none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be listed.
+    fn files(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
+
+    /// An environment variable.
+    fn variable(&self, name: &str) -> Option<String>;
+
+    /// Whether the program runs as root.
+    fn is_root(&self) -> bool;
+}
+
+/// The host's files and the process's environment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostSource;
+
+impl Source for HostSource {
+    fn text(&self, path: &Path) -> io::Result<Option<String>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn files(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        match std::fs::read_dir(dir) {
+            Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn is_root(&self) -> bool {
+        rustix::process::geteuid().is_root()
+    }
+}
+
+/// The validated settings of one sidecar.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What the service is; needed to enroll.
+    pub kind: Option<Kind>,
+    /// The id to ask for.
+    pub id: Option<ServiceId>,
+    /// The parent it believes it has.
+    pub parent: Option<ServiceId>,
+    /// For checkers.
+    pub checker_kind: Option<CheckerKind>,
+    /// Labels to propose.
+    pub labels: Pairs,
+    /// Free metadata.
+    pub metadata: Pairs,
+    /// Where identity and keys are kept.
+    pub state_dir: PathBuf,
+    /// Where `status` is answered.
+    pub socket: PathBuf,
+    /// Where the onboarding token may be.
+    pub token: TokenPlaces,
+    /// Addresses that override those of the token and of the collector; empty: no override.
+    pub addresses: Vec<Address>,
+    /// How often a barred sidecar tries again.
+    pub revoked_retry: Duration,
+    /// How to log.
+    pub log: Log,
+}
+
+/// The places where an onboarding token may be found, in this order.
+#[derive(Debug, Clone)]
+pub struct TokenPlaces {
+    /// The systemd credential `token`.
+    pub credential: Option<PathBuf>,
+    /// The token file.
+    pub file: PathBuf,
+    /// The value of `ROLLCALL_TOKEN`.
+    pub environment: Option<SecretString>,
+    /// Remove the token file once it did its work.
+    pub consume_file: bool,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Log {
+    /// In which form.
+    pub format: LogFormat,
+    /// How much.
+    pub level: LogLevel,
+}
+
+/// The form of log lines, on standard error.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people, and for journald, with priorities where it listens.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What needs a hand.
+    Error,
+    /// And what may need one.
+    Warn,
+    /// And what changes.
+    #[default]
+    Info,
+    /// And each connection.
+    Debug,
+    /// And each heartbeat.
+    Trace,
+}
+
+/// One thing wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file that was asked for is not there.
+    #[error("{}: there is no such file", .0.display())]
+    Missing(PathBuf),
+    /// A line in a file.
+    #[error("{}:{line}: {}{why}", .path.display(), .key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default())]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from one.
+        line: usize,
+        /// The key of that line, where there is one.
+        key: Option<String>,
+        /// What is wrong.
+        why: String,
+    },
+    /// An environment variable.
+    #[error("environment variable {name}: {why}")]
+    Variable {
+        /// Which.
+        name: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// Settings that do not go together.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+/// Everything wrong with the settings, one line each.
+#[derive(Debug)]
+pub struct Problems(pub Vec<ConfigError>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.0.iter().enumerate() {
+            let line_break = if n == 0 { "" } else { "\n" };
+            write!(f, "{line_break}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Config {
+    /// Reads all sources. `file` is the main file that a flag names; `flags` win over everything.
+    ///
+    /// # Errors
+    /// [`Problems`] with all that is wrong, not only the first.
+    pub fn load(source: &dyn Source, file: Option<&Path>, flags: Layer) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let mut all = Layer::default();
+        for layer in layer::from_files(source, file).into_iter().chain([layer::from_environment(source)]) {
+            match layer {
+                Ok(layer) => all = all.overlaid(layer),
+                Err(found) => problems.extend(found),
+            }
+        }
+        all = all.overlaid(flags);
+        problems.extend(contradictions(&all).into_iter().map(ConfigError::Contradiction));
+        let pairs = |name: &str, pairs: Option<std::collections::BTreeMap<String, String>>| {
+            let pairs = Pairs::try_from(pairs.unwrap_or_default());
+            pairs.map_err(|error| ConfigError::Contradiction(format!("{name}: {error}")))
+        };
+        let (labels, metadata) = (pairs("labels", all.labels.take()), pairs("metadata", all.metadata.take()));
+        match (labels, metadata) {
+            (Ok(labels), Ok(metadata)) if problems.is_empty() => Ok(Self::of(source, all, labels, metadata)),
+            (labels, metadata) => {
+                problems.extend(labels.err().into_iter().chain(metadata.err()));
+                Err(Problems(problems))
+            }
+        }
+    }
+
+    fn of(source: &dyn Source, all: Layer, labels: Pairs, metadata: Pairs) -> Self {
+        let state_dir = all.state_dir.unwrap_or_else(|| given_by_systemd(source, "STATE_DIRECTORY", STATE_DIR));
+        let socket = all.socket.unwrap_or_else(|| default_socket(source, &state_dir));
+        let log = all.log.unwrap_or_default();
+        Self {
+            kind: all.kind,
+            id: all.id,
+            parent: all.parent,
+            checker_kind: all.checker_kind,
+            labels,
+            metadata,
+            state_dir,
+            socket,
+            token: TokenPlaces {
+                credential: source.variable("CREDENTIALS_DIRECTORY").map(|dir| PathBuf::from(dir).join("token")),
+                file: all.token_file.unwrap_or_else(|| TOKEN_FILE.into()),
+                environment: source.variable("ROLLCALL_TOKEN").map(SecretString::from),
+                consume_file: all.consume_token_file.unwrap_or(false),
+            },
+            addresses: all.addresses.unwrap_or_default(),
+            revoked_retry: all.revoked_retry.map_or(REVOKED_RETRY, |period| period.0),
+            log: Log { format: log.format.unwrap_or_default(), level: log.level.unwrap_or_default() },
+        }
+    }
+}
+
+/// systemd may give several directories; the first is ours.
+fn given_by_systemd(source: &dyn Source, variable: &str, otherwise: &str) -> PathBuf {
+    let given = source.variable(variable).and_then(|all| all.split(':').next().map(PathBuf::from));
+    given.filter(|dir| dir.is_absolute()).unwrap_or_else(|| otherwise.into())
+}
+
+/// The packaged service's socket for root with the packaged state directory; otherwise beside the state,
+/// so that several sidecars on one host do not meet.
+fn default_socket(source: &dyn Source, state_dir: &Path) -> PathBuf {
+    if source.variable("RUNTIME_DIRECTORY").is_some() {
+        given_by_systemd(source, "RUNTIME_DIRECTORY", "/run/rollcall-agent").join(SOCKET_NAME)
+    } else if source.is_root() && state_dir == Path::new(STATE_DIR) {
+        RUNTIME_SOCKET.into()
+    } else {
+        state_dir.join(SOCKET_NAME)
+    }
+}
+
+fn contradictions(all: &Layer) -> Vec<String> {
+    let mut found = Vec::new();
+    if let (Some(kind), Some(parent)) = (all.kind, &all.parent)
+        && kind.parent().is_none()
+    {
+        found.push(format!(
+            "parent: a {kind} has no parent, but {parent:?} is given: remove `parent`, or correct `kind`"
+        ));
+    }
+    if all.checker_kind.is_some() && all.kind.is_some_and(|kind| kind != Kind::Checker) {
+        found.push("checker_kind: only a checker has one: remove it, or set kind = \"checker\"".into());
+    }
+    if let Some(addresses) = &all.addresses {
+        if addresses.is_empty() {
+            found.push("addresses: the list is empty: leave it out to use those of the token".into());
+        }
+        if addresses.len() > MAX_ADDRESSES {
+            found.push(format!("addresses: {} are given; at most {MAX_ADDRESSES} are allowed", addresses.len()));
+        }
+    }
+    if let Some(Period(period)) = all.revoked_retry
+        && !REVOKED_RETRY_RANGE.contains(&period)
+    {
+        found.push("revoked_retry: give a time between 1s and 24h".into());
+    }
+    let paths = [("state_dir", &all.state_dir), ("socket", &all.socket), ("token_file", &all.token_file)];
+    for (name, path) in paths {
+        if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            found.push(format!("{name}: the path is empty"));
+        }
+    }
+    found
+}

@@ -1,0 +1,219 @@
+//! One source of settings: what it says, and nothing of what others say.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use rollcall_common::{
+    address::Address,
+    id::{Kind, ServiceId},
+    service::CheckerKind,
+};
+use serde::Deserialize;
+
+use super::{ConfigError, LogFormat, LogLevel, MAIN_FILE, Source};
+
+/// The settings of one source; whatever is absent is left to the sources below.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each field is documented in Config")]
+pub struct Layer {
+    pub kind: Option<Kind>,
+    pub id: Option<ServiceId>,
+    pub parent: Option<ServiceId>,
+    pub checker_kind: Option<CheckerKind>,
+    pub labels: Option<BTreeMap<String, String>>,
+    pub metadata: Option<BTreeMap<String, String>>,
+    pub state_dir: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
+    pub token_file: Option<PathBuf>,
+    pub consume_token_file: Option<bool>,
+    pub addresses: Option<Vec<Address>>,
+    pub revoked_retry: Option<Period>,
+    pub log: Option<LogLayer>,
+}
+
+/// The `[log]` table.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each field is documented in Log")]
+pub struct LogLayer {
+    pub format: Option<LogFormat>,
+    pub level: Option<LogLevel>,
+}
+
+/// A length of time, written as `90s`, `15m`, `1h` or `2d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Period(pub Duration);
+
+impl FromStr for Period {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no length of time: write 90s, 15m, 1h or 2d");
+        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (count, unit) = text.split_at_checked(split).ok_or_else(wrong)?;
+        let count: u64 = count.parse().map_err(|_| wrong())?;
+        let secs = match unit {
+            "s" => Some(count),
+            "m" => count.checked_mul(60),
+            "h" => count.checked_mul(3_600),
+            "d" => count.checked_mul(86_400),
+            _ => None,
+        };
+        secs.map(|secs| Self(Duration::from_secs(secs))).ok_or_else(wrong)
+    }
+}
+
+impl TryFrom<String> for Period {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl Layer {
+    /// These settings with others laid over them. Labels and metadata are joined key by key.
+    #[must_use]
+    pub fn overlaid(self, over: Self) -> Self {
+        let log = match (self.log, over.log) {
+            (Some(under), Some(over)) => {
+                Some(LogLayer { format: over.format.or(under.format), level: over.level.or(under.level) })
+            }
+            (under, over) => over.or(under),
+        };
+        Self {
+            kind: over.kind.or(self.kind),
+            id: over.id.or(self.id),
+            parent: over.parent.or(self.parent),
+            checker_kind: over.checker_kind.or(self.checker_kind),
+            labels: joined(self.labels, over.labels),
+            metadata: joined(self.metadata, over.metadata),
+            state_dir: over.state_dir.or(self.state_dir),
+            socket: over.socket.or(self.socket),
+            token_file: over.token_file.or(self.token_file),
+            consume_token_file: over.consume_token_file.or(self.consume_token_file),
+            addresses: over.addresses.or(self.addresses),
+            revoked_retry: over.revoked_retry.or(self.revoked_retry),
+            log,
+        }
+    }
+}
+
+type Table = Option<BTreeMap<String, String>>;
+
+fn joined(under: Table, over: Table) -> Table {
+    match (under, over) {
+        (Some(mut under), Some(over)) => {
+            under.extend(over);
+            Some(under)
+        }
+        (under, over) => over.or(under),
+    }
+}
+
+type Found = Result<Layer, Vec<ConfigError>>;
+
+/// The main file and its fragments. The default main file may be missing; one that was asked for may not.
+pub(super) fn from_files(source: &dyn Source, asked: Option<&Path>) -> Vec<Found> {
+    let named = asked.map(PathBuf::from).or_else(|| source.variable("ROLLCALL_CONFIG").map(PathBuf::from));
+    let main = named.clone().unwrap_or_else(|| MAIN_FILE.into());
+    let mut layers = vec![from_file(source, &main, named.is_some())];
+    let dir = main.with_extension("d");
+    match source.files(&dir) {
+        Ok(mut fragments) => {
+            fragments.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+            fragments.sort();
+            layers.extend(fragments.iter().map(|path| from_file(source, path, true)));
+        }
+        Err(error) => layers.push(Err(vec![ConfigError::Unreadable { path: dir, source: error }])),
+    }
+    layers
+}
+
+fn from_file(source: &dyn Source, path: &Path, required: bool) -> Found {
+    let text = match source.text(path) {
+        Ok(Some(text)) => text,
+        Ok(None) if required => return Err(vec![ConfigError::Missing(path.into())]),
+        Ok(None) => return Ok(Layer::default()),
+        Err(error) => return Err(vec![ConfigError::Unreadable { path: path.into(), source: error }]),
+    };
+    toml::from_str(&text).map_err(|error| vec![in_file(path, &text, &error)])
+}
+
+/// Names the line and the key, so that an editor can jump there and a reader sees what is meant.
+fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let content = text.lines().nth(line - 1).unwrap_or_default().trim();
+    let key = content.split_once('=').map(|(key, _)| key.trim()).or_else(|| content.strip_prefix('['));
+    let key = key.map(|key| key.trim_end_matches(']').to_owned()).filter(|key| !key.is_empty());
+    ConfigError::Line { path: path.into(), line, key, why: error.message().replace('\n', "; ") }
+}
+
+pub(super) fn from_environment(source: &dyn Source) -> Found {
+    let mut reader = Variables { source, problems: Vec::new() };
+    let layer = Layer {
+        kind: reader.read("ROLLCALL_KIND", parsed),
+        id: reader.read("ROLLCALL_ID", parsed),
+        parent: reader.read("ROLLCALL_PARENT", parsed),
+        checker_kind: reader.read("ROLLCALL_CHECKER_KIND", parsed),
+        labels: reader.read("ROLLCALL_LABELS", pairs),
+        metadata: reader.read("ROLLCALL_METADATA", pairs),
+        state_dir: reader.read("ROLLCALL_STATE_DIR", parsed),
+        socket: reader.read("ROLLCALL_SOCKET", parsed),
+        token_file: reader.read("ROLLCALL_TOKEN_FILE", parsed),
+        consume_token_file: reader.read("ROLLCALL_CONSUME_TOKEN_FILE", parsed),
+        addresses: reader
+            .read("ROLLCALL_ADDRESSES", |text| text.split(',').map(|address| parsed(address.trim())).collect()),
+        revoked_retry: reader.read("ROLLCALL_REVOKED_RETRY", parsed),
+        log: Some(LogLayer {
+            format: reader.read("ROLLCALL_LOG_FORMAT", word),
+            level: reader.read("ROLLCALL_LOG_LEVEL", word),
+        }),
+    };
+    if reader.problems.is_empty() { Ok(layer) } else { Err(reader.problems) }
+}
+
+struct Variables<'a> {
+    source: &'a dyn Source,
+    problems: Vec<ConfigError>,
+}
+
+impl Variables<'_> {
+    /// An empty variable counts as absent: unit files and shells cannot always unset one.
+    fn read<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.source.variable(name).filter(|text| !text.trim().is_empty())?;
+        match parse(text.trim()) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.problems.push(ConfigError::Variable { name, why });
+                None
+            }
+        }
+    }
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn word<T: clap::ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, false).map_err(|_| {
+        let known: Vec<String> =
+            T::value_variants().iter().filter_map(|v| v.to_possible_value()).map(|v| v.get_name().to_owned()).collect();
+        format!("{text:?} is unknown: use {}", known.join(", "))
+    })
+}
+
+/// Reads `key=value,key=value`.
+pub(crate) fn pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} is no key=value"))?;
+        Ok((key.trim().to_owned(), value.trim().to_owned()))
+    };
+    text.split(',').filter(|text| !text.trim().is_empty()).map(pair).collect()
+}

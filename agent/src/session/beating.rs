@@ -1,0 +1,110 @@
+//! A live session: beats, their acknowledgements, renewal, directives. Part of the pure state machine.
+
+use std::time::Duration;
+
+use rollcall_common::{
+    code::Code,
+    id::SessionNo,
+    lease::Pace,
+    time::Now,
+    wire::message::{Ack, Beat, Bytes, Directive, Down, Renew, Up},
+};
+
+use super::{Action, End, Notice, Phase, Session, millis, pace};
+
+impl Session {
+    pub(super) fn beat(&mut self, now: Now) {
+        let (Phase::Live(live), Some(pace)) = (&mut self.phase, self.pace) else { return };
+        self.last_beat = self.last_beat.next();
+        let beat = Beat { beat_no: self.last_beat, pace_no: pace.no };
+        live.beats.sent(beat.beat_no, now.boot, self.backoff.jitter(pace.interval(), 5));
+        self.actions.push_back(Action::Send(live.no, Up::Beat(beat)));
+    }
+
+    pub(super) fn live_frame(&mut self, no: SessionNo, down: Down, now: Now) -> Result<(), String> {
+        match down {
+            Down::Ack(ack) => return self.acked(ack, now),
+            Down::Renewed(renewed) => {
+                if self.renewal.is_asked() {
+                    self.renewal.keep();
+                    self.actions.push_back(Action::KeepNext(*renewed));
+                }
+            }
+            Down::Directive(Directive::Addresses(addresses)) => {
+                if addresses.list.is_empty() {
+                    return Err("an empty list of addresses".into());
+                }
+                if self.setup.follow_addresses {
+                    self.rotation.replace(addresses.list.clone());
+                }
+                self.actions.push_back(Action::KeepAddresses(addresses));
+            }
+            Down::Directive(Directive::RenewNow) => {
+                let spread = self.pace.map_or(Duration::ZERO, Pace::interval);
+                let due = now.boot.after(self.backoff.between(Duration::ZERO, spread));
+                self.renewal.hasten(due);
+            }
+            Down::Refused(refused) if self.renewal.is_asked() => {
+                self.renewal_failed(
+                    format!("the collector refused: {}", refused.code),
+                    millis(refused.retry_after_ms),
+                    now,
+                );
+            }
+            Down::Refused(refused) => {
+                self.actions.push_back(Action::Close(no, Code::Goodbye));
+                self.parted(no, End::Told(refused.code), millis(refused.retry_after_ms), now);
+            }
+            Down::Bye(bye) => {
+                self.actions.push_back(Action::Close(no, Code::Goodbye));
+                self.parted(no, End::Told(bye.code), millis(bye.retry_after_ms), now);
+            }
+            Down::HelloAck(_) | Down::Enrolled(_) => return Err("a frame that has no place in a session".into()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn acked(&mut self, ack: Ack, now: Now) -> Result<(), String> {
+        if ack.beat_no > self.last_beat {
+            return Err(format!("it acknowledged beat {}, which was never sent", ack.beat_no));
+        }
+        let granted = pace(ack.pace)?;
+        let Phase::Live(live) = &mut self.phase else { return Ok(()) };
+        let Some(sent) = live.beats.acked(ack.beat_no) else { return Ok(()) };
+        let throttled = ack.retry_after_ms > 0;
+        let changed = self.pace != Some(granted);
+        self.pace = Some(granted);
+        if throttled {
+            let patience = millis(ack.retry_after_ms);
+            let patience = self.backoff.between(patience, patience.saturating_add(patience / 10));
+            live.beats.reschedule(now.boot.after(patience));
+        } else {
+            self.lease_until = Some(sent.after(granted.ttl()));
+            if changed {
+                live.beats.reschedule(sent.after(self.backoff.jitter(granted.interval(), 5)));
+            }
+            // A connection that lasted proves that all is well; one that is accepted and dropped at
+            // once does not, and must not be redialed in a hot loop.
+            if now.boot.since(live.since) >= granted.interval() {
+                self.backoff.reset();
+            }
+        }
+        self.last_ack = Some((ack.beat_no, now.boot));
+        let after = now.boot.since(sent);
+        self.actions.push_back(Action::Note(Notice::Acked { beat_no: ack.beat_no, after, throttled }));
+        Ok(())
+    }
+
+    pub(super) fn ask_renewal(&mut self, csr: Vec<u8>, now: Now) {
+        let Phase::Live(live) = &self.phase else { return };
+        if self.renewal.ask(now.boot) {
+            let renew = Renew { csr: Bytes(csr) };
+            self.actions.push_back(Action::Send(live.no, Up::Renew(renew)));
+        }
+    }
+
+    pub(super) fn renewal_failed(&mut self, why: String, patience: Duration, now: Now) {
+        let again_in = self.renewal.failed(now.boot, patience);
+        self.actions.push_back(Action::Note(Notice::RenewalFailed { why, again_in }));
+    }
+}

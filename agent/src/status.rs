@@ -1,0 +1,357 @@
+//! What a sidecar shows of itself: kept by the agent, told by the Unix socket and to systemd.
+
+use std::fmt::{self, Write as _};
+
+use rollcall_common::{
+    address::Address,
+    id::ServiceKey,
+    lease::Pace,
+    time::{BootTime, Now, Timestamp},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    identity::Term,
+    session::{SKEW_MS, State, View},
+};
+
+/// What the agent knows of itself right now.
+#[derive(Debug, Clone)]
+pub struct Board {
+    /// What it is doing.
+    pub stage: Stage,
+    /// Who it is, once that is known.
+    pub service: Option<ServiceKey>,
+    /// Where it dials.
+    pub addresses: Vec<Address>,
+    /// What an operator should look at.
+    pub warnings: Vec<String>,
+}
+
+/// What the agent is doing.
+#[derive(Debug, Clone)]
+pub enum Stage {
+    /// It has no identity and no token.
+    WaitingForToken {
+        /// Where it looks, and what is in its way.
+        looking: String,
+    },
+    /// It asks for an identity, its first one or a fresh one.
+    Asking {
+        /// Whether it had one that expired.
+        rejoin: bool,
+        /// Why the last try failed.
+        last: Option<String>,
+        /// When the next one is due.
+        again_at: Option<BootTime>,
+    },
+    /// It has a session.
+    Session(Box<View>),
+    /// It is leaving.
+    Stopping,
+}
+
+/// The word for what a sidecar does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doing {
+    /// No identity, no token.
+    WaitingForToken,
+    /// Asking for a first identity.
+    Enrolling,
+    /// Asking for a fresh certificate.
+    Rejoining,
+    /// Between two dials.
+    Offline,
+    /// A handshake is under way.
+    Dialing,
+    /// The collector has not accepted yet.
+    Greeting,
+    /// Beating.
+    Live,
+    /// Leaving.
+    Stopping,
+}
+
+impl Doing {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WaitingForToken => "waiting_for_token",
+            Self::Enrolling => "enrolling",
+            Self::Rejoining => "rejoining",
+            Self::Offline => "offline",
+            Self::Dialing => "dialing",
+            Self::Greeting => "greeting",
+            Self::Live => "live",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The answer of the Unix socket, one JSON object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// `kind/id`, once enrolled.
+    pub service: Option<String>,
+    /// What it does.
+    pub state: Doing,
+    /// Why it is not live, where it is not.
+    pub reason: Option<String>,
+    /// The collector dialed or in use.
+    pub collector: Option<String>,
+    /// Where it may dial.
+    pub addresses: Vec<String>,
+    /// Counts its dials.
+    pub session: u64,
+    /// The pace in force.
+    pub pace: Option<PaceReport>,
+    /// Beats sent since the program started.
+    pub beats_sent: u64,
+    /// The last beat acknowledged.
+    pub last_acked: Option<u64>,
+    /// How long ago that was, in milliseconds.
+    pub last_ack_ms_ago: Option<u64>,
+    /// Until the next try, in milliseconds.
+    pub again_in_ms: Option<u64>,
+    /// The certificate in use.
+    pub certificate: Option<CertificateReport>,
+    /// Collector's clock less this host's, in milliseconds.
+    pub clock_skew_ms: Option<i64>,
+    /// What an operator should look at.
+    pub warnings: Vec<String>,
+}
+
+/// The pace in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaceReport {
+    /// Milliseconds between beats.
+    pub interval_ms: u32,
+    /// Milliseconds that one beat is good for.
+    pub ttl_ms: u32,
+}
+
+impl From<Pace> for PaceReport {
+    fn from(pace: Pace) -> Self {
+        Self { interval_ms: pace.interval_ms, ttl_ms: pace.ttl_ms }
+    }
+}
+
+/// The certificate in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateReport {
+    /// Counts the identity's certificates.
+    pub generation: u64,
+    /// When it ends, RFC 3339.
+    pub not_after: String,
+    /// When it is renewed, before jitter, RFC 3339.
+    pub renew_at: String,
+    /// Whether a renewed one waits to be proven.
+    pub next_waits: bool,
+}
+
+impl Board {
+    /// The report at this moment.
+    #[must_use]
+    pub fn report(&self, now: Now) -> Report {
+        let mut report = Report {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            service: self.service.as_ref().map(ToString::to_string),
+            state: self.doing(),
+            reason: None,
+            collector: None,
+            addresses: self.addresses.iter().map(ToString::to_string).collect(),
+            session: 0,
+            pace: None,
+            beats_sent: 0,
+            last_acked: None,
+            last_ack_ms_ago: None,
+            again_in_ms: None,
+            certificate: None,
+            clock_skew_ms: None,
+            warnings: self.warnings.clone(),
+        };
+        let until = |at: Option<BootTime>| {
+            at.map(|at| at.since(now.boot)).and_then(|left| u64::try_from(left.as_millis()).ok())
+        };
+        match &self.stage {
+            Stage::WaitingForToken { looking } => report.reason = Some(looking.clone()),
+            Stage::Asking { last, again_at, .. } => {
+                report.reason = last.clone();
+                report.again_in_ms = until(*again_at);
+            }
+            Stage::Session(view) => {
+                report.collector = view.address.as_ref().map(ToString::to_string);
+                report.session = view.session.0;
+                report.pace = view.pace.map(Into::into);
+                report.beats_sent = view.beat_no.0;
+                report.last_acked = view.last_ack.map(|(no, _)| no.0);
+                report.last_ack_ms_ago =
+                    view.last_ack.and_then(|(_, at)| u64::try_from(now.boot.since(at).as_millis()).ok());
+                report.again_in_ms = until(view.again_at);
+                report.certificate = Some(certificate(view.current, view.has_next));
+                report.clock_skew_ms = view.skew_ms;
+                report.warnings.extend(view.skew_ms.and_then(skew_warning));
+                if view.state != State::Live {
+                    report.reason = view.last_end.as_ref().map(ToString::to_string);
+                }
+            }
+            Stage::Stopping => {}
+        }
+        report
+    }
+
+    /// The line that systemd shows.
+    #[must_use]
+    pub fn line(&self) -> String {
+        match &self.stage {
+            Stage::WaitingForToken { looking } => format!("waiting for an onboarding token: {looking}"),
+            Stage::Asking { last: Some(last), .. } => format!("{}: {last}", self.doing()),
+            Stage::Asking { last: None, .. } => self.doing().to_string(),
+            Stage::Session(view) => match (view.state, &view.address, &view.last_end) {
+                (State::Live, Some(address), _) => format!("live at {address}"),
+                (State::Offline, _, Some(end)) => format!("offline: {end}"),
+                _ => self.doing().to_string(),
+            },
+            Stage::Stopping => "stopping".into(),
+        }
+    }
+
+    fn doing(&self) -> Doing {
+        match &self.stage {
+            Stage::WaitingForToken { .. } => Doing::WaitingForToken,
+            Stage::Asking { rejoin: false, .. } => Doing::Enrolling,
+            Stage::Asking { rejoin: true, .. } => Doing::Rejoining,
+            Stage::Session(view) => match view.state {
+                State::Offline => Doing::Offline,
+                State::Rejoining => Doing::Rejoining,
+                State::Dialing => Doing::Dialing,
+                State::Greeting => Doing::Greeting,
+                State::Live => Doing::Live,
+                State::Draining | State::Over => Doing::Stopping,
+            },
+            Stage::Stopping => Doing::Stopping,
+        }
+    }
+}
+
+/// What to say of clocks that differ by so many milliseconds; nothing where that is little.
+#[must_use]
+pub fn skew_warning(by_ms: i64) -> Option<String> {
+    let (seconds, side) = (by_ms.abs() / 1000, if by_ms > 0 { "behind" } else { "ahead of" });
+    (by_ms.abs() > SKEW_MS).then(|| format!("this host's clock is {seconds} s {side} the collector's: correct it"))
+}
+
+fn certificate(term: Term, next_waits: bool) -> CertificateReport {
+    let Term { generation, not_after, renew_at } = term;
+    let told = |time: Timestamp| time.to_string();
+    CertificateReport { generation: generation.0, not_after: told(not_after), renew_at: told(renew_at), next_waits }
+}
+
+impl Report {
+    /// The report for people, one fact per line.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut rows: Vec<(&str, String)> = vec![
+            ("service", self.service.clone().unwrap_or_else(|| "not enrolled".into())),
+            ("state", self.state.to_string()),
+        ];
+        let mut row = |name, value: Option<String>| rows.extend(value.map(|value| (name, value)));
+        row("reason", self.reason.clone());
+        row("next try", self.again_in_ms.map(|ms| format!("in {}", seconds(ms))));
+        row("collector", self.collector.clone());
+        row("addresses", (!self.addresses.is_empty()).then(|| self.addresses.join(", ")));
+        row("last ack", self.last_ack_ms_ago.map(|ms| format!("{} ago", seconds(ms))));
+        row(
+            "beats",
+            (self.session > 0).then(|| {
+                format!(
+                    "{} sent, {} acknowledged last, session {}",
+                    self.beats_sent,
+                    self.last_acked.unwrap_or(0),
+                    self.session
+                )
+            }),
+        );
+        row(
+            "pace",
+            self.pace.map(|pace| {
+                format!("every {}, lost after {}", seconds(pace.interval_ms.into()), seconds(pace.ttl_ms.into()))
+            }),
+        );
+        row(
+            "certificate",
+            self.certificate.as_ref().map(|certificate| {
+                let next = if certificate.next_waits { ", the next one is being proven" } else { "" };
+                format!(
+                    "generation {}, until {}, renewal about {}{next}",
+                    certificate.generation, certificate.not_after, certificate.renew_at
+                )
+            }),
+        );
+        row("clock skew", self.clock_skew_ms.map(|ms| format!("{ms} ms")));
+        row("program", Some(format!("version {}, process {}", self.version, self.pid)));
+        for warning in &self.warnings {
+            row("warning", Some(warning.clone()));
+        }
+        let mut table = String::new();
+        for (name, value) in rows {
+            // Writing to a String cannot fail.
+            let _ = writeln!(table, "{name:<12} {value}");
+        }
+        table
+    }
+}
+
+fn seconds(ms: u64) -> String {
+    let tenths = ms / 100;
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => format!("{whole} s"),
+        (whole, rest) if whole < 100 => format!("{whole}.{rest} s"),
+        (whole, _) => format!("{whole} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiting_sidecar_says_what_it_waits_for() {
+        let stage = Stage::WaitingForToken { looking: "put one into /etc/rollcall/agent/token".into() };
+        let board = Board { stage, service: None, addresses: vec![], warnings: vec!["mind this".into()] };
+        let report = board.report(Now { boot: BootTime(1), wall: Timestamp(1) });
+        let table = report.table();
+        assert!(table.contains("state        waiting_for_token\n"), "{table}");
+        assert!(table.contains("reason       put one into /etc/rollcall/agent/token\n"), "{table}");
+        assert!(table.contains("warning      mind this\n"), "{table}");
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn skew_names_the_side() {
+        assert_eq!(skew_warning(-30_000), None);
+        assert_eq!(skew_warning(-90_500).unwrap(), "this host's clock is 90 s ahead of the collector's: correct it");
+        assert_eq!(skew_warning(31_000).unwrap(), "this host's clock is 31 s behind the collector's: correct it");
+    }
+
+    #[test]
+    fn spans_of_time_are_short() {
+        assert_eq!(seconds(10_000), "10 s");
+        assert_eq!(seconds(1_234), "1.2 s");
+        assert_eq!(seconds(123_456), "123 s");
+    }
+}

@@ -1,0 +1,301 @@
+//! Key, chain, bundle and addresses on disk; every step survives a kill.
+//!
+//! | file | holds | written |
+//! |---|---|---|
+//! | `identity` | key, chain and bundle in use | at enrollment; otherwise only by renaming `next` |
+//! | `next` | the same of a renewal or rejoin | before it is dialed with |
+//! | `pending` | a key that is being certified | before it is sent |
+//! | `addresses` | the collectors' addresses | when they change |
+//! | `lock` | nothing | held while a sidecar runs |
+//!
+//! A file appears whole or not at all (temporary file, fsync, rename, fsync of the directory), so that
+//! whenever the process dies, `identity` is either the old or the new one, and a key that was sent is
+//! known again. The vault refuses what others could have read or written. It knows nothing of networks.
+
+mod disk;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rollcall_common::{
+    id::Generation,
+    token::TokenId,
+    wire::message::{Addresses, Renewed},
+};
+
+use self::{
+    disk::Disk,
+    record::{AddressesRecord, IdentityRecord, PendingRecord, Purpose, RecordError},
+};
+use crate::{
+    identity::{Identity, IdentityError},
+    key::{Key, KeyError},
+};
+
+const IDENTITY: &str = "identity";
+const NEXT: &str = "next";
+const PENDING: &str = "pending";
+const ADDRESSES: &str = "addresses";
+
+/// The state directory of one sidecar, held exclusively.
+#[derive(Debug)]
+pub struct Vault {
+    disk: Disk,
+}
+
+/// What the vault holds.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// The identity in use.
+    pub current: Option<Identity>,
+    /// One that was granted but not yet accepted by a collector.
+    pub next: Option<Identity>,
+    /// Where to dial.
+    pub addresses: Option<Addresses>,
+}
+
+/// Why the vault cannot be used. Nothing was destroyed.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The directory cannot be made or opened.
+    #[error("state directory {}: {source}", .path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not what it should be: a link, a device.
+    #[error("{} is not a {wanted}: remove it, or set another `state_dir`", .path.display())]
+    NotA {
+        /// Which.
+        path: PathBuf,
+        /// What was expected.
+        wanted: &'static str,
+    },
+    /// Others can read or write it.
+    #[error("{} is open to others (mode {mode:04o}): make sure that nobody used it, then `chmod {fix} {}`", .path.display(), .path.display())]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// What they should be.
+        fix: &'static str,
+    },
+    /// It belongs to another user.
+    #[error("{} belongs to user {owner}, and this program runs as user {me}", .path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Our user.
+        me: u32,
+    },
+    /// Another sidecar holds it.
+    #[error("another sidecar uses state directory {}: stop it, or set another `state_dir`", .0.display())]
+    Locked(PathBuf),
+    /// Written by a newer version.
+    #[error("{} has format {found}, and this version knows {known}: upgrade rollcall-agent", .path.display(), known = record::FORMAT)]
+    Newer {
+        /// Which.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// It does not read.
+    #[error("{} is damaged ({why}): move it away and enroll again with a new token", .path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        why: String,
+    },
+    /// Reading failed.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Writing failed; what was there before is still there.
+    #[error("cannot write {}: {source}", .path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No key could be made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl Vault {
+    /// Opens the directory, makes it where it is missing, and holds it until dropped.
+    ///
+    /// # Errors
+    /// [`VaultError`] where it cannot be made, is open to others, is not ours, or is held already.
+    pub fn open(path: &Path) -> Result<Self, VaultError> {
+        let disk = Disk::create(path)?;
+        disk.lock()?;
+        for name in [IDENTITY, NEXT, PENDING, ADDRESSES] {
+            disk.sweep(name)?;
+        }
+        Ok(Self { disk })
+    }
+
+    /// Reads a directory that a sidecar may be using; makes, holds and changes nothing. `None` where
+    /// there is none.
+    ///
+    /// # Errors
+    /// What [`Self::open`] or [`Self::load`] would find.
+    pub fn inspect(path: &Path) -> Result<Option<Stored>, VaultError> {
+        match Disk::open(path)? {
+            Some(disk) => Self { disk }.read().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// [`VaultError`] where a file is damaged, newer, open to others or not ours.
+    pub fn load(&self) -> Result<Stored, VaultError> {
+        let stored = self.read()?;
+        if stored.current.is_some()
+            && let Some(PendingRecord { purpose: Purpose::Enroll { .. }, .. }) = self.pending()?
+        {
+            // Killed between the identity and the end of the enrollment.
+            self.disk.remove(PENDING)?;
+        }
+        Ok(stored)
+    }
+
+    /// The key to enroll with: the one that was kept for this token before, so that a collector which
+    /// answered in vain recognizes it, or a fresh one, kept before it is returned.
+    ///
+    /// # Errors
+    /// When it cannot be read, made or kept.
+    pub fn enrollment_key(&self, token: TokenId) -> Result<Key, VaultError> {
+        self.pending_key(Purpose::Enroll { token: token.to_string() })
+    }
+
+    /// The key to rejoin with after that generation: kept likewise.
+    ///
+    /// # Errors
+    /// When it cannot be read, made or kept.
+    pub fn rejoin_key(&self, expired: Generation) -> Result<Key, VaultError> {
+        self.pending_key(Purpose::Rejoin { generation: expired.0 })
+    }
+
+    /// A fresh key to renew with, kept before it is returned.
+    ///
+    /// # Errors
+    /// When it cannot be made or kept.
+    pub fn renewal_key(&self) -> Result<Key, VaultError> {
+        let key = Key::generate()?;
+        self.disk.write(PENDING, &PendingRecord::new(Purpose::Renew, &key).encode())?;
+        Ok(key)
+    }
+
+    /// Keeps the first identity and its addresses; the enrollment is over with it.
+    ///
+    /// # Errors
+    /// When it cannot be written; the enrollment can then be repeated.
+    pub fn keep_first(&self, identity: &Identity, addresses: &Addresses) -> Result<(), VaultError> {
+        self.keep_addresses(addresses)?;
+        self.disk.write(IDENTITY, &IdentityRecord::of(identity).encode())?;
+        self.disk.remove(PENDING)
+    }
+
+    /// Keeps an identity that no collector has accepted yet.
+    ///
+    /// # Errors
+    /// When it cannot be written; the identity in use is untouched.
+    pub fn keep_next(&self, next: &Identity) -> Result<(), VaultError> {
+        self.disk.write(NEXT, &IdentityRecord::of(next).encode())?;
+        self.disk.remove(PENDING)
+    }
+
+    /// The next identity was accepted: it takes the place of the one in use.
+    ///
+    /// # Errors
+    /// When it cannot be renamed; it is then found as the next one again.
+    pub fn adopt_next(&self) -> Result<(), VaultError> {
+        self.disk.rename(NEXT, IDENTITY)
+    }
+
+    /// The next identity is worthless.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn drop_next(&self) -> Result<(), VaultError> {
+        self.disk.remove(NEXT)
+    }
+
+    /// Keeps the collectors' addresses.
+    ///
+    /// # Errors
+    /// When they cannot be written; the old ones are untouched.
+    pub fn keep_addresses(&self, addresses: &Addresses) -> Result<(), VaultError> {
+        self.disk.write(ADDRESSES, &AddressesRecord::of(addresses).encode())
+    }
+
+    fn read(&self) -> Result<Stored, VaultError> {
+        let current = self.identity(IDENTITY)?;
+        let next = match self.identity(NEXT) {
+            // It never was in use: without it, the certificate is merely renewed once more.
+            Err(error @ VaultError::Damaged { .. }) if current.is_some() => {
+                tracing::warn!(%error, "the next identity is passed over");
+                None
+            }
+            other => other?,
+        };
+        let addresses = match self.disk.read(ADDRESSES)? {
+            Some(bytes) => Some(AddressesRecord::decode(&bytes).map_err(|e| self.broken(ADDRESSES, e))?.into()),
+            None => None,
+        };
+        Ok(Stored { current, next, addresses })
+    }
+
+    fn identity(&self, name: &'static str) -> Result<Option<Identity>, VaultError> {
+        let Some(bytes) = self.disk.read(name)? else { return Ok(None) };
+        let record = IdentityRecord::decode(&bytes).map_err(|error| self.broken(name, error))?;
+        let damaged = |why: String| VaultError::Damaged { path: self.disk.path_of(name), why };
+        let key = Key::from_pkcs8(&record.key.0).map_err(|error| damaged(error.to_string()))?;
+        let granted: Renewed = record.into();
+        let joined: Result<Identity, IdentityError> = Identity::new(Arc::new(key), granted);
+        joined.map(Some).map_err(|error| damaged(error.to_string()))
+    }
+
+    fn pending(&self) -> Result<Option<PendingRecord>, VaultError> {
+        let Some(bytes) = self.disk.read(PENDING)? else { return Ok(None) };
+        PendingRecord::decode(&bytes).map(Some).map_err(|error| self.broken(PENDING, error))
+    }
+
+    fn pending_key(&self, purpose: Purpose) -> Result<Key, VaultError> {
+        if let Some(kept) = self.pending()?.filter(|kept| kept.purpose == purpose) {
+            return Ok(Key::from_pkcs8(&kept.key.0)?);
+        }
+        let key = Key::generate()?;
+        self.disk.write(PENDING, &PendingRecord::new(purpose, &key).encode())?;
+        Ok(key)
+    }
+
+    fn broken(&self, name: &'static str, error: RecordError) -> VaultError {
+        let path = self.disk.path_of(name);
+        match error {
+            RecordError::Newer(found) => VaultError::Newer { path, found },
+            RecordError::Damaged(why) => VaultError::Damaged { path, why },
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! Composition: opens, binds, starts and stops every part in order.
+//!
+//! [`Collector::start`] returns once the listeners truly listen; the handle tells their addresses and stops
+//! everything: first the rim, so that nothing new arrives, then the keepers with a last flush, then the
+//! registry with its last commit, then the store. Tests start the same thing and swap only its [`Parts`].
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rollcall_common::{
+    id::BootId,
+    identity::{Pin, tls},
+    time::{Clock, SystemClock},
+    wire::message::Addresses,
+};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::{Lanes, Limits},
+    ca::{Ca, CaError, CaSettings, CertPolicy},
+    config::{self, Config},
+    http::{
+        self,
+        bootstrap::{self, Bootstrap, BootstrapError},
+    },
+    ingest::{
+        Context, Ingest,
+        endpoint::{self, EndpointError, EndpointSettings, ResetKeys, ResetKeysError},
+    },
+    keeper,
+    metrics::Metrics,
+    registry::{Actor, Registry, Whoami},
+    statedir::{StateDir, StateDirError},
+    store::{
+        LivenessStore, RegistryStore, StoreError, memory::MemoryLiveness, redis::RedisLiveness, sqlite::SqliteStore,
+    },
+};
+
+/// The file that tells where a collector listens, once it does.
+pub const ENDPOINTS_FILE: &str = "endpoints.json";
+const ADDRESSES_FILE: &str = "addresses.json";
+/// How long HTTP requests in flight get at a stop.
+const HTTP_WITHIN: Duration = Duration::from_secs(3);
+/// How long the last commits may take at a stop.
+const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a collector is made of, where it differs from the configuration.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// The clock; the host's where none is given.
+    pub clock: Option<Arc<dyn Clock>>,
+    /// The registry store.
+    pub registry: Option<Arc<dyn RegistryStore>>,
+    /// The liveness store.
+    pub liveness: Option<Arc<dyn LivenessStore>>,
+}
+
+/// Why a collector did not start. Each says what to do; nothing on disk was destroyed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The CA.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The keys of the QUIC endpoint.
+    #[error(transparent)]
+    ResetKeys(#[from] ResetKeysError),
+    /// A store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The QUIC listener.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The HTTP listener.
+    #[error(transparent)]
+    Http(#[from] http::StartError),
+    /// TLS settings.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A setting that only the start can judge.
+    #[error("{0}")]
+    Setting(String),
+    /// The bootstrap credential.
+    #[error(transparent)]
+    Credential(#[from] BootstrapError),
+}
+
+impl StartError {
+    /// Whether a restart may help without anybody's doing.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_transient(),
+            Self::Endpoint(_) | Self::Http(_) => true,
+            Self::StateDir(_)
+            | Self::Ca(_)
+            | Self::ResetKeys(_)
+            | Self::Tls(_)
+            | Self::Setting(_)
+            | Self::Credential(_) => false,
+        }
+    }
+}
+
+/// Where a collector listens, as others on the host may read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// HTTP, host and port.
+    pub http: SocketAddr,
+    /// QUIC, host and port.
+    pub quic: SocketAddr,
+}
+
+/// A running collector.
+#[derive(Debug)]
+pub struct Collector {
+    endpoints: Endpoints,
+    registry: Registry,
+    pin: Pin,
+    http: (http::Server, CancellationToken),
+    ingest: (JoinHandle<()>, CancellationToken),
+    keepers: (TaskTracker, CancellationToken),
+    actor: (JoinHandle<()>, CancellationToken),
+    store: Arc<dyn RegistryStore>,
+}
+
+impl Collector {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// The first thing that does not work, with its fix.
+    pub async fn start(config: Config, parts: Parts) -> Result<Self, StartError> {
+        let clock = parts.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let state = StateDir::open(&config.state_dir)?;
+        let ca = Arc::new(open_ca(&config, &state, &clock)?);
+        let store = match parts.registry {
+            Some(store) => store,
+            None => open_registry(&config).await?,
+        };
+        let liveness = match parts.liveness {
+            Some(liveness) => liveness,
+            None => open_liveness(&config, &clock)?,
+        };
+        let metrics = Arc::new(Metrics::default());
+        let whoami =
+            Whoami { trust_domain: config.trust_domain.clone(), collector: config.name.clone(), boot_id: boot_id()? };
+        let (actor, registry) =
+            Actor::open(Arc::clone(&store), Arc::clone(&clock), whoami, config.pace, metrics).await?;
+
+        let tls = tls::collector_config(
+            Arc::new(tls::SidecarVerifier::new(&ca.roots(), config.trust_domain.clone(), Arc::new(registry.clone()))?),
+            ca.certificate_resolver(),
+            Arc::clone(&clock),
+        )?;
+        let bound = endpoint::bind(EndpointSettings { listen: config.quic_listen }, tls, ResetKeys::open(&state)?)?;
+        let addresses = Arc::new(ArcSwap::from_pointee(advertised(&state, &config)?));
+
+        let stop_actor = CancellationToken::new();
+        let actor = (spawn(actor.run(stop_actor.clone())), stop_actor);
+        let well = Arc::new(AtomicBool::new(true));
+        let draining = CancellationToken::new();
+        let http = http::bind(
+            http::Parts {
+                registry: registry.clone(),
+                store: Arc::clone(&store),
+                liveness: sight(&liveness, &well),
+                pin: ca.pin(),
+                advertised: Arc::new(ArcSwap::from_pointee(config.advertise.clone())),
+                quic: bound.address,
+                draining: draining.clone(),
+            },
+            http_settings(&config),
+        )
+        .await?;
+        let found = state.read(config::CREDENTIAL_FILE)?;
+        let write = |text: &[u8]| state.write(config::CREDENTIAL_FILE, text);
+        if bootstrap::ensure(&registry, found.as_deref().map(Vec::as_slice), write).await? == Bootstrap::Made {
+            tracing::info!(file = %state.path_of(config::CREDENTIAL_FILE).display(), "the administrator's credential was made");
+        }
+
+        let keepers = keep(&config, &registry, &store, (&liveness, well), &ca);
+        let context = Context {
+            registry: registry.clone(),
+            ca: Arc::clone(&ca),
+            addresses,
+            lanes: Lanes::new(limits(&config.limits), clock.now().boot).into(),
+            tasks: TaskTracker::new(),
+        };
+        let stop_ingest = CancellationToken::new();
+        let ingest = Ingest::new(bound.endpoint, Arc::new(context));
+        let ingest = (spawn(ingest.run(stop_ingest.clone())), stop_ingest);
+
+        let endpoints = Endpoints { http: http.address(), quic: bound.address };
+        let text = serde_json::to_vec(&endpoints).map_err(|error| StartError::Setting(error.to_string()))?;
+        state.write(ENDPOINTS_FILE, &text)?;
+        tracing::info!(
+            quic = %endpoints.quic,
+            http = %endpoints.http,
+            name = %config.name,
+            trust_domain = %config.trust_domain,
+            services = registry.read(crate::registry::roster::Roster::len),
+            "listening"
+        );
+        Ok(Self { endpoints, registry, pin: ca.pin(), http: (http, draining), ingest, keepers, actor, store })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// Its registry.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What tokens pin.
+    #[must_use]
+    pub fn pin(&self) -> Pin {
+        self.pin
+    }
+
+    /// Stops in order: no newcomers, goodbyes, last flush, last commit.
+    pub async fn shutdown(self) {
+        let (http, draining) = self.http;
+        draining.cancel();
+        let (ingest, stop) = self.ingest;
+        stop.cancel();
+        ended("ingest", ingest.await);
+        http.stop(HTTP_WITHIN).await;
+        let (keepers, stop) = self.keepers;
+        stop.cancel();
+        keepers.close();
+        keepers.wait().await;
+        let (actor, stop) = self.actor;
+        stop.cancel();
+        match tokio::time::timeout(LAST_COMMIT_WITHIN, actor).await {
+            Ok(outcome) => ended("registry", outcome),
+            Err(_) => tracing::error!("the registry store did not take the last changes in time"),
+        }
+        self.store.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the handle is kept and awaited by Collector::shutdown")]
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(task)
+}
+
+fn ended(part: &str, outcome: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = outcome {
+        tracing::error!(part, %error, "a part ended by panicking");
+    }
+}
+
+fn open_ca(config: &Config, state: &StateDir, clock: &Arc<dyn Clock>) -> Result<Ca, StartError> {
+    let policy = CertPolicy::short_lived(config.leaf_ttl).map_err(|error| StartError::Setting(error.to_string()))?;
+    let settings = CaSettings { trust_domain: config.trust_domain.clone(), collector: config.name.clone(), policy };
+    Ok(Ca::open(state, settings, Arc::clone(clock))?)
+}
+
+async fn open_registry(config: &Config) -> Result<Arc<dyn RegistryStore>, StoreError> {
+    match &config.registry {
+        config::RegistryAt::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path).await?)),
+    }
+}
+
+fn open_liveness(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn LivenessStore>, StoreError> {
+    match &config.liveness {
+        config::Liveness::Memory => Ok(Arc::new(MemoryLiveness::new(Arc::clone(clock)))),
+        config::Liveness::Redis(url) => Ok(Arc::new(RedisLiveness::open(url.expose(), Arc::clone(clock))?)),
+    }
+}
+
+fn keep(
+    config: &Config,
+    registry: &Registry,
+    store: &Arc<dyn RegistryStore>,
+    (liveness, well): (&Arc<dyn LivenessStore>, Arc<AtomicBool>),
+    ca: &Arc<Ca>,
+) -> (TaskTracker, CancellationToken) {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let registry = || registry.clone();
+    let store = || Arc::clone(store);
+    tasks.spawn(keeper::publish(registry(), Arc::clone(liveness), store(), well, stop.clone()));
+    tasks.spawn(keeper::flush(registry(), store(), config.last_seen_flush, stop.clone()));
+    tasks.spawn(keeper::mark(registry(), store(), config.observe_mark, stop.clone()));
+    tasks.spawn(keeper::refresh(registry(), Arc::clone(ca), stop.clone()));
+    (tasks, stop)
+}
+
+/// The address list with its revision, which rises when the list differs from the last start's.
+fn advertised(state: &StateDir, config: &Config) -> Result<Addresses, StartError> {
+    #[derive(Serialize, Deserialize)]
+    struct Saved {
+        revision: u64,
+        list: Vec<rollcall_common::address::Address>,
+    }
+    let saved = state.read(ADDRESSES_FILE)?.and_then(|bytes| serde_json::from_slice::<Saved>(&bytes).ok());
+    let revision = match saved {
+        Some(saved) if saved.list == config.advertise => saved.revision,
+        Some(saved) => saved.revision.saturating_add(1),
+        None => 1,
+    };
+    let saved = Saved { revision, list: config.advertise.clone() };
+    let text = serde_json::to_vec(&saved).map_err(|error| StartError::Setting(error.to_string()))?;
+    state.write(ADDRESSES_FILE, &text)?;
+    Ok(Addresses { revision, list: saved.list })
+}
+
+fn sight(
+    liveness: &Arc<dyn LivenessStore>,
+    well: &Arc<AtomicBool>,
+) -> Box<dyn Fn() -> http::LivenessSight + Send + Sync> {
+    let (liveness, well) = (Arc::clone(liveness), Arc::clone(well));
+    Box::new(move || http::LivenessSight { store: liveness.name(), ok: well.load(Relaxed) })
+}
+
+fn http_settings(config: &Config) -> http::Settings {
+    let connections = config.limits.http_connections.and_then(|n| usize::try_from(n).ok());
+    http::Settings {
+        listen: config.http_listen,
+        hosts: config.http_hosts.clone(),
+        connections: connections.unwrap_or(http::DEFAULT_CONNECTIONS),
+        heartbeat_ages: config.heartbeat_age_metrics,
+    }
+}
+
+fn boot_id() -> Result<BootId, StartError> {
+    const FILE: &str = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(FILE).map_err(|error| StartError::Setting(format!("{FILE}: {error}")))?;
+    text.trim().parse().map_err(|error| StartError::Setting(format!("{FILE}: {error}")))
+}
+
+fn limits(asked: &config::Limits) -> Limits {
+    let built_in = Limits::default();
+    let size = |asked: Option<u32>, built_in| asked.and_then(|n| usize::try_from(n).ok()).unwrap_or(built_in);
+    Limits {
+        handshakes: size(asked.handshakes, built_in.handshakes),
+        incoming: size(asked.incoming, built_in.incoming),
+        per_address: size(asked.per_address, built_in.per_address),
+        enroll_per_second: asked.enroll_per_second.unwrap_or(built_in.enroll_per_second),
+        enroll_burst: asked.enroll_burst.unwrap_or(built_in.enroll_burst),
+        rejoin_per_second: asked.rejoin_per_second.unwrap_or(built_in.rejoin_per_second),
+        hello_per_second: asked.hello_per_second.unwrap_or(built_in.hello_per_second),
+        ..built_in
+    }
+}

@@ -1,0 +1,262 @@
+//! Where sidecars arrive: QUIC in, notices and requests out.
+//!
+//! One task accepts, one task a connection serves. Identity comes from the certificate, arrival time from
+//! the collector's clock, never from a message. The gate stands right after the handshake, before any
+//! stream is accepted: `rollcall-beat/1` needs a live certificate, `rollcall-enroll/1` looks at none.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`endpoint`] | the UDP socket and the transport's settings |
+//! | [`session`] | the pure half of a heartbeat session |
+//! | `beats` | a heartbeat connection |
+//! | `enroll` | an enrollment or rejoin connection |
+//! | `stream` | frames on a stream, with their deadlines |
+
+mod beats;
+pub mod endpoint;
+mod enroll;
+pub mod session;
+mod stream;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use quinn::crypto::rustls::HandshakeData;
+use rollcall_common::{
+    code::Code,
+    identity::{Party, PeerCert},
+    wire::{ALPN_BEAT, ALPN_ENROLL, message::Addresses},
+};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::{Arrival, Lanes, Waiting},
+    ca::Ca,
+    metrics::CodeLabel,
+    registry::{
+        Registry,
+        identities::barred,
+        links::Order,
+        roster::{Entry, Slot},
+    },
+};
+
+/// A handshake that takes longer is given up.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// The first frame, and each half-received one, must be whole within this time.
+const FRAME_WITHIN: Duration = Duration::from_secs(5);
+/// How long a change may take before a sidecar is told to come back.
+const CHANGE_WITHIN: Duration = Duration::from_secs(5);
+/// How long open sessions get to hear that the collector stops.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// What every connection needs.
+#[derive(Debug)]
+pub struct Context {
+    /// The registry.
+    pub registry: Registry,
+    /// Who signs.
+    pub ca: Arc<Ca>,
+    /// Where sidecars should dial; an empty list tells them to keep what they have.
+    pub addresses: Arc<ArcSwap<Addresses>>,
+    /// Admission of enrollments, rejoins, hellos and handshakes.
+    pub lanes: Mutex<Lanes>,
+    /// Owner of every connection's tasks.
+    pub tasks: TaskTracker,
+}
+
+impl Context {
+    /// Asks the lanes for a decision.
+    fn lanes<T>(&self, decide: impl FnOnce(&mut Lanes) -> T) -> T {
+        decide(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn count_refusal(&self, code: Code) {
+        self.registry.metrics().refused.get_or_create(&CodeLabel { code: code.as_str() }).inc();
+    }
+}
+
+/// The listener.
+#[derive(Debug)]
+pub struct Ingest {
+    endpoint: quinn::Endpoint,
+    context: Arc<Context>,
+}
+
+impl Ingest {
+    /// Takes a bound endpoint.
+    #[must_use]
+    pub fn new(endpoint: quinn::Endpoint, context: Arc<Context>) -> Self {
+        Self { endpoint, context }
+    }
+
+    /// Serves until stopped, then tells every sidecar and waits for them within [`DRAIN_WITHIN`].
+    pub async fn run(self, stop: CancellationToken) {
+        let mut waiting = Waiting::<quinn::Incoming>::default();
+        // Each finished handshake hands its place to one that waits.
+        let (done, mut freed) = mpsc::unbounded_channel::<IpAddr>();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                incoming = self.endpoint.accept() => match incoming {
+                    Some(incoming) => self.arrive(incoming, &mut waiting, &done),
+                    None => break,
+                },
+                Some(ip) = freed.recv() => {
+                    let now = self.context.registry.now().boot;
+                    self.context.lanes(|lanes| lanes.handshake_done(ip));
+                    let mut stale = Vec::new();
+                    while let Some(incoming) = self.context.lanes(|lanes| waiting.next(lanes, now, &mut stale)) {
+                        self.shake(incoming, done.clone());
+                    }
+                    for incoming in stale {
+                        self.context.count_refusal(Code::Busy);
+                        incoming.ignore();
+                    }
+                }
+            }
+        }
+        self.drain().await;
+    }
+
+    fn arrive(
+        &self,
+        incoming: quinn::Incoming,
+        waiting: &mut Waiting<quinn::Incoming>,
+        done: &mpsc::UnboundedSender<IpAddr>,
+    ) {
+        let ip = incoming.remote_address().ip();
+        let validated = incoming.remote_address_validated();
+        let now = self.context.registry.now().boot;
+        match self.context.lanes(|lanes| lanes.arrive(ip, validated, waiting.len())) {
+            Arrival::Proceed => self.shake(incoming, done.clone()),
+            Arrival::Wait => waiting.push(ip, incoming, now),
+            Arrival::Retry => {
+                // A peer that has answered a Retry before cannot get another; it is validated already.
+                if let Err(error) = incoming.retry() {
+                    error.into_incoming().ignore();
+                }
+            }
+            Arrival::Refuse => {
+                self.context.count_refusal(Code::Busy);
+                incoming.refuse();
+            }
+        }
+    }
+
+    fn shake(&self, incoming: quinn::Incoming, done: mpsc::UnboundedSender<IpAddr>) {
+        let context = Arc::clone(&self.context);
+        let ip = incoming.remote_address().ip();
+        self.context.tasks.spawn(async move {
+            let connection = shake_hands(incoming).await;
+            // The acceptor outlives every handshake it started, or is stopping.
+            let _ = done.send(ip);
+            let Some(connection) = connection else {
+                context.registry.metrics().handshakes_failed.inc();
+                return;
+            };
+            // The session gets a task of its own: the handshake's is larger, and it is over.
+            match gate(&context, &connection) {
+                Ok(Admitted::Enroll) => {
+                    context.tasks.spawn(enroll::serve(Arc::clone(&context), connection));
+                }
+                Ok(Admitted::Beat(sidecar)) => {
+                    context.tasks.spawn(beats::serve(Arc::clone(&context), connection, sidecar));
+                }
+                Err(code) => {
+                    context.count_refusal(code);
+                    close(&connection, code);
+                }
+            }
+        });
+    }
+
+    async fn drain(self) {
+        self.endpoint.set_server_config(None);
+        self.context.registry.links().order_all(&Order::Close(Code::Draining));
+        let tasks = &self.context.tasks;
+        tasks.close();
+        if tokio::time::timeout(DRAIN_WITHIN, tasks.wait()).await.is_err() {
+            tracing::warn!(open = tasks.len(), "some connections did not end in time");
+        }
+        self.endpoint.close(u32::from(Code::Draining.number()).into(), b"draining");
+        // Bounded by the transport: three probe timeouts.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+async fn shake_hands(incoming: quinn::Incoming) -> Option<quinn::Connection> {
+    let from = incoming.remote_address();
+    let connecting = incoming.accept().inspect_err(|error| tracing::debug!(%from, %error, "not accepted")).ok()?;
+    match tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await {
+        Ok(Ok(connection)) => Some(connection),
+        Ok(Err(error)) => {
+            tracing::debug!(%from, %error, "the handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%from, "the handshake took too long");
+            None
+        }
+    }
+}
+
+/// A sidecar that passed the gate.
+#[derive(Debug)]
+struct Sidecar {
+    cert: PeerCert,
+    service: rollcall_common::id::ServiceKey,
+    slot: Slot,
+    not_after: rollcall_common::time::Timestamp,
+    /// It came with a certificate that nobody had used yet.
+    fresh: bool,
+    from: SocketAddr,
+}
+
+enum Admitted {
+    Enroll,
+    Beat(Sidecar),
+}
+
+/// The one gate: after the handshake, before any stream.
+fn gate(context: &Context, connection: &quinn::Connection) -> Result<Admitted, Code> {
+    let handshake = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let alpn = handshake.and_then(|data| data.protocol).unwrap_or_default();
+    if alpn == ALPN_ENROLL {
+        return Ok(Admitted::Enroll);
+    }
+    if alpn != ALPN_BEAT {
+        return Err(Code::Protocol);
+    }
+    let chain = connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or(Code::ClientCertRequired)?;
+    let cert = PeerCert::read(leaf).map_err(|_| Code::ClientCertRequired)?;
+    let Party::Service(service) = cert.peer.party.clone() else { return Err(Code::IdentityMismatch) };
+    let found = context.registry.read(|roster| roster.get(&service).map(|entry| holds(entry, &cert)));
+    let (slot, not_after, fresh) = found.ok_or(Code::UnknownIdentity)??;
+    Ok(Admitted::Beat(Sidecar { cert, service, slot, not_after, fresh, from: connection.remote_address() }))
+}
+
+fn holds(entry: &Entry, cert: &PeerCert) -> Result<(Slot, rollcall_common::time::Timestamp, bool), Code> {
+    if let Some(code) = barred(entry.row.status) {
+        return Err(code);
+    }
+    let identity = entry.identity.as_ref().ok_or(Code::UnknownIdentity)?;
+    if identity.current.serial == cert.serial {
+        return Ok((entry.slot, identity.current.not_after, false));
+    }
+    match &identity.pending {
+        Some(pending) if pending.serial == cert.serial => Ok((entry.slot, pending.not_after, true)),
+        Some(_) | None => Err(Code::SerialRefused),
+    }
+}
+
+fn close(connection: &quinn::Connection, code: Code) {
+    connection.close(u32::from(code.number()).into(), code.as_str().as_bytes());
+}

@@ -1,0 +1,305 @@
+//! A heartbeat connection: greet, then touch and acknowledge.
+
+use std::{sync::Arc, time::Duration};
+
+use rollcall_common::{
+    code::Code,
+    wire::{
+        BEAT_VERSION,
+        message::{Directive, Down, HelloAck, Refused, Renewed, capability},
+    },
+};
+use serde_json::json;
+use tokio::sync::oneshot;
+use tracing::Instrument;
+
+use super::{
+    CHANGE_WITHIN, Context, Sidecar, close,
+    session::{Session, Step},
+    stream::{Ended, Stream},
+};
+use crate::{
+    admission::Lane,
+    ca::Ca,
+    metrics::CodeLabel,
+    registry::{
+        Notice, Refusal,
+        identities::{Granted, Promote, Renew},
+        leases::Touch,
+        links::{Link, Order, Outbox},
+        services::By,
+    },
+};
+
+/// Share of a certificate's life after which it should be renewed.
+const RENEW_AT: u32 = 2;
+
+type RenewAnswer = oneshot::Receiver<Result<Granted, Refusal>>;
+
+/// Serves one sidecar until it leaves or is sent away.
+pub(super) async fn serve(context: Arc<Context>, connection: quinn::Connection, sidecar: Sidecar) {
+    let span = tracing::info_span!("sidecar", service = %sidecar.service, from = %sidecar.from);
+    let outbox = Arc::new(Outbox::default());
+    let slot = sidecar.slot;
+    Beats { context: &context, connection: &connection, sidecar, outbox: &outbox }.run().instrument(span).await;
+    context.registry.links().detach(slot, &outbox);
+}
+
+struct Beats<'a> {
+    context: &'a Arc<Context>,
+    connection: &'a quinn::Connection,
+    sidecar: Sidecar,
+    outbox: &'a Arc<Outbox>,
+}
+
+impl Beats<'_> {
+    async fn run(self) {
+        let mut stream = match Stream::accept(self.connection).await {
+            Ok(stream) => stream,
+            Err(ended) => return self.end(None, ended).await,
+        };
+        let ended = match self.greet(&mut stream).await {
+            Ok(mut session) => self.attend(&mut stream, &mut session).await,
+            Err(ended) => ended,
+        };
+        self.end(Some(stream), ended).await;
+    }
+
+    async fn end(&self, stream: Option<Stream>, ended: Ended) {
+        let code = match ended {
+            Ended::Gone => return tracing::debug!("gone"),
+            Ended::Broke(code) => code,
+        };
+        tracing::debug!(%code, "closing");
+        self.context.registry.metrics().closed.get_or_create(&CodeLabel { code: code.as_str() }).inc();
+        match stream {
+            Some(stream) => stream.bye(self.connection, code).await,
+            None => close(self.connection, code),
+        }
+    }
+
+    async fn greet(&self, stream: &mut Stream) -> Result<Session, Ended> {
+        let first = stream.first().await?;
+        let registry = &self.context.registry;
+        let now = registry.now();
+        if let Err(wait) = self.context.lanes(|lanes| lanes.admit(Lane::Hello, self.sidecar.from.ip(), now.boot)) {
+            tracing::debug!(?wait, "the hello lane is full");
+            return Err(Ended::Broke(Code::Busy));
+        }
+        let (session, hello) = Session::greet(first, &self.sidecar.service, now.boot).map_err(|code| {
+            if code == Code::IdentityMismatch {
+                self.tell_audit("identity.mismatch", json!({ "from": self.sidecar.from.to_string() }));
+            }
+            Ended::Broke(code)
+        })?;
+        registry.links().attach(
+            self.sidecar.slot,
+            Link {
+                instance: session.instance,
+                session: session.session,
+                serial: self.sidecar.cert.serial,
+                not_after: self.sidecar.not_after,
+                peer: self.sidecar.from,
+                outbox: Arc::clone(self.outbox),
+            },
+        );
+        registry.metrics().sessions.inc();
+        let skew_ms = now.wall.0.saturating_sub(hello.clock.0);
+        tracing::debug!(session = session.session.0, instance = %session.instance, skew_ms, "greeted");
+        let addresses = self.context.addresses.load_full();
+        let half_life = self.context.ca.leaf_ttl() / RENEW_AT;
+        stream
+            .send(&Down::HelloAck(HelloAck {
+                version: BEAT_VERSION,
+                capabilities: hello.capabilities & capability::OURS,
+                pace: registry.pace().0.into(),
+                addresses_revision: addresses.revision,
+                server_time: now.wall,
+                renew_at: self.sidecar.not_after.before(half_life),
+            }))
+            .await?;
+        if !addresses.list.is_empty() {
+            stream.send(&Down::Directive(Directive::Addresses((*addresses).clone()))).await?;
+        }
+        Ok(session)
+    }
+
+    async fn attend(&self, stream: &mut Stream, session: &mut Session) -> Ended {
+        let mut renewing: Option<RenewAnswer> = None;
+        if self.sidecar.fresh {
+            self.promote().await;
+        }
+        loop {
+            while let Some(frame) = match stream.take() {
+                Ok(frame) => frame,
+                Err(ended) => return ended,
+            } {
+                let now = self.context.registry.now().boot;
+                let step = session.on_frame(frame, now, self.context.registry.pace());
+                if let Err(ended) = self.perform(step, session, stream, &mut renewing).await {
+                    return ended;
+                }
+            }
+            tokio::select! {
+                biased;
+                order = self.outbox.next() => match order {
+                    Order::Close(code) => return Ended::Broke(code),
+                    Order::Direct(directive) => {
+                        if let Err(ended) = stream.send(&Down::Directive(directive)).await {
+                            return ended;
+                        }
+                    }
+                },
+                answer = settled(&mut renewing), if renewing.is_some() => {
+                    renewing = None;
+                    if let Err(ended) = self.renewed(stream, answer).await {
+                        return ended;
+                    }
+                }
+                filled = stream.fill() => {
+                    if let Err(ended) = filled {
+                        return ended;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn perform(
+        &self,
+        step: Step,
+        session: &Session,
+        stream: &mut Stream,
+        renewing: &mut Option<RenewAnswer>,
+    ) -> Result<(), Ended> {
+        let registry = &self.context.registry;
+        let slot = self.sidecar.slot;
+        match step {
+            Step::Beat { beat_no, pace, ack } => {
+                let now = registry.now().boot;
+                registry.metrics().beats.inc();
+                if registry.leases().touch(slot, session.session, beat_no, pace, now) == Touch::Woke {
+                    registry.tell(Notice::Woke(slot));
+                }
+                stream.send(&Down::Ack(ack)).await?;
+            }
+            Step::Throttle(ack) => {
+                registry.metrics().throttled.inc();
+                stream.send(&Down::Ack(ack)).await?;
+            }
+            Step::Replayed { beat_no, first } => {
+                registry.metrics().replayed.inc();
+                if first {
+                    self.tell_audit("beat.replayed", json!({ "beat_no": beat_no, "session": session.session }));
+                }
+            }
+            Step::Health(report) => registry.tell(Notice::Health(slot, report)),
+            Step::Facts(facts) => registry.tell(Notice::Facts(slot, facts)),
+            Step::Renew(csr) => self.renew(csr, renewing),
+            Step::Goodbye(goodbye) => {
+                // A goodbye of a connection that was replaced says nothing about the service.
+                if registry.links().get(slot).is_some_and(|link| Arc::ptr_eq(&link.outbox, self.outbox)) {
+                    registry.tell(Notice::Goodbye(slot, goodbye));
+                }
+                return Err(Ended::Broke(Code::Goodbye));
+            }
+            Step::Close(code) => return Err(Ended::Broke(code)),
+        }
+        Ok(())
+    }
+
+    /// Starts a renewal; beats go on while the change commits. A second request replaces the first.
+    fn renew(&self, csr: Vec<u8>, renewing: &mut Option<RenewAnswer>) {
+        let (reply, answer) = oneshot::channel();
+        *renewing = Some(answer);
+        let csr = match Ca::read_csr(&csr) {
+            Ok(csr) => csr,
+            Err(error) => {
+                tracing::warn!(%error, "a renewal with a bad certificate request");
+                let _ = reply.send(Err(Refusal::Wire(Code::CsrInvalid)));
+                return;
+            }
+        };
+        let request = Renew {
+            service: self.sidecar.service.clone(),
+            serial: self.sidecar.cert.serial,
+            csr,
+            ca: Arc::clone(&self.context.ca),
+        };
+        let context = Arc::clone(self.context);
+        self.context.tasks.spawn(async move {
+            let asked = tokio::time::timeout(CHANGE_WITHIN, context.registry.ask(request)).await;
+            // A session that has ended does not need its answer; the certificate stays pending.
+            let _ = reply.send(asked.unwrap_or(Err(Refusal::Wire(Code::StoreUnavailable))));
+        });
+    }
+
+    async fn renewed(&self, stream: &mut Stream, answer: Result<Granted, Refusal>) -> Result<(), Ended> {
+        match answer {
+            Ok(granted) => {
+                self.context.registry.metrics().renewed.inc();
+                stream.send(&Down::Renewed(Box::new(certificate(&self.context.ca, granted)))).await
+            }
+            Err(refusal) => {
+                let code = refusal.code();
+                tracing::info!(%refusal, "no renewal");
+                self.context.count_refusal(code);
+                stream.send(&Down::Refused(refused(self.context, code))).await
+            }
+        }
+    }
+
+    /// Makes the presented certificate current. Both stay valid until this is durable, so nobody waits.
+    async fn promote(&self) {
+        let request = Promote { service: self.sidecar.service.clone(), serial: self.sidecar.cert.serial };
+        let context = Arc::clone(self.context);
+        self.context.tasks.spawn(async move {
+            if let Err(refusal) = context.registry.ask(request).await {
+                tracing::info!(%refusal, "a certificate was not made current; its next session will");
+            }
+        });
+    }
+
+    fn tell_audit(&self, action: &str, details: serde_json::Value) {
+        let registry = &self.context.registry;
+        let by = By::sidecar(&self.sidecar.service);
+        let draft = by.did(registry.now().wall, action, self.sidecar.service.to_string(), [("evidence", details)]);
+        registry.tell(Notice::Audit(Box::new(draft)));
+    }
+}
+
+async fn settled(renewing: &mut Option<RenewAnswer>) -> Result<Granted, Refusal> {
+    match renewing {
+        Some(answer) => answer.await.unwrap_or(Err(Refusal::Stopping)),
+        None => std::future::pending().await,
+    }
+}
+
+/// A fresh certificate as it crosses the wire.
+pub(super) fn certificate(ca: &Ca, granted: Granted) -> Renewed {
+    let bundle = ca.bundle();
+    Renewed {
+        chain: granted.issued.chain,
+        bundle: bundle.roots,
+        bundle_revision: bundle.revision,
+        generation: granted.issued.serial.generation(),
+        not_after: granted.issued.not_after,
+        renew_at: granted.issued.renew_at,
+    }
+}
+
+/// A refusal as it crosses the wire.
+pub(super) fn refused(context: &Context, code: Code) -> Refused {
+    let retry_after = if code == Code::StoreUnavailable {
+        Duration::from_secs(5)
+    } else if code == Code::Busy {
+        Duration::from_secs(1)
+    } else {
+        Duration::ZERO
+    };
+    Refused {
+        code,
+        retry_after_ms: u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX),
+        server_time: context.registry.now().wall,
+    }
+}

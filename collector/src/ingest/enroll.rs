@@ -1,0 +1,210 @@
+//! An enrollment or rejoin connection: one request, one answer.
+//!
+//! Nothing about a token is told before its secret is proven: until then every refusal is `DENIED`, and
+//! costs the same.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rollcall_common::{
+    code::Code,
+    id::{ServiceId, random},
+    identity::Pin,
+    wire::{
+        EXPORTER_LABEL, EXPORTER_LEN,
+        message::{Down, Enroll, Enrolled, Refused, Rejoin, Up},
+    },
+};
+use serde_json::json;
+use tracing::Instrument;
+
+use super::{
+    CHANGE_WITHIN, Context,
+    beats::{certificate, refused},
+    close,
+    stream::{Ended, Stream},
+};
+use crate::{
+    admission::Lane,
+    ca::{Ca, verify_proof},
+    registry::{
+        Notice, Refusal,
+        identities::{self, Granted},
+        services::By,
+    },
+};
+
+/// How long a peer gets to take its answer and leave.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Serves one request.
+pub(super) async fn serve(context: Arc<Context>, connection: quinn::Connection) {
+    let from = connection.remote_address();
+    let span = tracing::info_span!("enroll", %from);
+    async {
+        let code = match answer(&context, &connection, from).await {
+            Ok(()) => return,
+            Err(Ended::Gone) => return,
+            Err(Ended::Broke(code)) => code,
+        };
+        context.count_refusal(code);
+        close(&connection, code);
+    }
+    .instrument(span)
+    .await;
+}
+
+async fn answer(context: &Context, connection: &quinn::Connection, from: SocketAddr) -> Result<(), Ended> {
+    let mut stream = Stream::accept(connection).await?;
+    let first = stream.first().await?;
+    let granted = match first {
+        Up::Enroll(asked) => enroll(context, connection, from, *asked).await,
+        Up::Rejoin(asked) => rejoin(context, connection, from, asked).await,
+        Up::Hello(_) | Up::Beat(_) | Up::Health(_) | Up::Facts(_) | Up::Renew(_) | Up::Bye(_) => {
+            return Err(Ended::Broke(Code::Protocol));
+        }
+    };
+    let reply = match granted {
+        Ok(granted) => Down::Enrolled(Box::new(enrolled(context, granted))),
+        Err(refusal) => {
+            context.count_refusal(refusal.code);
+            tracing::info!(code = %refusal.code, "refused");
+            Down::Refused(refusal)
+        }
+    };
+    stream.send(&reply).await?;
+    stream.finish().await;
+    // The peer closes when it has read its answer; one that does not is closed.
+    let _ = tokio::time::timeout(LEAVE_WITHIN, connection.closed()).await;
+    close(connection, Code::Goodbye);
+    Ok(())
+}
+
+async fn enroll(
+    context: &Context,
+    connection: &quinn::Connection,
+    from: SocketAddr,
+    asked: Enroll,
+) -> Result<Granted, Refused> {
+    let refuse = |code| Err(refused(context, code));
+    let now = context.registry.now();
+    if let Err(wait) = context.lanes(|lanes| lanes.admit(Lane::Enroll, from.ip(), now.boot)) {
+        return Err(busy(context, wait));
+    }
+    if !context.registry.read(|roster| identities::proves(roster, asked.token, &asked.secret)) {
+        context.lanes(|lanes| lanes.failed(from.ip(), now.boot));
+        return refuse(Code::Denied);
+    }
+    let Ok(csr) = Ca::read_csr(&asked.csr.0) else { return refuse(Code::CsrInvalid) };
+    let Some(exporter) = exporter(connection) else { return refuse(Code::Internal) };
+    if !verify_proof(csr.spki(), &exporter, &asked.csr.0, &asked.proof.0) {
+        // Somebody else's connection, or somebody else's key.
+        return refuse(Code::Denied);
+    }
+    let Some(fresh_id) = fresh_id() else { return refuse(Code::Internal) };
+    let token = asked.token;
+    let request = identities::Enroll {
+        token,
+        csr,
+        kind: asked.kind,
+        parent: asked.parent,
+        id: asked.id,
+        fresh_id,
+        checker_kind: asked.checker_kind,
+        labels: asked.labels,
+        metadata: asked.metadata,
+        from: from.ip().to_canonical(),
+        ca: Arc::clone(&context.ca),
+    };
+    let granted = ask(context, request).await;
+    match &granted {
+        Ok(granted) => {
+            context.registry.metrics().enrolled.inc();
+            tracing::info!(service = %granted.service, %token, "enrolled");
+        }
+        Err(refusal) => {
+            // The secret was right, so somebody holds this token: worth the trail, with the true reason.
+            let action = if refusal.code == Code::TokenExhausted { "token.reuse" } else { "token.refused" };
+            let by = By { actor: format!("token:{token}"), request_id: None };
+            let details = [("code", json!(refusal.code.as_str())), ("from", json!(from.ip().to_string()))];
+            let draft = by.did(now.wall, action, format!("token:{token}"), details);
+            context.registry.tell(Notice::Audit(Box::new(draft)));
+        }
+    }
+    granted
+}
+
+async fn rejoin(
+    context: &Context,
+    connection: &quinn::Connection,
+    from: SocketAddr,
+    asked: Rejoin,
+) -> Result<Granted, Refused> {
+    let refuse = |code| Err(refused(context, code));
+    let now = context.registry.now();
+    if let Err(wait) = context.lanes(|lanes| lanes.admit(Lane::Rejoin, from.ip(), now.boot)) {
+        return Err(busy(context, wait));
+    }
+    let bound = context.registry.read(|roster| roster.get(&asked.service).and_then(|entry| entry.identity.clone()));
+    let Some(bound) = bound else { return refuse(Code::UnknownIdentity) };
+    let Ok(csr) = Ca::read_csr(&asked.csr.0) else { return refuse(Code::CsrInvalid) };
+    let Some(exporter) = exporter(connection) else { return refuse(Code::Internal) };
+    let mut certs = std::iter::once(&bound.current).chain(&bound.pending);
+    let signer = certs.find(|cert| verify_proof(&cert.spki, &exporter, &asked.csr.0, &asked.proof.0));
+    let ended = signer.map_or(now.wall, |cert| cert.not_after);
+    let life = context.ca.leaf_ttl();
+    let request = identities::Rejoin {
+        service: asked.service,
+        csr,
+        signed_by: signer.map(|cert| cert.key).filter(|key: &Pin| *key == bound.current.key || bound.pending.is_some()),
+        blind_since_end: context.registry.blind_within(ended, now.wall),
+        outage_was_ours: !context.registry.blind_within(ended.before(life / 2), ended).is_zero(),
+        from: from.ip().to_canonical(),
+        ca: Arc::clone(&context.ca),
+    };
+    let granted = ask(context, request).await;
+    if let Ok(granted) = &granted {
+        context.registry.metrics().rejoined.inc();
+        tracing::info!(service = %granted.service, "rejoined");
+    }
+    granted
+}
+
+async fn ask<R>(context: &Context, request: R) -> Result<Granted, Refused>
+where
+    R: crate::registry::Request<Answer = Granted>,
+{
+    let asked = tokio::time::timeout(CHANGE_WITHIN, context.registry.ask(request)).await;
+    // A change that commits after all is found again by the same key.
+    let answer = asked.unwrap_or(Err(Refusal::Wire(Code::StoreUnavailable)));
+    answer.map_err(|refusal| {
+        tracing::info!(%refusal, "not granted");
+        refused(context, refusal.code())
+    })
+}
+
+fn busy(context: &Context, wait: Duration) -> Refused {
+    let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+    Refused { retry_after_ms, ..refused(context, Code::Busy) }
+}
+
+fn enrolled(context: &Context, granted: Granted) -> Enrolled {
+    Enrolled {
+        service: granted.service.clone(),
+        identity: certificate(&context.ca, granted),
+        addresses: (**context.addresses.load()).clone(),
+        pace: context.registry.pace().0.into(),
+        server_time: context.registry.now().wall,
+    }
+}
+
+fn exporter(connection: &quinn::Connection) -> Option<[u8; EXPORTER_LEN]> {
+    let mut material = [0; EXPORTER_LEN];
+    connection.export_keying_material(&mut material, EXPORTER_LABEL, b"").ok()?;
+    Some(material)
+}
+
+/// An id for tokens that assign one: a ULID, in lower case.
+fn fresh_id() -> Option<ServiceId> {
+    let chance: [u8; 16] = random().ok()?;
+    ServiceId::new(&ulid::Ulid::from_bytes(chance).to_string().to_ascii_lowercase()).ok()
+}

@@ -1,0 +1,217 @@
+//! Group commits: what waits is gathered, committed as one transaction, and settled one by one.
+//!
+//! At most one is under way. When the store fails, those who asked are told at once; presence, notes and
+//! audit events wait for the next try.
+
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::{AFTER_FAILURE, Actor, MAX_BATCH, MAX_PLANS, MAX_ROWS, Note};
+use crate::{
+    registry::{Job, Refusal, World, roster::Slot, services},
+    store::{
+        StoreError,
+        rows::{Applied, AuditDraft, Change, Conflict, IntervalRow, Write},
+    },
+};
+
+/// Whom a change of a batch belongs to.
+#[derive(Debug)]
+pub(super) enum Owner {
+    Job(Box<dyn Job>, u8),
+    Waking(Slot),
+    Note(Slot, Note),
+    Rows(Vec<IntervalRow>),
+    Audits(Vec<AuditDraft>),
+}
+
+/// What a task of the store's has done.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// A group commit.
+    Batch(Committed),
+    /// A look whether the store takes changes again.
+    Probe(Result<(), StoreError>),
+    /// A blind interval, recorded or warned about.
+    Blind,
+}
+
+#[derive(Debug)]
+pub(super) struct Committed {
+    owners: Vec<Owner>,
+    changes: Vec<Change>,
+    outcome: Result<Vec<Result<Applied, Conflict>>, StoreError>,
+    took: Duration,
+}
+
+impl Actor {
+    /// Starts a group commit when none is under way and something waits.
+    pub(super) fn launch(&mut self) {
+        if !self.commits.is_empty() || self.clock.now().boot < self.retry_at {
+            return;
+        }
+        let (owners, changes) = self.gather();
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        if !changes.is_empty() {
+            self.commits.spawn(async move {
+                let start = clock.now();
+                let outcome = store.commit(&changes, start.wall).await;
+                Done::Batch(Committed { owners, changes, outcome, took: clock.now().boot.since(start.boot) })
+            });
+        } else if !self.shared.store_ok.load(Relaxed) {
+            self.commits.spawn(async move { Done::Probe(store.ping().await) });
+        }
+    }
+
+    fn gather(&mut self) -> (Vec<Owner>, Vec<Change>) {
+        let (mut owners, mut changes) = (Vec::new(), Vec::new());
+        let shared = Arc::clone(&self.shared);
+        let roster = shared.roster.read().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        while changes.len() < MAX_BATCH {
+            let Some((mut job, plans)) = self.jobs.pop_front() else { break };
+            if plans >= MAX_PLANS {
+                job.finish(Err(Refusal::Busy));
+                continue;
+            }
+            match job.plan(World { roster: &roster, now }) {
+                Some(change) if change.writes.is_empty() && change.audit.is_empty() => job.finish(Ok(())),
+                Some(change) => {
+                    changes.push(change);
+                    owners.push(Owner::Job(job, plans + 1));
+                }
+                None => job.finish(Ok(())),
+            }
+        }
+        while changes.len() < MAX_BATCH {
+            let Some(slot) = self.waking.pop_first() else { break };
+            let seen = shared.leases.sight(slot, now.boot).and_then(|sight| sight.last_seen(now)).unwrap_or(now.wall);
+            if let Some(change) = roster.at(slot).and_then(|entry| services::activation(entry, seen)) {
+                changes.push(change);
+                owners.push(Owner::Waking(slot));
+            }
+        }
+        while changes.len() < MAX_BATCH {
+            let Some((slot, note)) = self.notes.pop_first() else { break };
+            if let Some(entry) = roster.at(slot) {
+                let service = entry.row.key.clone();
+                let write = Write::Note { service, health: note.health.clone(), facts: note.facts.clone() };
+                changes.push(Change { writes: vec![write], audit: Vec::new() });
+                owners.push(Owner::Note(slot, note));
+            }
+        }
+        let rows = self.history.take(MAX_ROWS);
+        if !rows.is_empty() {
+            let writes = rows.iter().map(|row| Write::BeginInterval(Box::new(row.clone()))).collect();
+            changes.push(Change { writes, audit: Vec::new() });
+            owners.push(Owner::Rows(rows));
+        }
+        if !self.audits.is_empty() {
+            let audit: Vec<_> = self.audits.drain(..).collect();
+            changes.push(Change { writes: Vec::new(), audit: audit.clone() });
+            owners.push(Owner::Audits(audit));
+        }
+        (owners, changes)
+    }
+
+    pub(super) fn settle(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        let done = match done {
+            Ok(Done::Batch(done)) => done,
+            Ok(Done::Probe(Ok(()))) => return self.store_is(Ok(())),
+            Ok(Done::Probe(Err(error))) => return self.store_is(Err(&error)),
+            Ok(Done::Blind) => return,
+            Err(error) => {
+                // Its jobs are gone with it, which their askers see; presence is derived anew at the next change.
+                tracing::error!(%error, "a group commit panicked");
+                return;
+            }
+        };
+        self.metrics.commits.inc();
+        self.metrics.commit_seconds.observe(done.took.as_secs_f64());
+        match done.outcome {
+            Ok(outcomes) => {
+                self.store_is(Ok(()));
+                for ((owner, change), outcome) in done.owners.into_iter().zip(&done.changes).zip(outcomes) {
+                    self.settle_one(owner, change, outcome);
+                }
+            }
+            Err(error) => {
+                self.metrics.commits_failed.inc();
+                self.store_is(Err(&error));
+                for owner in done.owners {
+                    self.put_back(owner, &error);
+                }
+            }
+        }
+        self.count_unrecorded();
+    }
+
+    fn store_is(&mut self, state: Result<(), &StoreError>) {
+        let was_ok = self.shared.store_ok.swap(state.is_ok(), Relaxed);
+        match state {
+            Ok(()) if was_ok => {}
+            Ok(()) => tracing::info!("the registry store takes changes again"),
+            Err(error) => {
+                self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
+                if was_ok {
+                    tracing::error!(%error, "the registry store takes no changes; presence goes on in memory");
+                }
+            }
+        }
+    }
+
+    fn settle_one(&mut self, owner: Owner, change: &Change, outcome: Result<Applied, Conflict>) {
+        match (owner, outcome) {
+            (owner, Ok(applied)) => {
+                self.apply(change, &applied);
+                match owner {
+                    Owner::Job(job, _) => job.finish(Ok(())),
+                    Owner::Waking(_) | Owner::Note(..) | Owner::Rows(_) | Owner::Audits(_) => {}
+                }
+            }
+            (Owner::Job(mut job, plans), Err(conflict)) => {
+                if job.conflict(conflict) {
+                    self.jobs.push_front((job, plans));
+                } else {
+                    job.finish(Ok(()));
+                }
+            }
+            (Owner::Waking(slot), Err(_)) => {
+                // Somebody else moved its status in the same batch: look again.
+                self.waking.insert(slot);
+            }
+            (Owner::Rows(rows), Err(conflict)) => {
+                // One of the services is gone: the others' rows must not go with it.
+                let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
+                let kept: Vec<_> = rows.into_iter().filter(|row| roster.get(&row.service).is_some()).collect();
+                drop(roster);
+                tracing::debug!(%conflict, kept = kept.len(), "presence rows are written again");
+                self.history.put_back(kept);
+            }
+            (Owner::Note(slot, _), Err(conflict)) => tracing::debug!(slot = slot.0, %conflict, "a note was too late"),
+            (Owner::Audits(_), Err(conflict)) => tracing::error!(%conflict, "audit events met a conflict"),
+        }
+    }
+
+    fn put_back(&mut self, owner: Owner, error: &StoreError) {
+        match owner {
+            Owner::Job(job, _) => job.finish(Err(Refusal::Store(error.clone()))),
+            Owner::Waking(slot) => {
+                self.waking.insert(slot);
+            }
+            Owner::Note(slot, old) => {
+                let note = self.notes.entry(slot).or_default();
+                note.health = note.health.take().or(old.health);
+                note.facts = note.facts.take().or(old.facts);
+            }
+            Owner::Rows(rows) => self.history.put_back(rows),
+            Owner::Audits(audits) => {
+                for draft in audits.into_iter().rev() {
+                    self.audits.push_front(draft);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The actor on a real SQLite store, under a clock moved by hand. Ticks are real; what they judge is not.
+
+use std::path::Path;
+
+use rollcall_common::{
+    id::{BeatNo, BootId, PaceNo, SessionNo},
+    lifecycle::Act,
+    service::{Pairs, Source},
+    time::ManualClock,
+    wire::message::{Goodbye, GoodbyeReason},
+};
+
+use super::*;
+use crate::store::rows::IntervalRow;
+use crate::{
+    registry::services::{By, Move, Register},
+    store::{rows::AuditQuery, sqlite::SqliteStore},
+};
+
+const START: Timestamp = Timestamp(1_795_229_160_000);
+const PACE: Pace = Pace { no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 };
+
+struct Running {
+    registry: Registry,
+    store: Arc<dyn RegistryStore>,
+    clock: Arc<ManualClock>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    async fn open(dir: &Path, clock: &Arc<ManualClock>) -> Self {
+        let store: Arc<dyn RegistryStore> = Arc::new(SqliteStore::open(&dir.join("registry.db")).await.unwrap());
+        let whoami = Whoami {
+            trust_domain: "fleet.example".parse().unwrap(),
+            collector: "main".parse().unwrap(),
+            boot_id: BootId([1; 16]),
+        };
+        let (actor, registry) =
+            Actor::open(Arc::clone(&store), Arc::clone(clock) as _, whoami, PACE, Arc::default()).await.unwrap();
+        let stop = CancellationToken::new();
+        let task = start(actor, stop.clone());
+        Self { registry, store, clock: Arc::clone(clock), stop, task }
+    }
+
+    async fn close(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        self.store.close().await;
+    }
+
+    async fn register(&self, key: &str) -> Slot {
+        let key: ServiceKey = key.parse().unwrap();
+        let request = Register {
+            key: key.clone(),
+            parent: None,
+            checker_kind: None,
+            component_id: None,
+            source: Source::Config,
+            labels: Pairs::default(),
+            metadata: Pairs::default(),
+            by: By::system(),
+        };
+        self.registry.ask(request).await.unwrap();
+        self.registry.read(|roster| roster.get(&key).unwrap().slot)
+    }
+
+    fn beat(&self, slot: Slot, no: u64) {
+        let touch = self.registry.leases().touch(slot, SessionNo(1), BeatNo(no), PACE, self.clock.now().boot);
+        if touch == crate::registry::leases::Touch::Woke {
+            self.registry.tell(Notice::Woke(slot));
+        }
+    }
+
+    fn presence(&self, slot: Slot) -> Presence {
+        self.registry.leases().sight(slot, self.clock.now().boot).unwrap().presence
+    }
+
+    fn status(&self, slot: Slot) -> Status {
+        self.registry.read(|roster| roster.at(slot).unwrap().row.status)
+    }
+
+    /// Waits until the actor has made something true.
+    async fn until(&self, what: &str, fact: impl Fn() -> bool) {
+        let mut polls = tokio::time::interval(Duration::from_millis(10));
+        for _ in 0..1_000 {
+            polls.tick().await;
+            if fact() {
+                return;
+            }
+        }
+        panic!("not within 10 s: {what}");
+    }
+
+    async fn recorded(&self, key: &str, presence: Presence) -> IntervalRow {
+        let key: ServiceKey = key.parse().unwrap();
+        let mut polls = tokio::time::interval(Duration::from_millis(10));
+        for _ in 0..1_000 {
+            polls.tick().await;
+            let rows = self.store.history(&key, 10, false).await.unwrap();
+            if let Some(row) = rows.into_iter().next().filter(|row| row.presence == presence) {
+                return row;
+            }
+        }
+        panic!("{key} was not recorded as {presence} within 10 s");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the handle is kept and awaited by Running::close")]
+fn start(actor: Actor, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(actor.run(stop))
+}
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(START))
+}
+
+#[tokio::test]
+async fn a_service_lives_is_lost_and_returns() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let fleet = Running::open(dir.path(), &clock).await;
+    let slot = fleet.register("poller/p").await;
+    assert_eq!((fleet.presence(slot), fleet.status(slot)), (Presence::NeverSeen, Status::Pending));
+
+    fleet.beat(slot, 1);
+    fleet.until("active", || fleet.status(slot) == Status::Active).await;
+    assert_eq!(fleet.presence(slot), Presence::Alive);
+    assert_eq!(fleet.recorded("poller/p", Presence::Alive).await.cause, "first_beat");
+    let first_seen = fleet.registry.read(|roster| roster.at(slot).unwrap().row.first_seen);
+    assert_eq!(first_seen, Some(START));
+
+    // Small steps, so that the ticks in between are no stall.
+    for _ in 0..60 {
+        clock.advance(Duration::from_millis(500));
+        let observed = clock.now();
+        fleet.until("a tick", || fleet.registry.observed() == observed).await;
+        if fleet.presence(slot) == Presence::Lost {
+            break;
+        }
+    }
+    let lost = fleet.recorded("poller/p", Presence::Lost).await;
+    assert_eq!(lost.cause, "ttl");
+    assert_eq!(lost.from, START.after(PACE.interval()), "dated back to the first missed beat");
+    assert_eq!(lost.decided_at, START.after(PACE.ttl()));
+    assert_eq!(fleet.status(slot), Status::Active, "presence moves no status");
+
+    fleet.beat(slot, 2);
+    fleet.until("alive again", || fleet.presence(slot) == Presence::Alive).await;
+    assert_eq!(fleet.recorded("poller/p", Presence::Alive).await.cause, "beat");
+    fleet.close().await;
+}
+
+#[tokio::test]
+async fn a_goodbye_is_no_loss() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let fleet = Running::open(dir.path(), &clock).await;
+    let slot = fleet.register("poller/p").await;
+    fleet.beat(slot, 1);
+    fleet.until("alive", || fleet.presence(slot) == Presence::Alive).await;
+    let goodbye = Goodbye { reason: GoodbyeReason::Stop, back_in_secs: Some(60) };
+    fleet.registry.tell(Notice::Goodbye(slot, goodbye));
+    fleet.until("stopped", || fleet.presence(slot) == Presence::Stopped).await;
+    let row = fleet.recorded("poller/p", Presence::Stopped).await;
+    assert_eq!(row.evidence["back_in_secs"], 60);
+    fleet.close().await;
+}
+
+#[tokio::test]
+async fn a_revoked_service_cannot_wake() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let fleet = Running::open(dir.path(), &clock).await;
+    let slot = fleet.register("poller/p").await;
+    fleet.beat(slot, 1);
+    fleet.until("active", || fleet.status(slot) == Status::Active).await;
+    let act = |act| Move { key: "poller/p".parse().unwrap(), act, reason: "lost laptop".into(), by: By::system() };
+    fleet.registry.ask(act(Act::Revoke)).await.unwrap();
+    fleet.until("stopped", || fleet.presence(slot) == Presence::Stopped).await;
+    fleet.beat(slot, 2);
+    fleet.register("poller/after").await;
+    assert_eq!((fleet.presence(slot), fleet.status(slot)), (Presence::Stopped, Status::Revoked));
+    let refused = fleet.registry.ask(act(Act::Revoke)).await;
+    assert!(matches!(refused, Err(Refusal::Arrow(_))), "{refused:?}");
+    let trail =
+        fleet.store.audit(&AuditQuery { object: Some("poller/p".into()), limit: 10, ..AuditQuery::default() }).await;
+    let actions: Vec<_> = trail.unwrap().into_iter().map(|event| event.draft.action).collect();
+    assert_eq!(actions, ["service.revoked", "service.activated", "service.registered"]);
+    fleet.close().await;
+}
+
+/// Neither may a restart look like death, nor hide it.
+#[tokio::test]
+async fn a_restart_rearms_exactly_what_was_expected() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let fleet = Running::open(dir.path(), &clock).await;
+    let (alive, stopped, never) = (
+        fleet.register("poller/alive").await,
+        fleet.register("poller/stopped").await,
+        fleet.register("poller/never").await,
+    );
+    fleet.beat(alive, 1);
+    fleet.beat(stopped, 1);
+    fleet.until("both active", || [alive, stopped].iter().all(|s| fleet.status(*s) == Status::Active)).await;
+    fleet.registry.tell(Notice::Goodbye(stopped, Goodbye { reason: GoodbyeReason::Stop, back_in_secs: None }));
+    fleet.recorded("poller/stopped", Presence::Stopped).await;
+    fleet.close().await;
+
+    clock.advance(Duration::from_secs(600));
+    let fleet = Running::open(dir.path(), &clock).await;
+    let slot = |key: &str| fleet.registry.read(|roster| roster.get(&key.parse().unwrap()).unwrap().slot);
+    let sight = fleet.registry.leases().sight(slot("poller/alive"), clock.now().boot).unwrap();
+    assert_eq!(
+        (sight.presence, sight.unknown),
+        (Presence::Unknown, Some(rollcall_common::lease::Unknown::CollectorBlind))
+    );
+    assert!(sight.deadline >= clock.now().boot.after(PACE.ttl()), "a full chance");
+    assert_eq!(fleet.presence(slot("poller/stopped")), Presence::Stopped);
+    assert_eq!(fleet.presence(slot("poller/never")), Presence::NeverSeen);
+    // It does not come back: the loss is found, by the roster and not by who reconnects.
+    let alive = slot("poller/alive");
+    for _ in 0..80 {
+        clock.advance(Duration::from_millis(500));
+        let observed = clock.now();
+        fleet.until("a tick", || fleet.registry.observed() == observed).await;
+    }
+    assert_eq!(fleet.presence(alive), Presence::Lost);
+    let _ = never;
+    fleet.close().await;
+}
+
+#[tokio::test]
+async fn a_stall_is_recorded_and_credited() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let fleet = Running::open(dir.path(), &clock).await;
+    let slot = fleet.register("poller/p").await;
+    fleet.beat(slot, 1);
+    fleet.until("alive", || fleet.presence(slot) == Presence::Alive).await;
+    clock.advance(Duration::from_secs(40));
+    let observed = clock.now();
+    fleet.until("a tick", || fleet.registry.observed() == observed).await;
+    assert_eq!(fleet.presence(slot), Presence::Unknown, "no verdict, and never alive");
+    let mut blind = Vec::new();
+    for _ in 0..500 {
+        blind = fleet.store.blind_since(START, 10).await.unwrap();
+        if !blind.is_empty() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(blind.first().map(|row| row.cause.as_str()), Some("stall"));
+    assert_eq!(fleet.registry.blind_within(START, observed.wall), Duration::from_secs(40));
+    fleet.close().await;
+}
+
+#[tokio::test]
+async fn concurrent_requests_commit_in_groups_and_none_is_lost() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let fleet = Running::open(dir.path(), &clock).await;
+    let mut asks = JoinSet::new();
+    for n in 0..200 {
+        let registry = fleet.registry.clone();
+        let request = Register {
+            // Every second one asks for an id that its neighbour asks for too.
+            key: format!("poller/p{}", n / 2).parse().unwrap(),
+            parent: None,
+            checker_kind: None,
+            component_id: None,
+            source: Source::Config,
+            labels: Pairs::default(),
+            metadata: Pairs::default(),
+            by: By::system(),
+        };
+        asks.spawn(async move { registry.ask(request).await });
+    }
+    let outcomes = asks.join_all().await;
+    let (made, refused): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+    assert_eq!((made.len(), refused.len()), (100, 100));
+    assert!(refused.iter().all(|r| matches!(r, Err(Refusal::Exists(_)))));
+    assert!(fleet.registry.metrics().commits.get() < 50, "they were grouped");
+    let (epoch_seq, events) = (
+        fleet.registry.read(Roster::position),
+        fleet.store.audit(&AuditQuery { limit: 1_000, ..AuditQuery::default() }).await.unwrap(),
+    );
+    assert_eq!((epoch_seq.seq.0, events.len()), (200, 100), "a seq for each row and each event, without gaps");
+    fleet.close().await;
+}

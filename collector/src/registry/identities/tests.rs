@@ -1,0 +1,328 @@
+//! The enrollment transaction as a plan: real certificates, a real roster, no store.
+//!
+//! Each test plays the store by applying what was planned; T-numbers are those of the attack list.
+
+use super::*;
+use crate::{
+    ca::tests::{START, World as CaWorld, honest_csr, new_key},
+    registry::{
+        services::{Move, Register},
+        tokens::{CreateToken, RevokeToken},
+    },
+    store::{Position, rows::Applied},
+};
+use rollcall_common::{
+    id::Seq,
+    lifecycle::Act,
+    time::{BootTime, Now},
+};
+
+const FROM: &str = "192.0.2.7";
+
+struct Fleet {
+    _files: CaWorld,
+    ca: Arc<Ca>,
+    roster: Roster,
+    now: Now,
+    seq: u64,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let files = CaWorld::new();
+        let ca = Arc::new(files.open());
+        let now = Now { boot: BootTime(3_600_000), wall: START };
+        Self { _files: files, ca, roster: Roster::default(), now, seq: 0 }
+    }
+
+    fn world(&self) -> World<'_> {
+        World { roster: &self.roster, now: self.now }
+    }
+
+    fn apply(&mut self, change: &Change) {
+        let mut next = || {
+            self.seq += 1;
+            Seq(self.seq)
+        };
+        let rows = change.writes.iter().map(|_| Some(next())).collect();
+        let audit = change.audit.iter().map(|_| next()).collect();
+        self.roster.apply(change, &Applied { rows, audit, position: Position { epoch: 1, seq: Seq(self.seq) } });
+    }
+
+    fn does<R: Request>(&mut self, request: &R) -> Result<R::Answer, Refusal> {
+        let (change, answer) = request.plan(self.world())?;
+        self.apply(&change);
+        Ok(answer)
+    }
+
+    fn later(&mut self, by: Duration) {
+        self.now = Now { boot: self.now.boot.after(by), wall: self.now.wall.after(by) };
+    }
+
+    fn token(&mut self, change: impl FnOnce(&mut TokenPolicy)) -> TokenId {
+        let mut policy = TokenPolicy {
+            kind: Kind::Poller,
+            parent: None,
+            id_rule: IdRule::Fixed("p1".parse().unwrap()),
+            checker_kind: None,
+            max_uses: 1,
+            not_before: self.now.wall,
+            expires_at: self.now.wall.after(Duration::from_secs(3_600)),
+            cidr_allow: Vec::new(),
+            labels: Pairs::default(),
+            rejoin_limit: Some(5),
+        };
+        change(&mut policy);
+        let id = TokenId::random().unwrap();
+        let hash = Secret::from_bytes([7; 32]).hash(id);
+        self.does(&CreateToken { id, hash, policy, note: String::new(), by: By::system() }).unwrap();
+        id
+    }
+
+    fn asks(&self, token: TokenId) -> Enroll {
+        let csr = Ca::read_csr(&honest_csr(&new_key())).unwrap();
+        Enroll {
+            token,
+            csr,
+            kind: Kind::Poller,
+            parent: None,
+            id: None,
+            fresh_id: "01fresh".parse().unwrap(),
+            checker_kind: None,
+            labels: Pairs::default(),
+            metadata: Pairs::default(),
+            from: FROM.parse().unwrap(),
+            ca: Arc::clone(&self.ca),
+        }
+    }
+
+    fn code<R: Request>(&self, request: &R) -> Option<Code> {
+        request.plan(self.world()).err().map(|refusal| refusal.code())
+    }
+
+    fn uses(&self, token: TokenId) -> u32 {
+        self.roster.token(token).unwrap().uses
+    }
+
+    fn register(&mut self, key: &str, parent: Option<&str>) -> Result<(), Refusal> {
+        self.does(&Register {
+            key: key.parse().unwrap(),
+            parent: parent.map(|p| p.parse().unwrap()),
+            checker_kind: None,
+            component_id: None,
+            source: Source::Config,
+            labels: Pairs::default(),
+            metadata: Pairs::default(),
+            by: By::system(),
+        })
+    }
+
+    fn act(&mut self, key: &str, act: Act) {
+        self.does(&Move { key: key.parse().unwrap(), act, reason: String::new(), by: By::system() }).unwrap();
+    }
+}
+
+#[test]
+fn t1_t2_a_spent_token_serves_its_own_key_only() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|_| {});
+    let first = fleet.asks(token);
+    let granted = fleet.does(&first).unwrap();
+    let again = fleet.does(&first).unwrap();
+    assert_eq!(again.service, granted.service);
+    assert_eq!(fleet.uses(token), 1);
+    assert_eq!(again.issued.serial.generation(), Generation(2));
+    let entry = fleet.roster.get(&granted.service).unwrap();
+    let identity = entry.identity.as_ref().unwrap();
+    assert_eq!(
+        (identity.current.serial, identity.pending.as_ref().unwrap().serial),
+        (granted.issued.serial, again.issued.serial)
+    );
+    assert_eq!(fleet.code(&fleet.asks(token)), Some(Code::TokenExhausted));
+}
+
+#[test]
+fn t4_t5_time_and_revocation_bar_a_token() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|p| p.not_before = START.after(Duration::from_secs(60)));
+    assert_eq!(fleet.code(&fleet.asks(token)), Some(Code::TokenNotYetValid));
+    fleet.later(Duration::from_secs(60));
+    assert_eq!(fleet.code(&fleet.asks(token)), None);
+    fleet.later(Duration::from_secs(3_600));
+    assert_eq!(fleet.code(&fleet.asks(token)), Some(Code::TokenExpired));
+    let token = fleet.token(|_| {});
+    fleet.does(&RevokeToken { id: token, by: By::system() }).unwrap();
+    assert_eq!(fleet.code(&fleet.asks(token)), Some(Code::TokenRevoked));
+}
+
+#[test]
+fn t6_t7_t8_what_the_record_says_beats_what_the_sidecar_says() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|_| {});
+    let wrong_kind = Enroll { kind: Kind::Checker, ..fleet.asks(token) };
+    assert_eq!(fleet.code(&wrong_kind), Some(Code::KindMismatch));
+    let wrong_id = Enroll { id: Some("p2".parse().unwrap()), ..fleet.asks(token) };
+    assert_eq!(fleet.code(&wrong_id), Some(Code::IdRule));
+    assert_eq!(fleet.uses(token), 0, "nothing was burnt");
+
+    fleet.register("poller/p9", None).unwrap();
+    fleet.register("instance/i1", None).unwrap();
+    let agent = fleet.token(|p| {
+        p.kind = Kind::Agent;
+        p.id_rule = IdRule::Prefix("edge-".into());
+        p.max_uses = 5;
+    });
+    let asks = |fleet: &Fleet, parent: &str| Enroll {
+        kind: Kind::Agent,
+        id: Some("edge-1".parse().unwrap()),
+        parent: Some(parent.parse().unwrap()),
+        ..fleet.asks(agent)
+    };
+    assert_eq!(fleet.code(&asks(&fleet, "nobody")), Some(Code::ParentUnknown));
+    assert_eq!(fleet.code(&asks(&fleet, "i1")), Some(Code::ParentKind));
+    assert_eq!(fleet.code(&Enroll { parent: None, ..asks(&fleet, "p9") }), Some(Code::ParentUnknown));
+    assert_eq!(fleet.code(&asks(&fleet, "p9")), None);
+    fleet.act("poller/p9", Act::Revoke);
+    assert_eq!(fleet.code(&asks(&fleet, "p9")), Some(Code::ParentBarred));
+    fleet.register("poller/p10", None).unwrap();
+    let bound = fleet.token(|p| {
+        p.kind = Kind::Agent;
+        p.parent = Some("p10".parse().unwrap());
+        p.id_rule = IdRule::Assigned;
+    });
+    let other = Enroll { kind: Kind::Agent, parent: Some("p9".parse().unwrap()), ..fleet.asks(bound) };
+    assert_eq!(fleet.code(&other), Some(Code::ParentOther));
+    let named = Enroll { kind: Kind::Agent, id: Some("mine".parse().unwrap()), ..fleet.asks(bound) };
+    assert_eq!(fleet.code(&named), Some(Code::IdRule));
+    let granted = fleet.does(&Enroll { kind: Kind::Agent, ..fleet.asks(bound) }).unwrap();
+    assert_eq!(granted.service.to_string(), "agent/01fresh");
+}
+
+#[test]
+fn t8_an_unbound_row_is_adopted_and_a_bound_one_is_not() {
+    let mut fleet = Fleet::new();
+    fleet.register("poller/p1", None).unwrap();
+    let (first, second) = (fleet.token(|_| {}), fleet.token(|_| {}));
+    let granted = fleet.does(&fleet.asks(first)).unwrap();
+    let entry = fleet.roster.get(&granted.service).unwrap();
+    assert_eq!((entry.row.source, entry.row.status), (Source::Config, Status::Pending), "source and status stay");
+    assert_eq!(fleet.code(&fleet.asks(second)), Some(Code::IdTaken));
+    assert_eq!(fleet.uses(second), 0);
+}
+
+#[test]
+fn t14_an_address_outside_the_range_learns_nothing() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|p| p.cidr_allow = vec!["198.51.100.0/24".parse().unwrap()]);
+    assert_eq!(fleet.code(&fleet.asks(token)), Some(Code::Denied));
+    let inside = Enroll { from: "198.51.100.9".parse().unwrap(), ..fleet.asks(token) };
+    assert_eq!(fleet.code(&inside), None);
+}
+
+#[test]
+fn c4_a_key_belongs_to_one_identity() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|_| {});
+    let first = fleet.asks(token);
+    fleet.does(&first).unwrap();
+    let token = fleet.token(|p| p.id_rule = IdRule::Fixed("p2".parse().unwrap()));
+    let stolen = Enroll { csr: first.csr.clone(), ..fleet.asks(token) };
+    assert_eq!(fleet.code(&stolen), Some(Code::KeyInUse));
+}
+
+#[test]
+fn renewal_has_two_phases() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|_| {});
+    let granted = fleet.does(&fleet.asks(token)).unwrap();
+    let renew = |fleet: &Fleet, serial| Renew {
+        service: granted.service.clone(),
+        serial,
+        csr: Ca::read_csr(&honest_csr(&new_key())).unwrap(),
+        ca: Arc::clone(&fleet.ca),
+    };
+    let first = fleet.does(&renew(&fleet, granted.issued.serial)).unwrap();
+    // The reply was lost; the next request overwrites what was pending.
+    let second = fleet.does(&renew(&fleet, granted.issued.serial)).unwrap();
+    assert_eq!(fleet.code(&renew(&fleet, first.issued.serial)), Some(Code::SerialRefused));
+    fleet.does(&Promote { service: granted.service.clone(), serial: second.issued.serial }).unwrap();
+    assert_eq!(fleet.code(&renew(&fleet, granted.issued.serial)), Some(Code::SerialRefused), "the old one died");
+    let (change, ()) =
+        Promote { service: granted.service.clone(), serial: second.issued.serial }.plan(fleet.world()).unwrap();
+    assert!(change.writes.is_empty(), "promoting twice changes nothing");
+    // A session on a certificate that was never promoted renews too.
+    let third = fleet.does(&renew(&fleet, second.issued.serial)).unwrap();
+    let fourth = fleet.does(&renew(&fleet, third.issued.serial)).unwrap();
+    let identity = fleet.roster.get(&granted.service).unwrap().identity.clone().unwrap();
+    assert_eq!(
+        (identity.current.serial, identity.pending.as_ref().unwrap().serial),
+        (third.issued.serial, fourth.issued.serial)
+    );
+}
+
+#[test]
+fn l12_rejoin_needs_the_bound_key_in_time_and_within_its_limit() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|p| p.rejoin_limit = Some(2));
+    let granted = fleet.does(&fleet.asks(token)).unwrap();
+    let rejoin = |fleet: &Fleet, key: Option<Pin>| Rejoin {
+        service: granted.service.clone(),
+        csr: Ca::read_csr(&honest_csr(&new_key())).unwrap(),
+        signed_by: key,
+        blind_since_end: Duration::ZERO,
+        outage_was_ours: false,
+        from: FROM.parse().unwrap(),
+        ca: Arc::clone(&fleet.ca),
+    };
+    let days = |n: u64| Duration::from_secs(n * 86_400);
+    let key = granted.issued.key;
+    assert_eq!(fleet.code(&rejoin(&fleet, None)), Some(Code::RejoinKey));
+    assert_eq!(fleet.code(&rejoin(&fleet, Some(Pin([9; 32])))), Some(Code::RejoinKey));
+    fleet.later(days(7 + 31));
+    assert_eq!(fleet.code(&rejoin(&fleet, Some(key))), Some(Code::RejoinTooLate));
+    let ours = Rejoin { blind_since_end: days(2), ..rejoin(&fleet, Some(key)) };
+    assert_eq!(fleet.code(&ours), None, "an outage of ours is not counted");
+
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|p| p.rejoin_limit = Some(2));
+    let granted = fleet.does(&fleet.asks(token)).unwrap();
+    let key = granted.issued.key;
+    let rejoin = |fleet: &Fleet| Rejoin {
+        ca: Arc::clone(&fleet.ca),
+        service: granted.service.clone(),
+        signed_by: Some(key),
+        ..rejoin(fleet, None)
+    };
+    fleet.later(days(10));
+    for _ in 0..2 {
+        fleet.does(&rejoin(&fleet)).unwrap();
+    }
+    assert_eq!(fleet.code(&rejoin(&fleet)), Some(Code::RejoinLimit));
+    let ours = Rejoin { outage_was_ours: true, ..rejoin(&fleet) };
+    assert_eq!(fleet.code(&ours), None, "a rejoin that we caused is not counted");
+    fleet.later(days(8));
+    assert_eq!(fleet.code(&rejoin(&fleet)), None, "a week of health forgets");
+    fleet.act("poller/p1", Act::Revoke);
+    assert_eq!(fleet.code(&rejoin(&fleet)), Some(Code::Revoked));
+}
+
+#[test]
+fn revocation_denies_the_serials_and_unrevocation_allows_them() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|_| {});
+    let granted = fleet.does(&fleet.asks(token)).unwrap();
+    fleet.act("poller/p1", Act::Revoke);
+    assert!(fleet.roster.denies(granted.issued.serial));
+    fleet.act("poller/p1", Act::Unrevoke);
+    assert!(!fleet.roster.denies(granted.issued.serial));
+    assert_eq!(fleet.roster.get(&granted.service).unwrap().row.status, Status::Inactive);
+}
+
+#[test]
+fn t9_an_unknown_token_and_a_wrong_secret_read_alike() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|_| {});
+    assert!(proves(&fleet.roster, token, &Secret::from_bytes([7; 32])));
+    assert!(!proves(&fleet.roster, token, &Secret::from_bytes([8; 32])));
+    assert!(!proves(&fleet.roster, TokenId([1; 10]), &Secret::from_bytes([7; 32])));
+}

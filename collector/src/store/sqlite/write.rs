@@ -1,0 +1,223 @@
+//! One batch, one transaction: each change stands or falls alone, and seq order is commit order.
+//!
+//! The seq is read from the one row of `meta` after the write lock is taken and put back before the
+//! commit, so that two batches never interleave. A change that meets a conflict gives back the seqs it
+//! took: there are no gaps. Every single [`Write`] looks before it writes, so that one which conflicts
+//! has changed nothing; only a change of several writes that may conflict needs a savepoint.
+
+mod identity;
+mod interval;
+mod service;
+mod token;
+
+use rollcall_common::{id::Seq, time::Timestamp};
+use serde::Serialize;
+use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
+
+use super::{fault::Fault, read};
+use crate::store::{
+    Position,
+    rows::{Applied, AuditDraft, Change, Conflict, Write},
+};
+
+/// SQLite would otherwise take the write lock at the first write and could then refuse it.
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// Most audit events in one statement. Smaller rests go in powers of two, so that a handful of prepared
+/// statements serves every number.
+const AUDIT_ROWS: usize = 64;
+
+/// Why a write was not made.
+enum Halt {
+    /// The change falls, the batch goes on.
+    Conflict(Conflict),
+    /// The batch falls.
+    Sql(sqlx::Error),
+}
+
+impl From<Conflict> for Halt {
+    fn from(conflict: Conflict) -> Self {
+        Self::Conflict(conflict)
+    }
+}
+
+impl From<sqlx::Error> for Halt {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// The seqs that a change took.
+struct Taken {
+    rows: Vec<Option<Seq>>,
+    audit: Vec<Seq>,
+}
+
+/// A batch under way.
+struct Batch<'b> {
+    conn: &'b mut SqliteConnection,
+    at: Timestamp,
+    /// The last seq taken.
+    seq: Seq,
+    /// The last seq taken before the present change.
+    base: Seq,
+    /// Events wait for the end of the batch: nothing in it reads them, and together they cost a fraction.
+    audit: Vec<(Seq, &'b AuditDraft)>,
+}
+
+/// Commits a batch. On any fault nothing of it happened, and the connection is of no more use.
+pub(super) async fn commit(
+    conn: &mut SqliteConnection,
+    changes: &[Change],
+    at: Timestamp,
+) -> Result<Vec<Result<Applied, Conflict>>, Fault> {
+    let mut tx = conn.begin_with(BEGIN).await?;
+    let Position { epoch, seq } = read::position(&mut tx).await?;
+    let mut batch = Batch { conn: &mut tx, at, seq, base: seq, audit: Vec::new() };
+    let mut answers = Vec::with_capacity(changes.len());
+    for change in changes {
+        answers.push(batch.change(change).await?);
+    }
+    let seq = batch.finish().await?;
+    tx.commit().await?;
+    let position = Position { epoch, seq };
+    let applied = |taken: Taken| Applied { rows: taken.rows, audit: taken.audit, position };
+    Ok(answers.into_iter().map(|answer| answer.map(applied)).collect())
+}
+
+impl<'b> Batch<'b> {
+    async fn change(&mut self, change: &'b Change) -> Result<Result<Taken, Conflict>, sqlx::Error> {
+        self.base = self.seq;
+        // The first write that conflicts has written nothing; a later one leaves its predecessors behind.
+        let guarded = change.writes.iter().skip(1).any(may_conflict);
+        if guarded {
+            self.plain("SAVEPOINT change").await?;
+        }
+        match self.writes(&change.writes).await {
+            Ok(rows) => {
+                if guarded {
+                    self.plain("RELEASE change").await?;
+                }
+                let mut audit = Vec::with_capacity(change.audit.len());
+                for draft in &change.audit {
+                    let seq = self.take_seq();
+                    self.audit.push((seq, draft));
+                    audit.push(seq);
+                }
+                Ok(Ok(Taken { rows, audit }))
+            }
+            Err(Halt::Conflict(conflict)) => {
+                if guarded {
+                    self.plain("ROLLBACK TO change").await?;
+                    self.plain("RELEASE change").await?;
+                }
+                self.seq = self.base;
+                Ok(Err(conflict))
+            }
+            Err(Halt::Sql(error)) => Err(error),
+        }
+    }
+
+    async fn writes(&mut self, writes: &[Write]) -> Result<Vec<Option<Seq>>, Halt> {
+        let mut rows = Vec::with_capacity(writes.len());
+        for write in writes {
+            rows.push(self.write(write).await?);
+        }
+        Ok(rows)
+    }
+
+    async fn write(&mut self, write: &Write) -> Result<Option<Seq>, Halt> {
+        match write {
+            Write::InsertService(row) => self.insert_service(row).await.map(Some),
+            Write::SetStatus { service, expect, to, at, seen } => {
+                self.set_status(service, *expect, *to, *at, *seen).await.map(Some)
+            }
+            Write::Describe { service, expect, labels, metadata } => {
+                self.describe(service, *expect, labels, metadata).await.map(Some)
+            }
+            Write::Note { service, health, facts } => {
+                self.note(service, health.as_ref(), facts.as_ref()).await.map(|()| None)
+            }
+            Write::RemoveService { service, expect } => self.remove_service(service, *expect).await.map(|()| None),
+            Write::PutIdentity { row, expect } => self.put_identity(row, *expect).await.map(|()| None),
+            Write::DropIdentity(service) => self.drop_identity(service).await.map(|()| None),
+            Write::Deny { serial, until } => self.deny(serial, *until).await.map(|()| None),
+            Write::Allow(serial) => self.allow(serial).await.map(|()| None),
+            Write::InsertToken(row) => self.insert_token(row).await.map(Some),
+            Write::RevokeToken { token, at } => self.revoke_token(token, *at).await.map(Some),
+            Write::UseToken { token, key, service, at, from } => self.use_token(token, key, service, *at, from).await,
+            Write::InsertCredential(row) => self.insert_credential(row).await.map(|()| None),
+            Write::BeginInterval(row) => self.begin_interval(row).await.map(|()| None),
+        }
+    }
+
+    fn take_seq(&mut self) -> Seq {
+        self.seq = self.seq.next();
+        self.seq
+    }
+
+    async fn plain(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
+        sqlx::query(sql).execute(&mut *self.conn).await.map(|_| ())
+    }
+
+    /// Writes the audit events and the position; answers with the last seq.
+    async fn finish(self) -> Result<Seq, sqlx::Error> {
+        let mut rest = self.audit.as_slice();
+        while !rest.is_empty() {
+            let some = if rest.len() >= AUDIT_ROWS { AUDIT_ROWS } else { 1 << rest.len().ilog2() };
+            let (now, later) = rest.split_at(some);
+            insert_audit(&mut *self.conn, now).await?;
+            rest = later;
+        }
+        let sql = "UPDATE meta SET seq = $1 WHERE only_row = 1";
+        sqlx::query(sql).bind(column(self.seq)).execute(&mut *self.conn).await?;
+        Ok(self.seq)
+    }
+}
+
+async fn insert_audit(conn: &mut SqliteConnection, events: &[(Seq, &AuditDraft)]) -> Result<(), sqlx::Error> {
+    let mut rows = Vec::with_capacity(events.len());
+    for (seq, draft) in events {
+        rows.push((*seq, *draft, json(&draft.details)?));
+    }
+    let mut sql =
+        QueryBuilder::<Sqlite>::new("INSERT INTO audit_events (seq, at, action, actor, object, request_id, details) ");
+    sql.push_values(rows, |mut row, (seq, draft, details)| {
+        row.push_bind(column(seq))
+            .push_bind(draft.at.0)
+            .push_bind(&draft.action)
+            .push_bind(&draft.actor)
+            .push_bind(&draft.object)
+            .push_bind(&draft.request_id)
+            .push_bind(details);
+    });
+    sql.build().execute(conn).await.map(|_| ())
+}
+
+/// Whether a write has a precondition that can fail.
+fn may_conflict(write: &Write) -> bool {
+    match write {
+        Write::InsertService(_)
+        | Write::SetStatus { .. }
+        | Write::Describe { .. }
+        | Write::Note { .. }
+        | Write::RemoveService { .. }
+        | Write::PutIdentity { .. }
+        | Write::InsertToken(_)
+        | Write::RevokeToken { .. }
+        | Write::UseToken { .. }
+        | Write::InsertCredential(_)
+        | Write::BeginInterval(_) => true,
+        Write::DropIdentity(_) | Write::Deny { .. } | Write::Allow(_) => false,
+    }
+}
+
+/// A seq as a column holds it.
+fn column(seq: Seq) -> i64 {
+    i64::try_from(seq.0).unwrap_or(i64::MAX)
+}
+
+/// A value as JSON text.
+fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, sqlx::Error> {
+    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(error.into()))
+}

@@ -1,0 +1,114 @@
+//! Writes to `identities`, `identity_keys` and `denied`.
+
+use rollcall_common::{
+    id::{Generation, ServiceKey},
+    identity::{Pin, Serial},
+    time::Timestamp,
+};
+use sqlx::Row;
+
+use super::{Batch, Halt};
+use crate::store::{
+    rows::{Conflict, IdentityRow},
+    sqlite::fields::parse_serial,
+};
+
+const BOUND: &str = "SELECT serial, pending_serial FROM identities WHERE kind = $1 AND id = $2";
+const KEY_ELSEWHERE: &str =
+    "SELECT 1 FROM identity_keys WHERE key_hash IN ($1, $2) AND NOT (kind = $3 AND id = $4) LIMIT 1";
+const PUT: &str = "INSERT INTO identities (kind, id, serial, key_hash, spki, not_after, pending_serial, \
+     pending_key_hash, pending_spki, pending_not_after, enrolled_via, enrolled_at, rejoins, rejoins_since, rejoin_limit) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+     ON CONFLICT (kind, id) DO UPDATE SET serial = excluded.serial, key_hash = excluded.key_hash, \
+     spki = excluded.spki, not_after = excluded.not_after, pending_serial = excluded.pending_serial, \
+     pending_key_hash = excluded.pending_key_hash, pending_spki = excluded.pending_spki, \
+     pending_not_after = excluded.pending_not_after, enrolled_via = excluded.enrolled_via, \
+     enrolled_at = excluded.enrolled_at, rejoins = excluded.rejoins, rejoins_since = excluded.rejoins_since, \
+     rejoin_limit = excluded.rejoin_limit";
+const FORGET_KEYS: &str = "DELETE FROM identity_keys WHERE kind = $1 AND id = $2 AND key_hash NOT IN ($3, $4)";
+const KEEP_KEY: &str =
+    "INSERT INTO identity_keys (key_hash, kind, id) VALUES ($1, $2, $3) ON CONFLICT (key_hash) DO NOTHING";
+const DROP: &str = "DELETE FROM identities WHERE kind = $1 AND id = $2";
+// Two refusals of one serial: the longer one holds.
+const DENY: &str = "INSERT INTO denied (serial, until_at) VALUES ($1, $2) ON CONFLICT (serial) DO UPDATE \
+     SET until_at = excluded.until_at WHERE denied.until_at < excluded.until_at";
+const ALLOW: &str = "DELETE FROM denied WHERE serial = $1";
+
+impl Batch<'_> {
+    pub(super) async fn put_identity(&mut self, row: &IdentityRow, expect: Option<Generation>) -> Result<(), Halt> {
+        let (kind, id) = (row.service.kind.as_str(), row.service.id.as_str());
+        if !self.exists(&row.service).await? {
+            return Err(Conflict::Missing.into());
+        }
+        if self.bound(&row.service).await? != expect {
+            return Err(Conflict::Stale.into());
+        }
+        let current = row.current.key.to_string();
+        let pending = row.pending.as_ref().map(|cert| cert.key.to_string());
+        let other = pending.as_deref().unwrap_or(&current);
+        let elsewhere = sqlx::query(KEY_ELSEWHERE).bind(&current).bind(other).bind(kind).bind(id);
+        if elsewhere.fetch_optional(&mut *self.conn).await?.is_some() {
+            return Err(Conflict::KeyInUse.into());
+        }
+        sqlx::query(PUT)
+            .bind(kind)
+            .bind(id)
+            .bind(row.current.serial.to_string())
+            .bind(&current)
+            .bind(row.current.spki.as_slice())
+            .bind(row.current.not_after.0)
+            .bind(row.pending.as_ref().map(|cert| cert.serial.to_string()))
+            .bind(&pending)
+            .bind(row.pending.as_ref().map(|cert| cert.spki.as_slice()))
+            .bind(row.pending.as_ref().map(|cert| cert.not_after.0))
+            .bind(row.enrolled_via.to_string())
+            .bind(row.enrolled_at.0)
+            .bind(i64::from(row.rejoins))
+            .bind(row.rejoins_since.0)
+            .bind(row.rejoin_limit.map(i64::from))
+            .execute(&mut *self.conn)
+            .await?;
+        let forget = sqlx::query(FORGET_KEYS).bind(kind).bind(id).bind(&current).bind(other);
+        forget.execute(&mut *self.conn).await?;
+        self.keep_key(&row.current.key, &row.service).await?;
+        if let Some(cert) = &row.pending {
+            self.keep_key(&cert.key, &row.service).await?;
+        }
+        Ok(())
+    }
+
+    /// The latest generation bound so far, current or pending.
+    async fn bound(&mut self, service: &ServiceKey) -> Result<Option<Generation>, sqlx::Error> {
+        let query = sqlx::query(BOUND).bind(service.kind.as_str()).bind(service.id.as_str());
+        let Some(row) = query.fetch_optional(&mut *self.conn).await? else { return Ok(None) };
+        let current = generation(row.try_get(0)?)?;
+        let pending = row.try_get::<Option<&str>, _>(1)?.map(generation).transpose()?;
+        Ok(pending.max(Some(current)))
+    }
+
+    async fn keep_key(&mut self, key: &Pin, service: &ServiceKey) -> Result<(), sqlx::Error> {
+        let query = sqlx::query(KEEP_KEY).bind(key.to_string());
+        query.bind(service.kind.as_str()).bind(service.id.as_str()).execute(&mut *self.conn).await.map(|_| ())
+    }
+
+    pub(super) async fn drop_identity(&mut self, service: &ServiceKey) -> Result<(), Halt> {
+        let query = sqlx::query(DROP).bind(service.kind.as_str()).bind(service.id.as_str());
+        query.execute(&mut *self.conn).await?;
+        Ok(())
+    }
+
+    pub(super) async fn deny(&mut self, serial: &Serial, until: Timestamp) -> Result<(), Halt> {
+        sqlx::query(DENY).bind(serial.to_string()).bind(until.0).execute(&mut *self.conn).await?;
+        Ok(())
+    }
+
+    pub(super) async fn allow(&mut self, serial: &Serial) -> Result<(), Halt> {
+        sqlx::query(ALLOW).bind(serial.to_string()).execute(&mut *self.conn).await?;
+        Ok(())
+    }
+}
+
+fn generation(serial: &str) -> Result<Generation, sqlx::Error> {
+    let serial = parse_serial(serial).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(serial.generation())
+}

@@ -1,0 +1,259 @@
+//! Each [`Write`]: what it does, and each conflict it can meet.
+
+#![expect(clippy::indexing_slicing, reason = "a test that finds too few rows has failed")]
+
+use rollcall_common::{health::Health, id::Seq, lease::Presence, lifecycle::Status, time::Timestamp};
+
+use super::{commit, conflict, load};
+use crate::store::{
+    RegistryStore,
+    rows::{AuditQuery, Conflict, ServiceRow, TokenUse, Write},
+    suite::samples::{
+        NOON, cert, change, credential, facts, health, identity, interval, key, pairs, pin, put, registered, service,
+        token, token_id, use_token,
+    },
+};
+
+fn later(ms: i64) -> Timestamp {
+    Timestamp(NOON.0 + ms)
+}
+
+fn insert(name: &str) -> Write {
+    Write::InsertService(Box::new(service(name)))
+}
+
+fn status(name: &str, expect: Seq, to: Status, seen: Option<Timestamp>) -> Write {
+    Write::SetStatus { service: key(name), expect, to, at: later(1), seen }
+}
+
+async fn only_service(store: &dyn RegistryStore) -> ServiceRow {
+    let mut services = load(store).await.services;
+    assert_eq!(services.len(), 1);
+    services.swap_remove(0)
+}
+
+pub(super) async fn services(store: &dyn RegistryStore) {
+    let start = load(store).await;
+    assert_eq!(start.position.seq, Seq(0));
+    assert!(start.position.epoch > 0, "the epoch is there from the first moment");
+
+    let applied = commit(store, [insert("checker/disk")]).await;
+    assert_eq!(applied.rows, [Some(Seq(1))]);
+    assert_eq!((applied.position.epoch, applied.position.seq), (start.position.epoch, Seq(1)));
+    assert_eq!(only_service(store).await, ServiceRow { seq: Seq(1), ..service("checker/disk") });
+    assert_eq!(conflict(store, [insert("checker/disk")]).await, Conflict::Exists);
+
+    // The same id under another kind is another service.
+    commit(store, [insert("agent/disk")]).await;
+    commit(store, [Write::RemoveService { service: key("agent/disk"), expect: Seq(2) }]).await;
+
+    let gone = status("agent/nobody", Seq(1), Status::Active, None);
+    assert_eq!(conflict(store, [gone]).await, Conflict::Missing);
+    let stale = status("checker/disk", Seq(9), Status::Active, None);
+    assert_eq!(conflict(store, [stale]).await, Conflict::Stale);
+
+    let applied = commit(store, [status("checker/disk", Seq(1), Status::Active, Some(later(5)))]).await;
+    assert_eq!(applied.rows, [Some(Seq(3))]);
+    let row = only_service(store).await;
+    assert_eq!((row.status, row.status_since, row.seq), (Status::Active, later(1), Seq(3)));
+    assert_eq!((row.first_seen, row.last_seen), (Some(later(5)), Some(later(5))));
+    assert_eq!(conflict(store, [status("checker/disk", Seq(1), Status::Inactive, None)]).await, Conflict::Stale);
+
+    // first_seen is set once, last_seen never moves back, and a status write without a beat touches neither.
+    commit(store, [status("checker/disk", Seq(3), Status::Inactive, Some(later(2)))]).await;
+    let row = only_service(store).await;
+    assert_eq!((row.first_seen, row.last_seen), (Some(later(5)), Some(later(5))));
+    commit(store, [status("checker/disk", Seq(4), Status::Revoked, None)]).await;
+    let row = only_service(store).await;
+    assert_eq!((row.first_seen, row.last_seen), (Some(later(5)), Some(later(5))));
+    let untouched = ServiceRow { status: Status::Pending, status_since: NOON, seq: Seq(0), ..row.clone() };
+    assert_eq!(
+        untouched,
+        ServiceRow { first_seen: row.first_seen, last_seen: row.last_seen, ..service("checker/disk") }
+    );
+
+    let describe = |name: &str, expect| Write::Describe {
+        service: key(name),
+        expect: Seq(expect),
+        labels: pairs("site", "south"),
+        metadata: pairs("rack", "8"),
+    };
+    assert_eq!(conflict(store, [describe("agent/nobody", 5)]).await, Conflict::Missing);
+    assert_eq!(conflict(store, [describe("checker/disk", 4)]).await, Conflict::Stale);
+    assert_eq!(commit(store, [describe("checker/disk", 5)]).await.rows, [Some(Seq(6))]);
+    let row = only_service(store).await;
+    assert_eq!((&row.labels, &row.metadata), (&pairs("site", "south"), &pairs("rack", "8")));
+    assert_eq!(row.status, Status::Revoked);
+
+    let note = |name: &str, said: Option<_>, facts| Write::Note { service: key(name), health: said, facts };
+    let said = (health(Health::Unhealthy, "it is on fire"), later(9));
+    assert_eq!(conflict(store, [note("agent/nobody", Some(said.clone()), None)]).await, Conflict::Missing);
+    assert_eq!(commit(store, [note("checker/disk", Some(said.clone()), None)]).await.rows, [None]);
+    let row = only_service(store).await;
+    assert_eq!((row.health, row.facts, row.seq), (Some(said.clone()), Some(facts("edge")), Seq(6)));
+    commit(store, [note("checker/disk", None, Some(facts("moved")))]).await;
+    let row = only_service(store).await;
+    assert_eq!((row.health, row.facts), (Some(said), Some(facts("moved"))));
+    assert_eq!(load(store).await.position.seq, Seq(6), "a note takes no seq, nor does a conflict");
+}
+
+pub(super) async fn a_change_does_not_trip_over_itself(store: &dyn RegistryStore) {
+    let first = commit(store, [insert("agent/a")]).await.position.seq;
+    let describe = Write::Describe {
+        service: key("agent/a"),
+        expect: first,
+        labels: pairs("site", "south"),
+        metadata: pairs("rack", "8"),
+    };
+    let applied = commit(store, [describe, status("agent/a", first, Status::Active, None)]).await;
+    assert_eq!(applied.rows, [Some(Seq(2)), Some(Seq(3))]);
+    // Another change is judged by what it read, also within one batch.
+    let two = [
+        change([status("agent/a", Seq(3), Status::Inactive, None)]),
+        change([status("agent/a", Seq(3), Status::Revoked, None)]),
+    ];
+    let answers = store.commit(&two, NOON).await.unwrap_or_else(|error| unreachable!("{error}"));
+    assert!(answers[0].is_ok());
+    assert_eq!(answers[1], Err(Conflict::Stale));
+}
+
+pub(super) async fn removal(store: &dyn RegistryStore) {
+    let remove = |expect| Write::RemoveService { service: key("agent/a"), expect: Seq(expect) };
+    assert_eq!(conflict(store, [remove(0)]).await, Conflict::Missing);
+    let mut registered = registered("agent/a");
+    registered.writes.push(put(identity("agent/a", 1, 1), None));
+    registered.writes.push(Write::BeginInterval(Box::new(interval("agent/a", Presence::Alive, 0))));
+    let answers = store.commit(&[registered], NOON).await.unwrap_or_else(|error| unreachable!("{error}"));
+    assert!(answers[0].is_ok());
+    assert_eq!(conflict(store, [remove(7)]).await, Conflict::Stale);
+    assert_eq!(commit(store, [remove(1)]).await.rows, [None]);
+
+    let left = load(store).await;
+    assert!(left.services.is_empty() && left.identities.is_empty() && left.open_intervals.is_empty());
+    let history = store.history(&key("agent/a"), 10, true).await;
+    assert_eq!(history, Ok(Vec::new()));
+    let audit = store.audit(&AuditQuery { limit: 10, ..AuditQuery::default() }).await;
+    assert_eq!(audit.map(|events| events.len()), Ok(1), "the audit trail stays");
+    // Its key is free again.
+    commit(store, [insert("agent/b"), put(identity("agent/b", 1, 1), None)]).await;
+}
+
+pub(super) async fn identities(store: &dyn RegistryStore) {
+    assert_eq!(conflict(store, [put(identity("agent/a", 1, 1), None)]).await, Conflict::Missing);
+    commit(store, [insert("agent/a"), insert("agent/b")]).await;
+    assert_eq!(conflict(store, [put(identity("agent/a", 1, 1), Some(1))]).await, Conflict::Stale);
+    assert_eq!(commit(store, [put(identity("agent/a", 1, 1), None)]).await.rows, [None]);
+    assert_eq!(load(store).await.identities, [identity("agent/a", 1, 1)]);
+    assert_eq!(conflict(store, [put(identity("agent/a", 2, 2), None)]).await, Conflict::Stale);
+
+    // A pending certificate counts as bound: its generation is the latest, its key is taken.
+    let mut renewed = identity("agent/a", 1, 1);
+    renewed.pending = Some(cert(2, 2));
+    commit(store, [put(renewed.clone(), Some(1))]).await;
+    assert_eq!(load(store).await.identities, [renewed]);
+    assert_eq!(conflict(store, [put(identity("agent/a", 3, 3), Some(1))]).await, Conflict::Stale);
+    for taken in [1, 2] {
+        assert_eq!(conflict(store, [put(identity("agent/b", 1, taken), None)]).await, Conflict::KeyInUse);
+        let mut pending = identity("agent/b", 1, 9);
+        pending.pending = Some(cert(2, taken));
+        assert_eq!(conflict(store, [put(pending, None)]).await, Conflict::KeyInUse);
+    }
+
+    // Promotion frees the old key; one's own key is never in the way, and both may be the same.
+    commit(store, [put(identity("agent/a", 2, 2), Some(2))]).await;
+    commit(store, [put(identity("agent/b", 1, 1), None)]).await;
+    let mut same = identity("agent/a", 2, 2);
+    same.pending = Some(cert(3, 2));
+    commit(store, [put(same, Some(2))]).await;
+
+    assert_eq!(commit(store, [Write::DropIdentity(key("agent/a"))]).await.rows, [None]);
+    commit(store, [Write::DropIdentity(key("agent/a"))]).await;
+    assert_eq!(load(store).await.identities, [identity("agent/b", 1, 1)]);
+    commit(store, [Write::DropIdentity(key("agent/b")), put(identity("agent/a", 4, 1), None)]).await;
+}
+
+pub(super) async fn refused_serials(store: &dyn RegistryStore) {
+    let serial = cert(1, 1).serial;
+    let deny = |ms| Write::Deny { serial, until: later(ms) };
+    assert_eq!(commit(store, [deny(5)]).await.rows, [None]);
+    commit(store, [deny(9)]).await;
+    commit(store, [deny(2)]).await;
+    assert_eq!(load(store).await.denied, [(serial, later(9))], "the longer refusal holds");
+    commit(store, [Write::Allow(serial)]).await;
+    commit(store, [Write::Allow(serial)]).await;
+    assert!(load(store).await.denied.is_empty());
+}
+
+pub(super) async fn tokens(store: &dyn RegistryStore) {
+    let insert = |n, uses| Write::InsertToken(Box::new(token(n, uses)));
+    assert_eq!(conflict(store, [use_token(1, 1, NOON)]).await, Conflict::Missing);
+    assert_eq!(commit(store, [insert(1, 2)]).await.rows, [Some(Seq(1))]);
+    assert_eq!(conflict(store, [insert(1, 5)]).await, Conflict::Exists);
+
+    // T4: judged by the time that the change carries, to the millisecond, both ends included.
+    let end = token(1, 2).policy.expires_at;
+    assert_eq!(conflict(store, [use_token(1, 1, Timestamp(NOON.0 - 1))]).await, Conflict::TokenEnded);
+    assert_eq!(conflict(store, [use_token(1, 1, Timestamp(end.0 + 1))]).await, Conflict::TokenEnded);
+    assert_eq!(commit(store, [use_token(1, 1, end)]).await.rows, [Some(Seq(2))]);
+
+    // T2: the same key again is no second use, and passes even when the token is spent, revoked or over.
+    let one =
+        |key_no: u8| TokenUse { token: token_id(1), key: pin(key_no), service: key(&format!("agent/edge-{key_no}")) };
+    assert_eq!(commit(store, [use_token(1, 1, NOON)]).await.rows, [None]);
+    assert_eq!(commit(store, [use_token(1, 2, NOON)]).await.rows, [Some(Seq(3))]);
+    assert_eq!(conflict(store, [use_token(1, 3, NOON)]).await, Conflict::TokenSpent);
+    assert_eq!(commit(store, [use_token(1, 1, Timestamp(end.0 + 1))]).await.rows, [None]);
+    let loaded = load(store).await;
+    assert_eq!(loaded.tokens.len(), 1);
+    let row = &loaded.tokens[0];
+    assert_eq!((row.uses, row.seq, row.last_used_at), (2, Seq(3), Some(NOON)));
+    assert_eq!(row.last_used_from.as_deref(), Some("192.0.2.7:40000"));
+    assert_eq!((&row.policy, &row.hash, &row.note), (&token(1, 2).policy, &token(1, 2).hash, &token(1, 2).note));
+    let mut uses = loaded.token_uses;
+    uses.sort_by_key(|used| used.key.0);
+    assert_eq!(uses, [one(1), one(2)]);
+
+    // T5
+    commit(store, [insert(2, 1)]).await;
+    let revoke = |n| Write::RevokeToken { token: token_id(n), at: later(3) };
+    assert_eq!(conflict(store, [revoke(9)]).await, Conflict::Missing);
+    assert_eq!(commit(store, [revoke(2)]).await.rows, [Some(Seq(5))]);
+    assert_eq!(conflict(store, [revoke(2)]).await, Conflict::TokenEnded);
+    assert_eq!(conflict(store, [use_token(2, 1, NOON)]).await, Conflict::TokenEnded);
+    let revoked = load(store).await.tokens.into_iter().find(|row| row.id == token_id(2));
+    assert_eq!(revoked.map(|row| (row.revoked_at, row.uses)), Some((Some(later(3)), 0)));
+}
+
+pub(super) async fn credentials(store: &dyn RegistryStore) {
+    assert_eq!(commit(store, [Write::InsertCredential(credential(1))]).await.rows, [None]);
+    assert_eq!(conflict(store, [Write::InsertCredential(credential(1))]).await, Conflict::Exists);
+    assert_eq!(load(store).await.credentials, [credential(1)]);
+}
+
+pub(super) async fn intervals(store: &dyn RegistryStore) {
+    let begin = |presence, after| Write::BeginInterval(Box::new(interval("agent/a", presence, after)));
+    assert_eq!(conflict(store, [begin(Presence::Alive, 0)]).await, Conflict::Missing);
+    commit(store, [insert("agent/a"), insert("agent/b")]).await;
+    assert_eq!(commit(store, [begin(Presence::Alive, 100)]).await.rows, [None]);
+    commit(store, [Write::BeginInterval(Box::new(interval("agent/b", Presence::Unknown, 0)))]).await;
+    commit(store, [begin(Presence::Lost, 400)]).await;
+    // Dated back behind the begin of the one before, which then lasts no time.
+    commit(store, [begin(Presence::Alive, 300)]).await;
+
+    let at = |presence, from, to: Option<i64>| {
+        let mut row = interval("agent/a", presence, from);
+        (row.to, row.recorded_at) = (to.map(later), Some(NOON));
+        row
+    };
+    let (first, second) = (at(Presence::Alive, 100, Some(400)), at(Presence::Lost, 400, Some(400)));
+    let third = at(Presence::Alive, 300, None);
+    let who = key("agent/a");
+    let history = |limit| store.history(&who, limit, false);
+    let newest_first = vec![second, third.clone(), first];
+    assert_eq!(history(10).await, Ok(newest_first.clone()));
+    assert_eq!(history(2).await, Ok(newest_first[..2].to_vec()));
+    let mut open = load(store).await.open_intervals;
+    open.sort_by(|a, b| a.service.cmp(&b.service));
+    assert_eq!(open.len(), 2, "one lasting interval for each");
+    assert_eq!(open[0], third);
+}

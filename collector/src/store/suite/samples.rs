@@ -1,0 +1,221 @@
+//! Rows as a test needs them: whole, plausible, told apart by one argument.
+
+use std::collections::BTreeMap;
+
+use rollcall_common::{
+    health::{Health, HealthReport, HostFacts, Text},
+    id::{BootId, Generation, Kind, Seq, ServiceId, ServiceKey},
+    identity::{Pin, Serial},
+    lease::Presence,
+    lifecycle::Status,
+    service::{Pairs, Source},
+    time::{BootTime, Timestamp},
+    token::{SecretHash, TokenId},
+};
+
+use crate::store::rows::{
+    AuditDraft, CertRow, Change, CredentialRow, IdRule, IdentityRow, IntervalRow, ServiceRow, TokenPolicy, TokenRow,
+    Write,
+};
+
+/// The moment at which samples happen.
+pub const NOON: Timestamp = Timestamp(1_795_262_400_000);
+
+/// A service's name, written `kind/id`.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+pub fn key(text: &str) -> ServiceKey {
+    text.parse().unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+/// One label.
+#[must_use]
+pub fn pairs(name: &str, value: &str) -> Pairs {
+    let pairs = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+    Pairs::try_from(pairs).unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+/// A pending service, with every field filled that may be.
+#[must_use]
+pub fn service(text: &str) -> ServiceRow {
+    let key = key(text);
+    let id = |text: &str| ServiceId::new(text).unwrap_or_else(|error| unreachable!("{error}"));
+    ServiceRow {
+        parent: key.kind.parent().map(|_| id("above")),
+        poller: (key.kind == Kind::Checker).then(|| id("top")),
+        checker_kind: (key.kind == Kind::Checker).then(|| id("snmp")),
+        component_id: Some("component".into()),
+        source: Source::EdgeOnboarding,
+        labels: pairs("site", "Zürich 3"),
+        metadata: pairs("rack", "7"),
+        created_by: "credential:sample".into(),
+        first_registered: NOON,
+        first_seen: None,
+        last_seen: None,
+        status: Status::Pending,
+        status_since: NOON,
+        health: Some((health(Health::Degraded, "a disk is full"), NOON)),
+        facts: Some(facts("edge")),
+        seq: Seq(0),
+        key,
+    }
+}
+
+/// A statement about health.
+#[must_use]
+pub fn health(health: Health, reason: &str) -> HealthReport {
+    HealthReport { health, reason: Text::fit(reason) }
+}
+
+/// A host.
+#[must_use]
+pub fn facts(hostname: &str) -> HostFacts {
+    HostFacts { hostname: Text::fit(hostname), cpus: 2, memory_mib: 2_048, uptime_secs: 60, ..HostFacts::default() }
+}
+
+/// A key.
+#[must_use]
+pub fn pin(n: u8) -> Pin {
+    Pin([n; 32])
+}
+
+/// A certificate of a generation for a key.
+#[must_use]
+pub fn cert(generation: u64, key: u8) -> CertRow {
+    let serial = (1_u128 << 120) | (u128::from(generation) << 64) | u128::from(key);
+    CertRow {
+        serial: Serial(serial.to_be_bytes()),
+        key: pin(key),
+        spki: vec![key; 91],
+        not_after: Timestamp(NOON.0 + 1_000 * i64::try_from(generation).unwrap_or(0)),
+    }
+}
+
+/// An identity with a current certificate.
+#[must_use]
+pub fn identity(service: &str, generation: u64, key_no: u8) -> IdentityRow {
+    IdentityRow {
+        service: key(service),
+        current: cert(generation, key_no),
+        pending: None,
+        enrolled_via: token_id(1),
+        enrolled_at: NOON,
+        rejoins: 1,
+        rejoins_since: NOON,
+        rejoin_limit: Some(3),
+    }
+}
+
+/// The write that binds an identity.
+#[must_use]
+pub fn put(row: IdentityRow, expect: Option<u64>) -> Write {
+    Write::PutIdentity { row: Box::new(row), expect: expect.map(Generation) }
+}
+
+/// The id of a token or credential.
+#[must_use]
+pub fn token_id(n: u8) -> TokenId {
+    TokenId([n; 10])
+}
+
+/// A token that is good for an hour from [`NOON`] on.
+#[must_use]
+pub fn token(n: u8, max_uses: u32) -> TokenRow {
+    TokenRow {
+        id: token_id(n),
+        hash: SecretHash([n; 32]),
+        policy: TokenPolicy {
+            kind: Kind::Agent,
+            parent: Some(key("poller/above").id),
+            id_rule: IdRule::Prefix("edge-".into()),
+            checker_kind: None,
+            max_uses,
+            not_before: NOON,
+            expires_at: Timestamp(NOON.0 + 3_600_000),
+            cidr_allow: ["192.0.2.0/24", "2001:db8::/32"].into_iter().flat_map(str::parse).collect(),
+            labels: pairs("site", "north"),
+            rejoin_limit: Some(5),
+        },
+        uses: 0,
+        created_by: "credential:sample".into(),
+        created_at: NOON,
+        note: "for the north site".into(),
+        revoked_at: None,
+        last_used_at: None,
+        last_used_from: None,
+        seq: Seq(0),
+    }
+}
+
+/// The write that uses a token.
+#[must_use]
+pub fn use_token(token: u8, key_no: u8, at: Timestamp) -> Write {
+    Write::UseToken {
+        token: token_id(token),
+        key: pin(key_no),
+        service: key(&format!("agent/edge-{key_no}")),
+        at,
+        from: "192.0.2.7:40000".into(),
+    }
+}
+
+/// A credential.
+#[must_use]
+pub fn credential(n: u8) -> CredentialRow {
+    CredentialRow {
+        id: token_id(n),
+        hash: SecretHash([n; 32]),
+        role: "admin".into(),
+        created_at: NOON,
+        expires_at: Some(Timestamp(NOON.0 + 1)),
+        revoked_at: None,
+    }
+}
+
+/// An interval that begins so many milliseconds after [`NOON`].
+#[must_use]
+pub fn interval(service: &str, presence: Presence, after: i64) -> IntervalRow {
+    IntervalRow {
+        service: key(service),
+        from: Timestamp(NOON.0 + after),
+        to: None,
+        presence,
+        cause: "ttl".into(),
+        evidence: serde_json::json!({"ttl_ms": 30_000, "missed": ["a", null]}),
+        decided_at: Timestamp(NOON.0 + after + 500),
+        recorded_at: None,
+        superseded_at: None,
+        boot_id: BootId([7; 16]),
+        from_boot: BootTime(9_000_000),
+    }
+}
+
+/// An audit event.
+#[must_use]
+pub fn event(action: &str, object: &str) -> AuditDraft {
+    AuditDraft {
+        at: NOON,
+        action: action.into(),
+        actor: "system".into(),
+        object: object.into(),
+        request_id: Some("r-1".into()),
+        details: BTreeMap::from([("from".into(), serde_json::json!("pending")), ("n".into(), serde_json::json!(1))]),
+    }
+}
+
+/// A change without audit events.
+#[must_use]
+pub fn change(writes: impl IntoIterator<Item = Write>) -> Change {
+    Change { writes: writes.into_iter().collect(), audit: Vec::new() }
+}
+
+/// The change that adds a service and says so.
+#[must_use]
+pub fn registered(service_name: &str) -> Change {
+    Change {
+        writes: vec![Write::InsertService(Box::new(service(service_name)))],
+        audit: vec![event("service.registered", service_name)],
+    }
+}

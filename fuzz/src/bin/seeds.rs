@@ -1,0 +1,266 @@
+//! Writes honest inputs into the corpus, for the fuzzer to start from: `cargo run --bin seeds` in `fuzz/`.
+//! Everything is made of fixed values, so that a second run changes nothing.
+
+use std::{fs, path::Path};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    PKCS_ED25519, SanType, SerialNumber,
+};
+use rollcall_common::{
+    code::Code,
+    health::{Health, HealthReport, HostFacts, Text},
+    id::{BeatNo, BootId, Generation, InstanceId, Kind, PaceNo, ServiceKey, SessionNo},
+    identity::Pin,
+    service::Pairs,
+    time::Timestamp,
+    token::{Secret, Token, TokenId},
+    wire::{
+        codec::encode,
+        message::{
+            Ack, Addresses, Beat, Bye, Bytes, Directive, Down, Enroll, Enrolled, Goodbye, GoodbyeReason, Granted,
+            Hello, HelloAck, Refused, Rejoin, Renew, Renewed, Up,
+        },
+    },
+};
+
+type Seeds = Vec<(String, Vec<u8>)>;
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for (target, seeds) in [
+        ("up", ups()?),
+        ("down", downs()?),
+        ("token", tokens()?),
+        ("credential", credentials()),
+        ("certificate", certificates()?),
+        ("address", addresses()),
+        ("pairs", pair_lists()?),
+    ] {
+        let folder = corpus.join(target);
+        fs::create_dir_all(&folder)?;
+        for (name, bytes) in seeds {
+            fs::write(folder.join(format!("seed-{name}")), bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn key() -> Outcome<ServiceKey> {
+    Ok("agent/edge-17".parse()?)
+}
+
+fn some_pairs() -> Outcome<Pairs> {
+    let pairs = [("rack", "B 4"), ("site", "Zürich")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    Ok(std::collections::BTreeMap::from(pairs).try_into()?)
+}
+
+fn pace() -> Granted {
+    Granted { pace_no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 }
+}
+
+fn identity() -> Renewed {
+    Renewed {
+        chain: vec![Bytes(vec![0x30; 40]), Bytes(vec![0x31; 40])],
+        bundle: vec![Bytes(vec![0x32; 40])],
+        bundle_revision: 1,
+        generation: Generation(1),
+        not_after: Timestamp(1_795_834_000_000),
+        renew_at: Timestamp(1_795_531_600_000),
+    }
+}
+
+fn dialed() -> Outcome<Addresses> {
+    Ok(Addresses { revision: 1, list: vec!["collector.test:7411".parse()?, "[2001:db8::1]:7411".parse()?] })
+}
+
+fn ups() -> Outcome<Seeds> {
+    let (instance_id, clock) = (InstanceId([1; 16]), Timestamp(1_795_229_160_123));
+    let (csr, proof) = (Bytes(vec![0x30; 40]), Bytes(vec![0x31; 70]));
+    let text = |text| Text::new(text);
+    let messages = [
+        (
+            "enroll",
+            Up::Enroll(Box::new(Enroll {
+                token: TokenId([1; 10]),
+                secret: Secret::from_bytes([2; 32]),
+                csr: csr.clone(),
+                proof: proof.clone(),
+                kind: Kind::Checker,
+                parent: Some("edge-17".parse()?),
+                id: Some("snmp-1".parse()?),
+                checker_kind: Some("snmp".parse()?),
+                labels: some_pairs()?,
+                metadata: some_pairs()?,
+                instance_id,
+                clock,
+            })),
+        ),
+        (
+            "rejoin",
+            Up::Rejoin(Rejoin {
+                service: key()?,
+                generation: Generation(3),
+                csr: csr.clone(),
+                proof,
+                instance_id,
+                clock,
+            }),
+        ),
+        (
+            "hello",
+            Up::Hello(Hello {
+                versions: vec![1, 2],
+                capabilities: 0,
+                service: key()?,
+                instance_id,
+                session: SessionNo(1),
+                boot_id: BootId([3; 16]),
+                clock,
+            }),
+        ),
+        ("beat", Up::Beat(Beat { beat_no: BeatNo(300), pace_no: PaceNo(1) })),
+        ("health", Up::Health(HealthReport { health: Health::Degraded, reason: text("disk 91 %")? })),
+        (
+            "facts",
+            Up::Facts(Box::new(HostFacts {
+                hostname: text("edge-17")?,
+                os: text("Debian GNU/Linux 12")?,
+                kernel: text("6.1.0")?,
+                arch: text("x86_64")?,
+                cpus: 2,
+                memory_mib: 24_000,
+                uptime_secs: 86_400,
+                agent_version: text("0.1.0")?,
+            })),
+        ),
+        ("renew", Up::Renew(Renew { csr })),
+        ("bye", Up::Bye(Goodbye { reason: GoodbyeReason::Restart, back_in_secs: Some(300) })),
+    ];
+    frames(messages)
+}
+
+fn downs() -> Outcome<Seeds> {
+    let server_time = Timestamp(1_795_229_160_123);
+    let messages = [
+        (
+            "enrolled",
+            Down::Enrolled(Box::new(Enrolled {
+                service: key()?,
+                identity: identity(),
+                addresses: dialed()?,
+                pace: pace(),
+                server_time,
+            })),
+        ),
+        ("refused", Down::Refused(Refused { code: Code::Busy, retry_after_ms: 1_500, server_time })),
+        (
+            "hello-ack",
+            Down::HelloAck(HelloAck {
+                version: 1,
+                capabilities: 0,
+                pace: pace(),
+                addresses_revision: 1,
+                server_time,
+                renew_at: server_time,
+            }),
+        ),
+        ("ack", Down::Ack(Ack { beat_no: BeatNo(300), pace: pace(), retry_after_ms: 0 })),
+        ("renewed", Down::Renewed(Box::new(identity()))),
+        ("addresses", Down::Directive(Directive::Addresses(dialed()?))),
+        ("renew-now", Down::Directive(Directive::RenewNow)),
+        ("bye", Down::Bye(Bye { code: Code::Draining, retry_after_ms: 250 })),
+    ];
+    frames(messages)
+}
+
+/// Each message as a frame and as a bare body, and all of them as one stream.
+fn frames<T: serde::Serialize, const N: usize>(messages: [(&str, T); N]) -> Outcome<Seeds> {
+    let (mut seeds, mut stream) = (vec![], vec![]);
+    for (name, message) in messages {
+        let frame = encode(&message)?;
+        stream.extend_from_slice(&frame);
+        seeds.push((format!("{name}-body"), frame.get(4..).unwrap_or_default().to_vec()));
+        seeds.push((format!("{name}-frame"), frame));
+    }
+    seeds.push(("stream".into(), stream));
+    Ok(seeds)
+}
+
+fn tokens() -> Outcome<Seeds> {
+    let addresses = ["collector.test:7411", "192.0.2.1:7411", "[2001:db8::1]:7411", "localhost"];
+    let token = Token {
+        id: TokenId([7; 10]),
+        secret: Secret::from_bytes([9; 32]),
+        pin: Pin([3; 32]),
+        expires: Timestamp::from_secs(1_800_000_000),
+        trust_domain: "fleet.test".parse()?,
+        addresses: addresses.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+    };
+    let mut inside = vec![1, 0];
+    inside.extend([9; 32]);
+    inside.extend([3; 32]);
+    inside.extend(1_800_000_000_u32.to_be_bytes());
+    inside.extend(b"\x0afleet.test\x02\x13collector.test:7411\x0e192.0.2.1:7411");
+    Ok(vec![("token".into(), token.reveal().as_bytes().to_vec()), ("inside".into(), inside)])
+}
+
+fn credentials() -> Seeds {
+    let id = "aaaaaaaaaaaaaaaa";
+    vec![("inside".into(), vec![5; 60]), ("short".into(), format!("rollcall_adm1_{id}_aaaaaaaa").into_bytes())]
+}
+
+fn certificates() -> Outcome<Seeds> {
+    // Ed25519 signs without chance: a second run writes the same bytes.
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(&worthless_key().into(), &PKCS_ED25519)?;
+    let uri = |text: &str| -> Outcome<SanType> { Ok(SanType::URI(text.try_into()?)) };
+    let leaf = |names: Vec<SanType>, serial: &[u8]| -> Outcome<CertificateParams> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = names;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.serial_number = Some(SerialNumber::from_slice(serial));
+        Ok(params)
+    };
+    let mut ca = CertificateParams::default();
+    ca.distinguished_name = DistinguishedName::new();
+    ca.distinguished_name.push(DnType::CommonName, "root");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.serial_number = Some(SerialNumber::from_slice(&[1; 16]));
+    let root = ca.self_signed(&key)?;
+    let issuer = Issuer::from_params(&ca, &key);
+    let sidecar = uri("spiffe://fleet.test/agent/edge-17")?;
+    let collector = uri("spiffe://fleet.test/collector/main")?;
+    let mut seeds = vec![("root".into(), root.der().to_vec()), ("name".into(), b"spiffe://a/agent/b".to_vec())];
+    for (name, params) in [
+        ("sidecar", leaf(vec![sidecar.clone()], &[1; 16])?),
+        ("collector", leaf(vec![collector.clone()], &[1; 16])?),
+        ("two-names", leaf(vec![sidecar.clone(), collector], &[1; 16])?),
+        ("no-name", leaf(vec![], &[1; 16])?),
+        ("odd-serial", leaf(vec![sidecar], &[2; 8])?),
+    ] {
+        seeds.push((name.into(), params.signed_by(&key, &issuer)?.der().to_vec()));
+    }
+    Ok(seeds)
+}
+
+/// PKCS#8 of a key for nothing but these seeds: thirty-two zeros.
+fn worthless_key() -> Vec<u8> {
+    let head = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+    [head.as_slice(), &[0; 32]].concat()
+}
+
+fn addresses() -> Seeds {
+    ["collector.test", "collector.test:7411", "192.0.2.1:1", "[2001:db8::1]:65535", "::1", "[::ffff:127.0.0.1]:9", "a_b-c.d"]
+        .iter()
+        .enumerate()
+        .map(|(n, text)| (n.to_string(), text.as_bytes().to_vec()))
+        .collect()
+}
+
+fn pair_lists() -> Outcome<Seeds> {
+    let bytes = |pairs: &Pairs| encode(pairs).map(|frame| frame.get(4..).unwrap_or_default().to_vec());
+    Ok(vec![("none".into(), bytes(&Pairs::default())?), ("some".into(), bytes(&some_pairs()?)?)])
+}
