@@ -187,6 +187,28 @@ export ROLLCALL_API="http://$http" ROLLCALL_CREDENTIAL_FILE="$home/state/admin.c
 
 # ---- three sidecars beside three processes ----
 
+# One line a service: kind, id, status, presence, health. The first match is the service's own; a parent's
+# name stands further back.
+rows() {
+  local answer item field word words
+  answer=$("$cli" services list --output json 9>&- 2>/dev/null) || return 1
+  while IFS= read -r item; do
+    words=()
+    for field in kind id status presence health; do
+      word=-
+      [[ $item =~ \"$field\":\"([^\"]*)\" ]] && word=${BASH_REMATCH[1]}
+      words+=("$word")
+    done
+    [ "${words[1]}" = - ] || printf '%-8s %-14s %-9s %-10s %s\n' "${words[@]}"
+  done < <(tr -d '\n' <<<"$answer" | sed 's/" *: */":/g; s/}, *{/}\n{/g; s/$/\n/')
+}
+
+is_alive() {
+  local now
+  now=$(rows) && grep -q "^$1  *demo-$1  *active  *alive " <<<"$now"
+}
+
+# From the top of the tree: a token for a child names a parent that is registered.
 for kind in "${kinds[@]}"; do
   own=$home/$kind
   mkdir -p "$own"
@@ -211,33 +233,12 @@ for kind in "${kinds[@]}"; do
   stand_ins+=($!)
   start "$own/sidecar.log" "$agent" run --config "$own/agent.toml"
   pid_of[$kind]=$!
+  await "life of the $kind" "${pid_of[$kind]}" "$own/sidecar.log" is_alive "$kind"
 done
 
-# One line a service: kind, id, status, presence, health. The first match is the service's own; a parent's
-# name stands further back.
-rows() {
-  local answer item field word words
-  answer=$("$cli" services list --output json 9>&- 2>/dev/null) || return 1
-  while IFS= read -r item; do
-    words=()
-    for field in kind id status presence health; do
-      word=-
-      [[ $item =~ \"$field\":\"([^\"]*)\" ]] && word=${BASH_REMATCH[1]}
-      words+=("$word")
-    done
-    [ "${words[1]}" = - ] || printf '%-8s %-14s %-9s %-10s %s\n' "${words[@]}"
-  done < <(tr -d '\n' <<<"$answer" | sed 's/" *: */":/g; s/}, *{/}\n{/g; s/$/\n/')
-}
-
-all_alive() {
-  local kind
-  for kind in "${kinds[@]}"; do
-    kill -0 "${pid_of[$kind]}" 2>/dev/null || die_with_log "the $kind's sidecar ended" "$home/$kind/sidecar.log"
-  done
-  [ "$(rows | grep -c ' active  *alive ')" -eq ${#kinds[@]} ]
-}
-
-await "three living sidecars" "$collector" "$home/collector.log" all_alive
+for kind in "${kinds[@]}"; do
+  is_alive "$kind" || die_with_log "the $kind did not stay alive" "$home/$kind/sidecar.log"
+done
 
 # ---- what others rely on ----
 

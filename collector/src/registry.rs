@@ -279,6 +279,23 @@ struct Shared {
     observed: Mutex<Now>,
 }
 
+impl Shared {
+    fn new(roster: Roster, leases: Leases, ledger: Ledger, pace: Pace, now: Now) -> Self {
+        Self {
+            roster: RwLock::new(roster),
+            leases,
+            links: Links::default(),
+            pace: RwLock::new((pace, None)),
+            ledger: RwLock::new(ledger),
+            unrecorded: RwLock::default(),
+            retired: Mutex::default(),
+            store_ok: true.into(),
+            signs: true.into(),
+            observed: Mutex::new(now),
+        }
+    }
+}
+
 /// A handle on the registry; cheap to clone.
 #[derive(Clone)]
 pub struct Registry {

@@ -7,7 +7,7 @@ mod batch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering::Relaxed},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ use super::{
     history::{History, Ledger, Verdict},
     judge::{self, Judge, Sense},
     leases::{Leases, Phase},
-    links::{Links, Order},
+    links::Order,
     roster::{Entry, Roster, Slot},
     services,
 };
@@ -124,18 +124,7 @@ impl Actor {
             }
             tracing::info!(blind_ms = blind.to.since(blind.from).as_millis(), armed, "observing again after a restart");
         }
-        let shared = Arc::new(Shared {
-            roster: RwLock::new(roster),
-            leases,
-            links: Links::default(),
-            pace: RwLock::new((pace, None)),
-            ledger: RwLock::new(ledger),
-            unrecorded: RwLock::default(),
-            retired: Mutex::default(),
-            store_ok: true.into(),
-            signs: true.into(),
-            observed: Mutex::new(now),
-        });
+        let shared = Arc::new(Shared::new(roster, leases, ledger, pace, now));
         let whoami = Arc::new(whoami);
         let registry = Registry {
             mail: sender,

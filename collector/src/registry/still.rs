@@ -1,6 +1,6 @@
 //! A registry without its actor, for tests of those who read: it shows a roster and takes no change.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use rollcall_common::{
     id::{BeatNo, BootId, ServiceKey, SessionNo},
@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 
 use super::{
     Registry, Shared, Whoami,
+    history::Ledger,
     leases::{Leases, Phase},
-    links::Links,
     roster::Roster,
 };
 
@@ -25,13 +25,7 @@ impl Registry {
             leases.reserve(entry.slot);
             leases.set_phase(entry.slot, Phase::NeverSeen);
         }
-        let shared = Shared {
-            roster: RwLock::new(roster),
-            leases,
-            links: Links::default(),
-            pace: RwLock::new((pace, None)),
-            store_ok: true.into(),
-        };
+        let shared = Shared::new(roster, leases, Ledger::default(), pace, clock.now());
         let whoami = Whoami {
             trust_domain: "fleet.example".parse().unwrap(),
             collector: "c1".parse().unwrap(),
