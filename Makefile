@@ -19,11 +19,11 @@ setup-test: ## Installs what the tests need from the distribution
 	@tests/setup.sh
 
 bench: ## The figures of BENCHMARKS.md, by the load generator
-	$(CARGO) run --release --locked --bin rollcall-swarm -- bench
+	@tests/bench.sh
 
 soak: setup-test ## The long runs: 200 kill rounds, 10,000 sidecars
 	ROLLCALL_SOAK=1 $(CARGO) test --workspace --locked soak -- --nocapture --test-threads 1
-	$(CARGO) run --release --locked --bin rollcall-swarm -- soak
+	@tests/bench.sh
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (600) each; needs a nightly toolchain
 	@fuzz/run.sh

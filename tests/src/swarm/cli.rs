@@ -80,6 +80,9 @@ struct Common {
     /// How figures are printed
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
+    /// Save the figures as JSON in this file too
+    #[arg(long)]
+    save: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +134,9 @@ struct Run {
     /// The collector's process, to account its CPU time and memory
     #[arg(long)]
     collector_pid: Option<u32>,
+    /// The collector's anonymous memory with an empty registry, in bytes: then its entries count too
+    #[arg(long)]
+    memory_base: Option<u64>,
     /// After that, drop this share of all without a word
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     kill_fraction: f64,
@@ -187,7 +193,7 @@ impl Common {
     }
 
     fn finish(&self, figures: &impl Figures) -> Result<bool> {
-        report::print(figures, self.output)?;
+        report::print(figures, self.output, self.save.as_deref())?;
         Ok(figures.failures().is_empty())
     }
 
@@ -234,6 +240,7 @@ impl Run {
             duration: self.duration,
             ramp: self.sessions.ramp,
             collector: self.collector_pid.map(Pid),
+            empty: self.memory_base,
             api: if faults { Some(self.common.demand_api()?) } else { self.common.api()? },
             faults,
             revive_after: self.revive_after,

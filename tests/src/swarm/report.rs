@@ -1,8 +1,8 @@
 //! Figures for people and for machines. Formats what it is given; measures nothing.
 
-use std::{collections::BTreeMap, fmt::Write as _, io};
+use std::{collections::BTreeMap, fmt::Write as _, fs, io, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
@@ -38,11 +38,14 @@ pub trait Figures: Serialize {
     fn failures(&self) -> &[String];
 }
 
-/// Prints to standard output.
+/// Prints to standard output, and saves as JSON where a file is named.
 ///
 /// # Errors
-/// When that is closed.
-pub fn print(figures: &impl Figures, output: Output) -> Result<()> {
+/// When either cannot be written.
+pub fn print(figures: &impl Figures, output: Output, save: Option<&Path>) -> Result<()> {
+    if let Some(file) = save {
+        fs::write(file, serde_json::to_vec_pretty(figures)?).with_context(|| format!("cannot write {file:?}"))?;
+    }
     let text = match output {
         Output::Json => serde_json::to_string_pretty(figures)?,
         Output::Table => table(figures)?,
@@ -136,7 +139,10 @@ impl Figures for run::Report {
         if let Some(memory) = self.memory {
             #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
             let kb = |bytes: u64| bytes as f64 / 1_000.0;
-            rows.push(row("collector memory per connection", format!("{:.1} kB", kb(memory.per_connection)), "28 kB"));
+            rows.push(row("collector memory per connection", format!("{:.1} kB", kb(memory.per_connection)), ""));
+            if let Some(each) = memory.per_sidecar {
+                rows.push(row("  registry entry included", format!("{:.1} kB", kb(each)), "28 kB"));
+            }
             rows.push(row(
                 "collector memory before, with all",
                 format!("{:.1}, {:.1} MB", kb(memory.before) / 1_000.0, kb(memory.after) / 1_000.0),

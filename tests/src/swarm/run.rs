@@ -37,6 +37,8 @@ pub struct Plan {
     pub ramp: Duration,
     /// The collector's process.
     pub collector: Option<Pid>,
+    /// Its anonymous memory with an empty registry, in bytes, where somebody measured it.
+    pub empty: Option<u64>,
     /// Whom to ask for what was recorded.
     pub api: Option<Api>,
     /// Whether anybody is killed or stopped.
@@ -106,6 +108,8 @@ pub struct Memory {
     pub after: u64,
     /// The difference by sidecar.
     pub per_connection: u64,
+    /// By sidecar, beyond an empty registry.
+    pub per_sidecar: Option<u64>,
 }
 
 struct Look {
@@ -139,7 +143,8 @@ pub async fn run(fleet: Fleet, plan: &Plan, before: Option<u64>) -> Result<Repor
     watch(&fleet, plan.duration, || false).await;
     let second = look(&fleet, plan)?;
     let window = window(&fleet, &first, &second);
-    let memory = before.zip(plan.collector).map(|(before, pid)| memory(before, pid, sidecars)).transpose()?;
+    let memory =
+        before.zip(plan.collector).map(|(before, pid)| memory(before, pid, plan.empty, sidecars)).transpose()?;
 
     let (mut lost, mut stopped) = (None, None);
     if plan.faults {
@@ -278,8 +283,9 @@ fn window(fleet: &Fleet, first: &Look, second: &Look) -> Window {
     }
 }
 
-fn memory(before: u64, pid: Pid, sidecars: usize) -> Result<Memory> {
+fn memory(before: u64, pid: Pid, empty: Option<u64>, sidecars: usize) -> Result<Memory> {
     let after = pid.anonymous()?;
-    let per_connection = after.saturating_sub(before) / u64::try_from(sidecars.max(1))?;
-    Ok(Memory { before, after, per_connection })
+    let all = u64::try_from(sidecars.max(1))?;
+    let each = |base: u64| after.saturating_sub(base) / all;
+    Ok(Memory { before, after, per_connection: each(before), per_sidecar: empty.map(each) })
 }
