@@ -106,6 +106,15 @@ impl Dialer {
         Self::default()
     }
 
+    /// Over an endpoint bound elsewhere, which serves its own address family: a load generator chooses its
+    /// sockets, their buffers and what is counted on them.
+    #[must_use]
+    pub fn over(endpoint: Endpoint) -> Self {
+        let is_v4 = endpoint.local_addr().is_ok_and(|local| local.is_ipv4());
+        let (v4, v6) = if is_v4 { (Some(endpoint), None) } else { (None, Some(endpoint)) };
+        Self { v4: Mutex::new(v4), v6: Mutex::new(v6) }
+    }
+
     /// Dials a collector and opens the stream. `variant` chooses among the IP addresses of a name, which
     /// is resolved anew each time.
     ///

@@ -223,7 +223,7 @@ pub enum Start {
 /// Reads the command line and does what it says, except for running the collector.
 pub fn start(args: impl IntoIterator<Item = OsString>, source: &dyn Source) -> Start {
     let outcome = match Cli::try_parse_from(args) {
-        Ok(cli) => run(cli.command, source),
+        Ok(cli) => run(cli.command, source, Screen::of_process(source)),
         Err(error) => {
             // Help and version are asked for, and go to stdout; clap knows which.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Well };
@@ -247,7 +247,7 @@ pub fn fail(exit: Exit, why: &str) -> ExitCode {
     exit.into()
 }
 
-fn run(command: Command, source: &dyn Source) -> Result<Start, Failure> {
+fn run(command: Command, source: &dyn Source, mut screen: Screen) -> Result<Start, Failure> {
     let load = |args: ServeArgs| {
         Config::load(source, &args.flags()).map_err(|errors| Failure::new(Exit::Config, errors.to_string()))
     };
@@ -255,19 +255,19 @@ fn run(command: Command, source: &dyn Source) -> Result<Start, Failure> {
         Command::Serve(args) => return load(args).map(|config| Start::Serve(Box::new(config))),
         Command::Check(args) => {
             let config = load(args)?;
-            Screen::of_process(source).config(&config)?;
+            screen.config(&config)?;
         }
         Command::Token { reach, command } => {
-            operate(&reach, source, async |client, screen| tokens::run(&client, screen, command).await)?;
+            operate(&reach, source, screen, async |client, screen| tokens::run(&client, screen, command).await)?;
         }
         Command::Services { reach, command } => {
-            operate(&reach, source, async |client, screen| services::run(&client, screen, command).await)?;
+            operate(&reach, source, screen, async |client, screen| services::run(&client, screen, command).await)?;
         }
         Command::Audit { reach, args } => {
-            operate(&reach, source, async |client, screen| records::audit(&client, screen, args).await)?;
+            operate(&reach, source, screen, async |client, screen| records::audit(&client, screen, args).await)?;
         }
         Command::Stats { reach } => {
-            operate(&reach, source, async |client, screen| records::stats(&client, screen).await)?;
+            operate(&reach, source, screen, async |client, screen| records::stats(&client, screen).await)?;
         }
     }
     Ok(Start::Done(Exit::Well))
@@ -277,10 +277,11 @@ fn run(command: Command, source: &dyn Source) -> Result<Start, Failure> {
 fn operate(
     reach: &Reach,
     source: &dyn Source,
+    screen: Screen,
     command: impl AsyncFnOnce(Client, &mut Screen) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let client = Client::open(reach, source)?;
-    let mut screen = Screen::of_process(source).speaking(reach.output);
+    let mut screen = screen.speaking(reach.output);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command(client, &mut screen))
 }

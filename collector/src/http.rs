@@ -5,13 +5,13 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`routes`] | the table: no route without a permission |
+//! | `routes` | the table: no route without a permission |
 //! | [`access`] | roles, credentials, hosts, the brake on guessing |
 //! | [`bootstrap`] | the first credential |
 //! | [`error`] | problem documents |
-//! | [`view`] | the shapes that leave |
+//! | `view` | the shapes that leave |
 //! | `extract` | the shapes that enter |
-//! | [`filter`], [`page`], [`scan`] | lists: what, how much, from where |
+//! | `filter`, `page`, `scan` | lists: what, how much, from where |
 //! | `services`, `overview`, `tokens`, `audit`, `health`, `metrics` | one resource each |
 //! | `server` | the listener |
 
@@ -20,19 +20,19 @@ mod audit;
 pub mod bootstrap;
 pub mod error;
 mod extract;
-pub mod filter;
+mod filter;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod health;
 mod metrics;
 mod overview;
-pub mod page;
-pub mod routes;
-pub mod scan;
+mod page;
+mod routes;
+mod scan;
 mod server;
 mod services;
 mod tokens;
-pub mod view;
+mod view;
 
 use std::{
     fmt::Write as _,

@@ -9,13 +9,17 @@
 //! | [`forge`] | certificates that nobody should trust |
 //! | [`impostor`] | a false collector |
 //! | [`redis`] | a real redis-server |
+//! | [`swarm`] | the load generator |
+//! | [`lab`] | a collector in this process, with another clock or store |
 //! | [`world`] | collector and sidecars as processes, the API, the logs |
 
 pub mod fleet;
 pub mod forge;
 pub mod impostor;
+pub mod lab;
 pub mod net;
 pub mod peer;
 pub mod redis;
+pub mod swarm;
 pub mod until;
 pub mod world;

@@ -7,6 +7,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `logs` | what the processes said |
 //! | [`process`] | one child process, its log, its signals |
 //! | [`api`] | the public HTTP API, as an operator uses it |
 //! | [`policy`] | what a token should allow |
@@ -14,6 +15,7 @@
 //! | [`secrets`] | what must never be said |
 
 pub mod api;
+pub(crate) mod logs;
 pub mod policy;
 pub mod process;
 pub mod secrets;
@@ -45,8 +47,6 @@ use crate::{
 
 /// The trust domain of every world.
 pub const TRUST_DOMAIN: &str = "fleet.test";
-/// Lines of each log that an error carries.
-const TAIL: usize = 40;
 
 /// How a world is set up.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ impl Plan {
         self
     }
 
-    fn collector_toml(&self, state: &Path) -> String {
+    pub(crate) fn collector_toml(&self, state: &Path) -> String {
         format!(
             "name = \"main\"\ntrust_domain = \"{TRUST_DOMAIN}\"\nstate_dir = \"{}\"\nquic_listen = \"127.0.0.1:0\"\n\
              http_listen = \"127.0.0.1:0\"\ninterval = \"{}ms\"\nttl = \"{}ms\"\nlast_seen_flush = \"500ms\"\n\
@@ -119,8 +119,8 @@ pub async fn run(plan: Plan, scenario: impl AsyncFnOnce(&mut World) -> Result<()
     let mut world = World::start(plan).await?;
     let outcome = scenario(&mut world).await;
     world.collector.kill9().await?;
-    outcome.map_err(|error| error.context(world.tails()))?;
-    world.check_logs()
+    outcome.map_err(|error| error.context(logs::tails(world.dir())))?;
+    logs::check(world.dir(), &world.secrets)
 }
 
 impl World {
@@ -138,7 +138,7 @@ impl World {
         collector.env("ROLLCALL_LOG_LEVEL", "info,rollcall_collector=trace,rollcall_common=trace,quinn=debug");
         let doors = Doors { quic: ([127, 0, 0, 1], 0).into(), api: Api::nowhere() };
         let mut world = Self { dir, plan, collector, doors, secrets: Secrets::default() };
-        world.start_collector().await.map_err(|error| error.context(world.tails()))?;
+        world.start_collector().await.map_err(|error| error.context(logs::tails(world.dir())))?;
         Ok(world)
     }
 
@@ -255,19 +255,6 @@ impl World {
         Sidecar::new(self.dir.path(), name, settings)
     }
 
-    /// The tail of every log, for an error.
-    fn tails(&self) -> String {
-        let mut told = String::from("so ended the logs:");
-        for path in logs(self.dir.path()) {
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            // Our own looking around is no news.
-            let lines: Vec<&str> = text.lines().filter(|line| !line.contains("answered status=2")).collect();
-            let tail = lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default();
-            told.push_str(&format!("\n--- {} ({} lines)\n{}", path.display(), lines.len(), tail.join("\n")));
-        }
-        told
-    }
-
     /// Enrolls a poller by hand.
     ///
     /// # Errors
@@ -294,32 +281,6 @@ impl World {
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
     }
-
-    /// What no log may hold: a secret, a panic.
-    ///
-    /// # Errors
-    /// The first that was found.
-    pub fn check_logs(&self) -> Result<()> {
-        for path in logs(self.dir.path()) {
-            let log = fs::read(&path)?;
-            self.secrets.check(&log).with_context(|| path.display().to_string())?;
-            let panicked =
-                String::from_utf8_lossy(&log).lines().find(|line| line.contains("panicked at")).map(str::to_owned);
-            if let Some(line) = panicked {
-                return Err(anyhow!("{}: {line}", path.display()));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Every log below a directory, in name order.
-fn logs(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut logs: Vec<_> =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
-    logs.sort();
-    logs
 }
 
 fn read_doors(path: &Path) -> Result<(SocketAddr, SocketAddr)> {

@@ -32,6 +32,12 @@ impl Screen {
         Self { out: Box::new(io::stdout().lock()), output: Output::Table, terminal, colour: terminal && !plain }
     }
 
+    /// Output that is kept, as on no terminal.
+    #[cfg(test)]
+    pub(super) fn kept(out: Box<dyn Write>) -> Self {
+        Self { out, output: Output::Table, terminal: false, colour: false }
+    }
+
     /// Output of a form.
     pub(super) fn speaking(mut self, output: Output) -> Self {
         self.output = output;
@@ -66,7 +72,7 @@ impl Screen {
         for row in rows {
             table.add_row(row.iter().map(|word| self.cell(word)));
         }
-        self.print(&table)
+        self.print(table)
     }
 
     /// Facts, one a line.
@@ -75,7 +81,7 @@ impl Screen {
         for (name, word) in facts {
             table.add_row([self.cell(&Word::faint(name)), self.cell(&word)]);
         }
-        self.print(&table)
+        self.print(table)
     }
 
     /// Empties the terminal for the next picture.
@@ -141,7 +147,10 @@ impl Screen {
         }
     }
 
-    fn print(&mut self, table: &Table) -> io::Result<()> {
+    fn print(&mut self, mut table: Table) -> io::Result<()> {
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         for line in table.lines() {
             writeln!(self.out, "{}", line.trim_end())?;
         }

@@ -1,10 +1,15 @@
 //! The command line without a collector.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use clap::CommandFactory;
 
 use super::*;
+use crate::http::{self, fixture};
 
 #[derive(Debug, Default)]
 struct World {
@@ -30,8 +35,29 @@ fn parsed(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())
 }
 
+/// Output that a test can read.
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn printed(line: &str, world: &World) -> Result<String, Failure> {
+    let paper = Paper::default();
+    run(parsed(line).unwrap().command, world, Screen::kept(Box::new(paper.clone())))?;
+    let bytes = paper.0.lock().unwrap().clone();
+    Ok(String::from_utf8(bytes).unwrap())
+}
+
 fn failure(line: &str, world: &World) -> Failure {
-    run(parsed(line).unwrap().command, world).unwrap_err()
+    printed(line, world).unwrap_err()
 }
 
 #[test]
@@ -97,7 +123,7 @@ fn nonsense_ends_with_64_and_help_with_0() {
 #[test]
 fn serve_hands_back_a_checked_configuration() {
     let line = "x serve --name c1 --interval 1s --ttl 3s --log-format json --http-listen 127.0.0.1:0";
-    match run(parsed(line).unwrap().command, &World::default()) {
+    match run(parsed(line).unwrap().command, &World::default(), Screen::kept(Box::new(io::sink()))) {
         Ok(Start::Serve(config)) => {
             assert_eq!(config.name.as_str(), "c1");
             assert_eq!(config.pace.ttl_ms, 3_000);
@@ -141,4 +167,74 @@ fn a_silent_collector_is_named_with_the_way_to_start_it() {
     let text = failed.to_string();
     assert!(text.contains(&format!("http://127.0.0.1:{port}")), "{text}");
     assert!(text.contains("ROLLCALL_API") && text.contains("rollcall-collector serve"), "{text}");
+}
+
+/// A collector's API over a real socket, kept while the operator's commands run beside it.
+fn with_api(role: &str, test: impl FnOnce(&World)) {
+    let services: Vec<_> = (0..25).map(|n| fixture::row(&format!("agent/a{n:02}"))).collect();
+    let world = fixture::World::new(&[services, vec![fixture::row("poller/p"), fixture::row("checker/c")]].concat());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let parts = world.parts(world.registry().beaten("agent/a03"));
+    let server = runtime.block_on(http::bind(parts, fixture::settings())).unwrap();
+    let mut operator = World::default();
+    operator.files.insert("/f".into(), world.credentials[role].clone());
+    operator.variables.insert("ROLLCALL_CREDENTIAL_FILE".into(), "/f".into());
+    operator.variables.insert("ROLLCALL_API".into(), format!("http://{}", server.address()).into());
+    test(&operator);
+    runtime.block_on(server.stop(std::time::Duration::from_secs(5)));
+}
+
+#[test]
+fn lists_are_tables_documents_or_bare_ids() {
+    with_api("viewer", |world| {
+        let table = printed("x services list --kind agent --presence alive", world).unwrap();
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(
+            lines[0]
+                .split_whitespace()
+                .eq(["KIND", "ID", "PARENT", "STATUS", "PRESENCE", "HEALTH", "LAST", "SEEN", "FROM"])
+        );
+        assert_eq!(lines.len(), 2, "{table}");
+        assert!(lines[1].starts_with("agent  a03  p "), "{table}");
+        assert!(!table.contains('\u{1b}'), "no colour without a terminal");
+
+        let raw = printed("x services list --kind agent -o raw", world).unwrap();
+        assert_eq!(raw.lines().count(), 25);
+        assert_eq!(raw.lines().next(), Some("agent/a00"));
+        let cut = printed("x services list --max 7 -o json", world).unwrap();
+        let cut: serde_json::Value = serde_json::from_str(&cut).unwrap();
+        assert_eq!((cut["items"].as_array().map(Vec::len), &cut["more"]), (Some(7), &true.into()));
+        assert!(printed("x services list --max 7", world).unwrap().contains("only the first 7"));
+        assert!(printed("x services list --status revoked", world).unwrap().contains("nothing matches"));
+
+        let tree = printed("x services tree poller/p -o raw", world).unwrap();
+        assert_eq!(tree.lines().count(), 26);
+        assert!(printed("x services show a03", world).unwrap().contains("agent/a03"));
+        assert!(printed("x token list -o raw", world).unwrap().lines().count() == 5);
+        assert!(printed("x stats", world).unwrap().contains("never_seen"));
+    });
+}
+
+#[test]
+fn a_refusal_ends_with_77_and_says_why() {
+    with_api("viewer", |world| {
+        for (line, words) in [
+            ("x services show agent/nobody", "agent/nobody is not registered (unknown_service, request "),
+            ("x services show nobody", "no service of any kind has the id nobody"),
+            ("x services revoke agent/a03", "the role viewer does not allow this (forbidden"),
+            ("x services list --status asleep", "use pending, active, inactive, revoked, deleted"),
+            ("x token create --kind poller", "the role viewer does not allow this"),
+        ] {
+            let failed = failure(line, world);
+            assert_eq!(failed.exit(), Exit::Refused, "{line}: {failed}");
+            assert!(failed.to_string().contains(words), "{line}: {failed}");
+        }
+        // The store of this collector does not answer: that is no refusal.
+        assert_eq!(failure("x audit", world).exit(), Exit::Unreachable);
+    });
+    with_api("expired", |world| {
+        let failed = failure("x stats", world);
+        assert_eq!(failed.exit(), Exit::Refused);
+        assert!(failed.to_string().contains("did not accept the credential in /f"), "{failed}");
+    });
 }

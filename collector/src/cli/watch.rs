@@ -22,14 +22,28 @@ pub(super) async fn run(
     max: usize,
     every: Duration,
 ) -> Result<(), Failure> {
+    // One for the whole run: an interrupt in the middle of a request must not be lost.
+    let interrupted = tokio::signal::ctrl_c();
+    let watching = watch(client, screen, path, query, max, every);
+    tokio::select! {
+        interrupted = interrupted => Ok(interrupted?),
+        ended = watching => ended,
+    }
+}
+
+async fn watch(
+    client: &Client,
+    screen: &mut Screen,
+    path: &str,
+    query: &[(String, String)],
+    max: usize,
+    every: Duration,
+) -> Result<(), Failure> {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = None;
     loop {
-        tokio::select! {
-            stop = tokio::signal::ctrl_c() => return Ok(stop?),
-            _ = ticks.tick() => {}
-        }
+        ticks.tick().await;
         match client.list(path, query, max).await {
             Ok(listed) => show(screen, &listed, &mut known)?,
             // A collector that restarts is what one watches for; a refusal will not change by itself.

@@ -26,12 +26,12 @@ const MAX_LABELS: usize = 16;
 const MAX_TEXT: usize = 128;
 
 /// The parameters of a list of services; `kind` only where the path names none.
-pub const PARAMETERS: &[&str] =
+pub(super) const PARAMETERS: &[&str] =
     &["kind", "status", "presence", "health", "source", "parent", "checker_kind", "label", "q", "limit", "cursor"];
 
 /// What a list shows, and from where.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// Only this kind; `None` = every kind, in the order of the tree.
     pub kind: Option<Kind>,
     /// Only what passes.
@@ -44,7 +44,7 @@ pub struct Wanted {
 
 /// Tests that an entry passes or not; what is not asked passes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
+pub(super) struct Filter {
     status: Vec<Status>,
     presence: Vec<Presence>,
     health: Vec<Health>,
@@ -61,7 +61,7 @@ impl Wanted {
     ///
     /// # Errors
     /// [`ProblemCode::InvalidQuery`] naming what is allowed, and [`ProblemCode::InvalidCursor`].
-    pub fn read(kind: Option<Kind>, query: &[(String, String)]) -> Result<Self, Problem> {
+    pub(super) fn read(kind: Option<Kind>, query: &[(String, String)]) -> Result<Self, Problem> {
         let mut wanted = Self { kind, limit: page::DEFAULT_LIMIT, ..Self::default() };
         for (name, value) in query {
             wanted.take(name, value, kind.is_some())?;
@@ -103,7 +103,7 @@ impl Wanted {
 impl Filter {
     /// Whether an entry passes.
     #[must_use]
-    pub fn passes(&self, entry: &Entry, presence: Presence) -> bool {
+    pub(super) fn passes(&self, entry: &Entry, presence: Presence) -> bool {
         let row = &entry.row;
         any(&self.status, row.status)
             && any(&self.presence, presence)

@@ -33,11 +33,11 @@ use crate::{
 };
 
 /// 2027-01-15T08:00:00Z.
-pub(super) const NOW: Timestamp = Timestamp(1_800_000_000_000);
-pub(super) const PACE: Pace = Pace { no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 };
+pub(crate) const NOW: Timestamp = Timestamp(1_800_000_000_000);
+pub(crate) const PACE: Pace = Pace { no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 };
 
 /// A row with nothing remarkable about it; the parent of `agent/a` is `p`, of `checker/c` is `a`.
-pub(super) fn row(key: &str) -> ServiceRow {
+pub(crate) fn row(key: &str) -> ServiceRow {
     let key: ServiceKey = key.parse().unwrap();
     let parent = match key.kind {
         Kind::Agent => Some("p".parse().unwrap()),
@@ -65,21 +65,21 @@ pub(super) fn row(key: &str) -> ServiceRow {
     }
 }
 
-pub(super) fn pairs(all: &[(&str, &str)]) -> Pairs {
+pub(crate) fn pairs(all: &[(&str, &str)]) -> Pairs {
     let all: BTreeMap<String, String> = all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     all.try_into().unwrap()
 }
 
-pub(super) fn said(health: Health, reason: &str) -> Option<(HealthReport, Timestamp)> {
+pub(crate) fn said(health: Health, reason: &str) -> Option<(HealthReport, Timestamp)> {
     Some((HealthReport { health, reason: Text::new(reason).unwrap() }, NOW))
 }
 
-pub(super) fn host(name: &str) -> HostFacts {
+pub(crate) fn host(name: &str) -> HostFacts {
     HostFacts { hostname: Text::new(name).unwrap(), cpus: 4, memory_mib: 2048, ..HostFacts::default() }
 }
 
 /// A lease with this presence, last beaten five seconds before the boot clock stood at `now`.
-pub(super) fn sight(presence: Presence, unknown: Option<Unknown>, now: BootTime) -> Sight {
+pub(crate) fn sight(presence: Presence, unknown: Option<Unknown>, now: BootTime) -> Sight {
     let last_beat = BootTime(now.0 - 5_000);
     Sight {
         phase: Phase::Live,
@@ -93,7 +93,7 @@ pub(super) fn sight(presence: Presence, unknown: Option<Unknown>, now: BootTime)
     }
 }
 
-pub(super) fn token(number: u8) -> TokenRow {
+pub(crate) fn token(number: u8) -> TokenRow {
     TokenRow {
         id: TokenId([number; 10]),
         hash: SecretHash([number; 32]),
@@ -121,14 +121,14 @@ pub(super) fn token(number: u8) -> TokenRow {
 }
 
 /// A deployment with services, tokens and one credential for each role.
-pub(super) struct World {
-    pub(super) clock: Arc<ManualClock>,
-    pub(super) credentials: BTreeMap<&'static str, String>,
+pub(crate) struct World {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) credentials: BTreeMap<&'static str, String>,
     loaded: Loaded,
 }
 
 impl World {
-    pub(super) fn new(services: &[ServiceRow]) -> Self {
+    pub(crate) fn new(services: &[ServiceRow]) -> Self {
         let mut loaded = Loaded {
             position: Position { epoch: 2, seq: Seq(41) },
             services: services.to_vec(),
@@ -151,12 +151,12 @@ impl World {
         Self { clock: Arc::new(ManualClock::new(NOW)), credentials, loaded }
     }
 
-    pub(super) fn registry(&self) -> Registry {
+    pub(crate) fn registry(&self) -> Registry {
         let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&self.clock);
         Registry::still(Roster::from_loaded(&self.loaded), clock, PACE)
     }
 
-    pub(super) fn parts(&self, registry: Registry) -> Parts {
+    pub(crate) fn parts(&self, registry: Registry) -> Parts {
         Parts {
             registry,
             store: Arc::new(Deaf),
@@ -173,7 +173,7 @@ impl World {
     }
 }
 
-pub(super) fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings { listen: "127.0.0.1:0".parse().unwrap(), hosts: Vec::new(), connections: 4, heartbeat_ages: true }
 }
 

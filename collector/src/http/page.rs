@@ -11,15 +11,15 @@ use super::error::{Problem, ProblemCode};
 use crate::store::Position;
 
 /// Items of a page where the caller names no number.
-pub const DEFAULT_LIMIT: usize = 100;
+pub(super) const DEFAULT_LIMIT: usize = 100;
 /// Most items of a page.
-pub const MAX_LIMIT: usize = 1000;
+pub(super) const MAX_LIMIT: usize = 1000;
 
 const VERSION: char = '1';
 
 /// A page.
 #[derive(Debug, Serialize)]
-pub struct Page<T> {
+pub(super) struct Page<T> {
     /// What is on it.
     pub items: Vec<T>,
     /// The cursor of the next page; `null` on the last.
@@ -32,14 +32,14 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     /// A page read at a position.
-    pub fn at(position: Position, items: Vec<T>, next: Option<String>) -> Self {
+    pub(super) fn at(position: Position, items: Vec<T>, next: Option<String>) -> Self {
         Self { items, next, seq: position.seq.0, epoch: position.epoch }
     }
 }
 
 /// Makes a cursor.
 #[must_use]
-pub fn cursor(last: &str) -> String {
+pub(super) fn cursor(last: &str) -> String {
     BASE64URL_NOPAD.encode(format!("{VERSION}{last}").as_bytes())
 }
 
@@ -47,7 +47,7 @@ pub fn cursor(last: &str) -> String {
 ///
 /// # Errors
 /// [`ProblemCode::InvalidCursor`] for a text that no collector made.
-pub fn seek<T: std::str::FromStr>(cursor: &str) -> Result<T, Problem> {
+pub(super) fn seek<T: std::str::FromStr>(cursor: &str) -> Result<T, Problem> {
     let bytes = BASE64URL_NOPAD.decode(cursor.as_bytes()).ok();
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     let last = text.as_deref().and_then(|text| text.strip_prefix(VERSION)?.parse().ok());
@@ -60,7 +60,7 @@ pub fn seek<T: std::str::FromStr>(cursor: &str) -> Result<T, Problem> {
 ///
 /// # Errors
 /// [`ProblemCode::InvalidQuery`] outside 1 to [`MAX_LIMIT`].
-pub fn limit(text: &str) -> Result<usize, Problem> {
+pub(super) fn limit(text: &str) -> Result<usize, Problem> {
     let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
     limit.ok_or_else(|| {
         let shown: String = text.chars().take(40).collect();

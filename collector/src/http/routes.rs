@@ -1,6 +1,6 @@
 //! The route table: nothing is served without a declared permission.
 //!
-//! [`Routes`] is the only way to add a route, and it demands a [`Permission`] with each. The guard in front
+//! `Routes` is the only way to add a route, and it demands a [`Permission`] with each. The guard in front
 //! of every handler reads that very declaration, so that the table that tests walk and the table that is
 //! enforced are one.
 
@@ -25,7 +25,7 @@ use super::{
 
 /// One route as declared.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub(super) struct Route {
     /// Its method.
     pub method: Method,
     /// Its path, with `{names}` for the parts that vary.

@@ -22,7 +22,7 @@ const STRIDE: usize = 1024;
 
 /// An entry as it was seen.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub(super) struct Seen {
     /// What is registered.
     pub entry: Entry,
     /// Its lease.
@@ -33,20 +33,20 @@ pub struct Seen {
 
 impl Seen {
     /// Looks at an entry.
-    pub fn look(roster: &Roster, entry: &Entry, sight: Option<Sight>) -> Self {
+    pub(super) fn look(roster: &Roster, entry: &Entry, sight: Option<Sight>) -> Self {
         Self { entry: entry.clone(), sight, children: roster.children_of(&entry.row.key) }
     }
 }
 
 /// What is observed, where there is no lease: nothing was ever heard.
 #[must_use]
-pub fn presence_of(sight: Option<&Sight>) -> Presence {
+pub(super) fn presence_of(sight: Option<&Sight>) -> Presence {
     sight.map_or(Presence::NeverSeen, |sight| sight.presence)
 }
 
 /// Visits entries behind `after`, at most a stride of them. Answers where to go on; `None` = the end, or
 /// the visitor has seen enough.
-pub fn stride(
+pub(super) fn stride(
     roster: &Roster,
     kind: Option<Kind>,
     after: Option<&ServiceKey>,
@@ -66,7 +66,7 @@ pub fn stride(
 }
 
 /// Visits every entry of a kind, or all of them, stride by stride.
-pub fn walk(registry: &Registry, kind: Option<Kind>, mut visit: impl FnMut(&Roster, &Entry, Option<Sight>)) {
+pub(super) fn walk(registry: &Registry, kind: Option<Kind>, mut visit: impl FnMut(&Roster, &Entry, Option<Sight>)) {
     let now = registry.now().boot;
     let mut after = None;
     loop {
@@ -85,7 +85,7 @@ pub fn walk(registry: &Registry, kind: Option<Kind>, mut visit: impl FnMut(&Rost
 
 /// A page of a list on its way: strides until it is full or the roster ends.
 #[derive(Debug)]
-pub struct Listing {
+pub(super) struct Listing {
     wanted: Wanted,
     after: Option<ServiceKey>,
     found: Vec<Seen>,
@@ -96,12 +96,12 @@ pub struct Listing {
 impl Listing {
     /// Begins a page.
     #[must_use]
-    pub fn new(wanted: Wanted) -> Self {
+    pub(super) fn new(wanted: Wanted) -> Self {
         Self { after: wanted.after.clone(), wanted, found: Vec::new(), more: false }
     }
 
     /// Goes one stride. Answers whether there is another to go.
-    pub fn advance(&mut self, roster: &Roster, sight: &dyn Fn(Slot) -> Option<Sight>) -> bool {
+    pub(super) fn advance(&mut self, roster: &Roster, sight: &dyn Fn(Slot) -> Option<Sight>) -> bool {
         let Self { wanted, after, found, more } = self;
         let next = stride(roster, wanted.kind, after.as_ref(), &mut |entry| {
             let sight = sight(entry.slot);
@@ -123,7 +123,7 @@ impl Listing {
 
     /// What was found, and the key behind which the next page begins, if there is one.
     #[must_use]
-    pub fn finish(self) -> (Vec<Seen>, Option<ServiceKey>) {
+    pub(super) fn finish(self) -> (Vec<Seen>, Option<ServiceKey>) {
         let last = self.found.last().filter(|_| self.more).map(|seen| seen.entry.row.key.clone());
         (self.found, last)
     }

@@ -24,7 +24,7 @@ use crate::{
 
 /// A moment, printed as RFC 3339 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Time(pub Timestamp);
+pub(super) struct Time(pub Timestamp);
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -34,7 +34,7 @@ impl Serialize for Time {
 
 /// A service, as lists show it.
 #[derive(Debug, Clone, Serialize)]
-pub struct ServiceView {
+pub(super) struct ServiceView {
     /// What it is.
     pub kind: Kind,
     /// Its id within the kind.
@@ -90,7 +90,7 @@ pub struct ServiceView {
 
 /// What is said of a service.
 #[derive(Debug, Clone, Serialize)]
-pub struct HealthView {
+pub(super) struct HealthView {
     /// The word.
     pub health: Health,
     /// Why, in words.
@@ -101,7 +101,7 @@ pub struct HealthView {
 
 /// A service with everything that is known of it.
 #[derive(Debug, Clone, Serialize)]
-pub struct ServiceDetail {
+pub(super) struct ServiceDetail {
     /// As in lists.
     #[serde(flatten)]
     pub service: ServiceView,
@@ -113,7 +113,7 @@ pub struct ServiceDetail {
 
 /// A bound identity.
 #[derive(Debug, Clone, Serialize)]
-pub struct IdentityView {
+pub(super) struct IdentityView {
     /// The serial of the certificate in use.
     pub serial: String,
     /// Its generation.
@@ -134,7 +134,7 @@ pub struct IdentityView {
 
 /// A host as its sidecar told it.
 #[derive(Debug, Clone, Serialize)]
-pub struct HostView {
+pub(super) struct HostView {
     /// Its name.
     pub hostname: String,
     /// Distribution.
@@ -155,7 +155,7 @@ pub struct HostView {
 
 /// What every service of an answer is seen with.
 #[derive(Debug, Clone, Copy)]
-pub struct Light<'a> {
+pub(super) struct Light<'a> {
     /// The collector's clocks.
     pub now: Now,
     /// The deployment.
@@ -167,7 +167,7 @@ pub struct Light<'a> {
 impl ServiceView {
     /// Shows a service.
     #[must_use]
-    pub fn of(seen: &Seen, link: Option<&Link>, light: Light<'_>) -> Self {
+    pub(super) fn of(seen: &Seen, link: Option<&Link>, light: Light<'_>) -> Self {
         let row = &seen.entry.row;
         let sight = seen.sight.as_ref();
         let beaten = sight.and_then(|sight| sight.last_seen(light.now));
@@ -205,7 +205,7 @@ impl ServiceView {
 impl ServiceDetail {
     /// Shows a service with everything.
     #[must_use]
-    pub fn of(seen: &Seen, link: Option<&Link>, light: Light<'_>) -> Self {
+    pub(super) fn of(seen: &Seen, link: Option<&Link>, light: Light<'_>) -> Self {
         Self {
             service: ServiceView::of(seen, link, light),
             identity: seen.entry.identity.as_deref().map(IdentityView::of),
@@ -265,7 +265,7 @@ fn map(pairs: &Pairs) -> BTreeMap<String, String> {
 
 /// An onboarding token without its secret.
 #[derive(Debug, Clone, Serialize)]
-pub struct TokenView {
+pub(super) struct TokenView {
     /// Its public half.
     pub id: String,
     /// Where it stands: `usable`, `not_yet_valid`, `expired`, `exhausted` or `revoked`.
@@ -311,7 +311,7 @@ pub struct TokenView {
 /// What id a token gives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "rule", rename_all = "snake_case")]
-pub enum IdRuleView {
+pub(super) enum IdRuleView {
     /// Exactly this one.
     Fixed {
         /// The id.
@@ -329,7 +329,7 @@ pub enum IdRuleView {
 impl TokenView {
     /// Shows a token.
     #[must_use]
-    pub fn of(row: &TokenRow, now: Timestamp) -> Self {
+    pub(super) fn of(row: &TokenRow, now: Timestamp) -> Self {
         let policy = &row.policy;
         Self {
             id: row.id.to_string(),
@@ -362,7 +362,7 @@ impl TokenView {
 
 /// A token at its creation: the only answer that ever holds the secret.
 #[derive(Serialize)]
-pub struct NewTokenView<'a> {
+pub(super) struct NewTokenView<'a> {
     /// The whole token.
     pub token: &'a str,
     /// Where sidecars will dial.
@@ -374,7 +374,7 @@ pub struct NewTokenView<'a> {
 
 /// An audit event.
 #[derive(Debug, Clone, Serialize)]
-pub struct AuditView {
+pub(super) struct AuditView {
     /// Its place in the commit order.
     pub seq: u64,
     /// When.
@@ -394,7 +394,7 @@ pub struct AuditView {
 impl AuditView {
     /// Shows an event.
     #[must_use]
-    pub fn of(event: AuditEvent) -> Self {
+    pub(super) fn of(event: AuditEvent) -> Self {
         let draft = event.draft;
         Self {
             seq: event.seq.0,
@@ -410,7 +410,7 @@ impl AuditView {
 
 /// A row of presence history.
 #[derive(Debug, Clone, Serialize)]
-pub struct IntervalView {
+pub(super) struct IntervalView {
     /// Begin.
     pub from: Time,
     /// End; `null` while it lasts.
@@ -434,7 +434,7 @@ pub struct IntervalView {
 impl IntervalView {
     /// Shows a row.
     #[must_use]
-    pub fn of(row: IntervalRow) -> Self {
+    pub(super) fn of(row: IntervalRow) -> Self {
         Self {
             from: Time(row.from),
             to: row.to.map(Time),

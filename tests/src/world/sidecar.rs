@@ -19,7 +19,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    pub(super) fn new(world: &Path, name: &str, settings: &str) -> Result<Self> {
+    pub(crate) fn new(world: &Path, name: &str, settings: &str) -> Result<Self> {
         let dir = world.join(name);
         fs::DirBuilder::new().mode(0o700).create(&dir)?;
         let mut process = Process::new("rollcall-agent", name, world)?;
