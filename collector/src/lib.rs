@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod ca;
+pub mod cidr;
 pub mod cli;
 pub mod collector;
 pub mod config;

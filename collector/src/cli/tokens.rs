@@ -17,7 +17,7 @@ use super::{
     print::{Screen, Word, age, field, now, word},
     services::pair,
 };
-use crate::{config::duration, store::rows::Cidr};
+use crate::{cidr::Cidr, config::duration};
 
 const ROOT: &str = "/api/admin/tokens";
 

@@ -1,7 +1,5 @@
 //! What the registry store holds, in domain words.
 
-mod cidr;
-
 use std::collections::BTreeMap;
 
 use rollcall_common::{
@@ -16,8 +14,8 @@ use rollcall_common::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::cidr::Cidr;
 use super::Position;
+pub use crate::cidr::Cidr;
 
 /// One registered service.
 #[derive(Debug, Clone, PartialEq, Eq)]

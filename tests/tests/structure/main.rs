@@ -36,7 +36,9 @@ static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
         let name = path.strip_prefix(root()).expect("a path below the root").to_string_lossy().into_owned();
         Source::new(name, &text)
     };
-    found.into_iter().map(read).collect()
+    let sources: Vec<_> = found.into_iter().map(read).collect();
+    let for_tests: Vec<_> = sources.iter().flat_map(|source| source.test_modules.clone()).collect();
+    sources.into_iter().map(|source| source.declared_by(&for_tests)).collect()
 });
 
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -17,6 +17,8 @@ pub(crate) struct Source {
     pub(crate) mentions: Vec<Mention>,
     /// The line on which the unit tests begin; past the end where there are none.
     pub(crate) tests_from: usize,
+    /// The modules of other files that it declares for tests only, by their path without an ending.
+    pub(crate) test_modules: Vec<String>,
 }
 
 /// A path somewhere in a file.
@@ -40,13 +42,32 @@ impl Mention {
 
 impl Source {
     pub(crate) fn new(path: impl Into<String>, text: &str) -> Self {
-        let code = blank(text);
-        let tests_from = code
-            .lines()
-            .position(|line| line.trim_start().starts_with("#[cfg(test)]"))
-            .map_or(usize::MAX, |index| index + 1);
-        let first_line = text.lines().next().unwrap_or_default().into();
-        Self { path: path.into(), mentions: mentions(&code), code, first_line, tests_from }
+        let (path, code) = (path.into(), blank(text));
+        // `tests/` is nothing but tests; src/tests.rs and the like are found by whoever declares them.
+        let tests_from = match path.contains("/tests/") {
+            true => 1,
+            false => code.lines().position(opens_tests).map_or(usize::MAX, |index| index + 1),
+        };
+        Self {
+            test_modules: test_modules(&path, &code),
+            mentions: mentions(&code),
+            first_line: text.lines().next().unwrap_or_default().into(),
+            path,
+            code,
+            tests_from,
+        }
+    }
+
+    /// Takes a file that another one declares for tests only as a test from its first line.
+    pub(crate) fn declared_by(mut self, test_modules: &[String]) -> Self {
+        let is_within = |module: &String| {
+            let rest = self.path.strip_prefix(module.as_str());
+            rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        };
+        if test_modules.iter().any(is_within) {
+            self.tests_from = 1;
+        }
+        self
     }
 
     /// The member of the workspace that it belongs to.
@@ -63,13 +84,37 @@ impl Source {
         })
     }
 
-    /// Whether a line belongs to a test: a test target, a test module, or the end of a file with unit tests.
+    /// Whether a line belongs to a test: a test target, a module for tests, or the end of a file.
     pub(crate) fn is_test(&self, line: usize) -> bool {
-        let stem = self.path.rsplit('/').next().unwrap_or_default();
-        self.path.contains("/tests/")
-            || matches!(stem, "tests.rs" | "golden.rs" | "suite.rs")
-            || line >= self.tests_from
+        line >= self.tests_from
     }
+}
+
+fn is_for_tests(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with("#[cfg(test)]") || line.starts_with("#[cfg(any(test,")
+}
+
+/// Whether a line opens the unit tests at the end of a file.
+fn opens_tests(line: &str) -> bool {
+    line.starts_with("mod tests {")
+}
+
+/// The modules in other files that stand behind a test attribute.
+fn test_modules(path: &str, code: &str) -> Vec<String> {
+    let stem = path.trim_end_matches(".rs");
+    let folder = match stem.rsplit_once('/') {
+        Some((folder, "lib" | "main")) => folder,
+        Some(_) | None => stem,
+    };
+    let lines = code.lines().zip(code.lines().skip(1));
+    lines
+        .filter(|(attribute, _)| is_for_tests(attribute))
+        .filter_map(|(_, declaration)| {
+            let (_, name) = declaration.strip_suffix(';')?.rsplit_once("mod ")?;
+            Some(format!("{folder}/{name}"))
+        })
+        .collect()
 }
 
 #[derive(Debug, PartialEq)]
@@ -278,9 +323,14 @@ mod tests {
 
     #[test]
     fn lines_are_counted_and_tests_are_told_apart() {
-        let source = Source::new("a/src/b.rs", "//! b\nfn f() { y::z() }\n#[cfg(test)]\nmod tests {}\n");
+        let source = Source::new("a/src/b.rs", "//! b\nfn f() { y::z() }\n#[cfg(test)]\nmod tests {\n}\n");
         assert_eq!(source.mentions.first().map(|mention| mention.line), Some(2));
-        assert!(!source.is_test(2) && source.is_test(3));
+        assert!(!source.is_test(2) && source.is_test(4));
         assert!(Source::new("a/tests/b.rs", "").is_test(1));
+        let parent = Source::new("a/src/b.rs", "#[cfg(test)]\npub(crate) mod suite;\nmod real;\nfn f() {}\n");
+        assert!(!parent.is_test(4), "a declaration for tests ends nothing");
+        let child = |path: &str| Source::new(path, "fn f() {}").declared_by(&parent.test_modules).is_test(1);
+        assert!(child("a/src/b/suite.rs") && child("a/src/b/suite/more.rs"));
+        assert!(!child("a/src/b/real.rs") && !child("a/src/suite.rs"));
     }
 }

@@ -1,4 +1,4 @@
-//! Where a token may be used from.
+//! Ranges of addresses: where a token may be used from.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
