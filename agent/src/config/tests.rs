@@ -167,3 +167,36 @@ fn periods() {
         assert!(bad.parse::<Period>().is_err(), "{bad}");
     }
 }
+
+/// The packaged file is all comments; each setting that it shows reads.
+#[test]
+fn the_packaged_file_reads() {
+    let shipped = include_str!("../../../packaging/config/agent.toml");
+    assert!(toml::from_str::<Layer>(shipped).is_ok());
+    let mut table = String::new();
+    let mut read = 0;
+    for line in shipped.lines().filter_map(|line| line.strip_prefix('#')) {
+        if line.starts_with('[') {
+            table = format!("{line}\n");
+        } else if line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) {
+            let alone = toml::from_str::<Layer>(line);
+            let in_table = toml::from_str::<Layer>(&format!("{table}{line}"));
+            assert!(alone.is_ok() || in_table.is_ok(), "{line}: {alone:?}");
+            read += 1;
+        }
+    }
+    assert!(read > 10, "{read} settings are too few to be all");
+}
+
+#[test]
+fn the_packaged_defaults_are_the_defaults() {
+    let shipped = include_str!("../../../packaging/config/agent.toml");
+    for line in [
+        format!("#state_dir = {STATE_DIR:?}"),
+        format!("#token_file = {TOKEN_FILE:?}"),
+        "#consume_token_file = false".to_owned(),
+        "#revoked_retry = \"1h\"".to_owned(),
+    ] {
+        assert!(shipped.contains(&line), "{line}");
+    }
+}

@@ -125,7 +125,7 @@ impl Session {
         if let Some(old) = old {
             self.actions.push_back(Action::Close(old, Code::Superseded));
         }
-        self.adopt(attempt.paper);
+        self.adopt(attempt.paper, now);
         self.rotation.succeeded();
         self.pace = Some(pace);
         self.anchor = Some((ack.server_time, now.boot));
@@ -147,13 +147,13 @@ impl Session {
     }
 
     /// Whichever certificate was accepted is the current one from now on.
-    pub(super) fn adopt(&mut self, paper: Paper) {
+    pub(super) fn adopt(&mut self, paper: Paper, now: Now) {
         self.swapped = false;
         self.paper = Paper::Current;
         let Some(next) = self.setup.next.take() else { return };
         if paper == Paper::Next {
             self.setup.current = next;
-            self.renewal.succeeded();
+            self.renewal.succeeded(now.boot, next.not_after.since(next.renew_at));
         }
         self.actions.push_back(Action::Adopt(paper));
     }

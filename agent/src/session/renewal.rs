@@ -11,6 +11,9 @@ const BACKOFF_BASE: Duration = Duration::from_secs(60);
 const BACKOFF_CAP: Duration = Duration::from_secs(15 * 60);
 /// How long a collector may take to issue.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Shortest and longest rest after a success.
+const REST_FLOOR: Duration = Duration::from_secs(1);
+const REST_CAP: Duration = Duration::from_secs(60);
 const NEVER: BootTime = BootTime(u64::MAX);
 
 /// The state of the renewal.
@@ -18,7 +21,7 @@ const NEVER: BootTime = BootTime(u64::MAX);
 pub(super) struct Renewal {
     stage: Stage,
     backoff: Backoff,
-    /// No earlier than this, because the last try failed.
+    /// No earlier than this, because the last try failed or has just succeeded.
     not_before: BootTime,
 }
 
@@ -146,10 +149,11 @@ impl Renewal {
         delay
     }
 
-    /// The new certificate is in use.
-    pub(super) fn succeeded(&mut self) {
+    /// The new certificate is in use. Whatever dates it carries, the next one is not asked for at once: a
+    /// collector with wrong dates must not be renewed at in a loop.
+    pub(super) fn succeeded(&mut self, now: BootTime, half_life: Duration) {
         self.backoff.reset();
-        self.not_before = BootTime::default();
+        self.not_before = now.after((half_life / 4).clamp(REST_FLOOR, REST_CAP));
         self.stage = Stage::Resting(NEVER);
     }
 }
