@@ -9,6 +9,7 @@
 //! | [`forge`] | certificates that nobody should trust |
 //! | [`impostor`] | a false collector |
 //! | [`redis`] | a real redis-server |
+//! | [`lab`] | a collector in this process, with another clock or store |
 //! | [`swarm`] | the load generator |
 //! | [`lab`] | a collector in this process, with another clock or store |
 //! | [`world`] | collector and sidecars as processes, the API, the logs |
