@@ -7,7 +7,10 @@ use std::{
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use rollcall_collector::{
     store::{flaky::Flaky, sqlite::SqliteStore},
 };
 use rollcall_common::{
-    time::{Clock, ManualClock, SystemClock},
+    time::{Clock, Now, SystemClock, Timestamp},
     token::Token,
 };
 use serde_json::Value;
@@ -33,20 +36,51 @@ use crate::{
 /// The last bytes of the log that are kept: enough for every lab of one test binary.
 const LOG_KEPT: usize = 64 * 1024 * 1024;
 
+/// The host's clocks, moved ahead by hand: they go on from wherever they were put.
+#[derive(Debug, Default)]
+pub struct Shifted {
+    boot_ms: AtomicU64,
+    wall_ms: AtomicI64,
+}
+
+impl Shifted {
+    /// Steps the wall clock alone, as an administrator does.
+    pub fn step_wall(&self, ms: i64) {
+        self.wall_ms.fetch_add(ms, SeqCst);
+    }
+
+    /// Lets time pass in which nobody looked, as a suspended host does.
+    pub fn sleep(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.boot_ms.fetch_add(ms, SeqCst);
+        self.step_wall(i64::try_from(ms).unwrap_or(i64::MAX));
+    }
+}
+
+impl Clock for Shifted {
+    fn now(&self) -> Now {
+        let Now { boot, wall } = SystemClock.now();
+        Now {
+            boot: boot.after(Duration::from_millis(self.boot_ms.load(SeqCst))),
+            wall: Timestamp(wall.0.saturating_add(self.wall_ms.load(SeqCst))),
+        }
+    }
+}
+
 /// How a lab differs from a world.
 #[derive(Debug, Default)]
 pub struct Bench {
     /// A clock moved by hand; the host's where none is given.
-    pub clock: Option<Arc<ManualClock>>,
+    pub clock: Option<Arc<Shifted>>,
     /// Life of a sidecar's certificate, shorter than a configuration may ask for.
     pub leaf_ttl: Option<Duration>,
 }
 
 impl Bench {
-    /// With a clock that starts now and moves by hand.
+    /// With a clock that can be moved.
     #[must_use]
-    pub fn with_clock() -> (Self, Arc<ManualClock>) {
-        let clock = Arc::new(ManualClock::new(SystemClock.now().wall));
+    pub fn with_clock() -> (Self, Arc<Shifted>) {
+        let clock = Arc::new(Shifted::default());
         (Self { clock: Some(Arc::clone(&clock)), ..Self::default() }, clock)
     }
 }

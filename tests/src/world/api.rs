@@ -309,7 +309,7 @@ fn metric(text: &str, name: &str, labels: &str) -> f64 {
         rest.is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' ')) && line.contains(labels)
     };
     let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-    text.lines().filter(of_name).filter_map(value).sum()
+    text.lines().filter(of_name).filter_map(value).fold(0.0, |sum, value| sum + value)
 }
 
 #[cfg(test)]
