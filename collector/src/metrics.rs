@@ -47,6 +47,8 @@ pub struct Metrics {
     pub replayed: Counter,
     /// Sessions that were greeted.
     pub sessions: Counter,
+    /// Greetings of sidecars whose clock is off by more than 30 s.
+    pub skewed: Counter,
     /// Enrollments that gave an identity.
     pub enrolled: Counter,
     /// Rejoins that gave a certificate.
@@ -92,6 +94,7 @@ impl Default for Metrics {
             throttled: Counter::default(),
             replayed: Counter::default(),
             sessions: Counter::default(),
+            skewed: Counter::default(),
             enrolled: Counter::default(),
             rejoined: Counter::default(),
             renewed: Counter::default(),
@@ -121,6 +124,7 @@ impl Metrics {
         add("rollcall_heartbeats_throttled", "Heartbeats over the pace, acknowledged without effect", &self.throttled);
         add("rollcall_heartbeats_replayed", "Heartbeats whose number had been seen", &self.replayed);
         add("rollcall_sessions", "Sessions greeted", &self.sessions);
+        add("rollcall_clocks_skewed", "Greetings of sidecars whose clock is off by more than 30 s", &self.skewed);
         add("rollcall_enrollments", "Enrollments that gave an identity", &self.enrolled);
         add("rollcall_rejoins", "Rejoins that gave a certificate", &self.rejoined);
         add("rollcall_renewals", "Renewals that gave a certificate", &self.renewed);

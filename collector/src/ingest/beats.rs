@@ -34,6 +34,9 @@ use crate::{
 /// Share of a certificate's life after which it should be renewed.
 const RENEW_AT: u32 = 2;
 
+/// Clocks that differ by more are worth a warning; no lease depends on them.
+const SKEW_MS: i64 = 30_000;
+
 type RenewAnswer = oneshot::Receiver<Result<Granted, Refusal>>;
 
 /// Serves one sidecar until it leaves or is sent away.
@@ -106,6 +109,10 @@ impl Beats<'_> {
         registry.metrics().sessions.inc();
         let skew_ms = now.wall.0.saturating_sub(hello.clock.0);
         tracing::debug!(session = session.session.0, instance = %session.instance, skew_ms, "greeted");
+        if skew_ms.saturating_abs() > SKEW_MS {
+            registry.metrics().skewed.inc();
+            tracing::warn!(skew_ms, "the sidecar's clock is off; its certificate may seem over or not begun to it");
+        }
         let addresses = self.context.addresses.load_full();
         let half_life = self.context.ca.leaf_ttl() / RENEW_AT;
         stream
