@@ -134,7 +134,6 @@ impl World {
         fs::write(&config, plan.collector_toml(&dir.path().join("collector")))?;
         let mut collector = Process::new("rollcall-collector", "collector", dir.path())?;
         collector.args(["serve".into(), "--config".into(), config.display().to_string()]);
-        collector.env("ROLLCALL_CONFIG", &config.display().to_string());
         collector.env("ROLLCALL_LOG_LEVEL", "info,rollcall_collector=trace,rollcall_common=trace,quinn=debug");
         let doors = Doors { quic: ([127, 0, 0, 1], 0).into(), api: Api::nowhere() };
         let mut world = Self { dir, plan, collector, doors, secrets: Secrets::default() };

@@ -77,6 +77,8 @@ pub struct Actor {
     history: History,
     commits: JoinSet<Done>,
     retry_at: BootTime,
+    /// Since when the store takes no changes.
+    store_down: Option<Timestamp>,
     expiry_at: BootTime,
 }
 
@@ -148,6 +150,7 @@ impl Actor {
             history: History::default(),
             commits: JoinSet::new(),
             retry_at: BootTime(0),
+            store_down: None,
             expiry_at: BootTime(0),
         };
         Ok((actor, registry))
@@ -271,11 +274,11 @@ impl Actor {
                 let millis = u64::try_from(gap.length.as_millis()).unwrap_or(u64::MAX);
                 self.shared.leases.credit(millis);
                 self.metrics.credited_ms.inc_by(millis);
-                self.went_blind(gap.from, gap.to, "stall");
+                self.went_blind(self.own_scope(), gap.from, gap.to, "stall");
             }
             Sense::Unobservable(gap) => {
                 self.shared.leases.rearm_all(now.boot, pace);
-                self.went_blind(gap.from, gap.to, "stall");
+                self.went_blind(self.own_scope(), gap.from, gap.to, "stall");
             }
         }
         *self.shared.observed.lock().unwrap_or_else(PoisonError::into_inner) = now;
@@ -299,17 +302,21 @@ impl Actor {
         self.judge_presence(verdict, now);
     }
 
-    fn went_blind(&mut self, from: Timestamp, to: Timestamp, cause: &str) {
-        tracing::warn!(blind_ms = to.since(from).as_millis(), cause, "the collector could not observe");
+    fn own_scope(&self) -> BlindScope {
+        BlindScope::Collector(self.whoami.collector.clone())
+    }
+
+    fn went_blind(&mut self, scope: BlindScope, from: Timestamp, to: Timestamp, cause: &str) {
+        tracing::warn!(blind_ms = to.since(from).as_millis(), ?scope, cause, "there was a time without observation");
         self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner).add(from, to);
-        let scope = BlindScope::Collector(self.whoami.collector.clone());
+        let (action, object) = match &scope {
+            BlindScope::Collector(name) => ("collector.blind", format!("collector:{name}")),
+            BlindScope::Store(name) => ("store.blind", format!("store:{name}")),
+            BlindScope::Everything => ("collector.blind", "everything".into()),
+        };
         let blind = BlindRow { scope, from, to, cause: cause.into() };
-        let audit = services::By::system().did(
-            to,
-            "collector.blind",
-            format!("collector:{}", self.whoami.collector),
-            [("from", json!(from.to_string())), ("to", json!(to.to_string())), ("cause", json!(cause))],
-        );
+        let details = [("from", json!(from.to_string())), ("to", json!(to.to_string())), ("cause", json!(cause))];
+        let audit = services::By::system().did(to, action, object, details);
         self.audits.push_back(audit);
         let store = Arc::clone(&self.store);
         // Rides with the commits so that it has an owner; a failure leaves the audit event to tell of it.

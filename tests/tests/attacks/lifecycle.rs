@@ -200,6 +200,7 @@ async fn an_outage_of_ours_ends_no_connection() -> Result<()> {
         live.beat().await.context("past the end of the certificate")?;
         lab.store().fail_all(false);
         until(SOON, "the store is back", async || lab.api().get("/readyz").await?.expect(200).map(drop)).await?;
+        lab.api().wait_audit("store.blind", "store:registry").await?;
         // Whoever could not renew in time comes in by its bound key, and it counts for nothing.
         let next = Key::generate()?;
         let fresh = identity.rejoin(&phone, lab.quic(), &identity.key, &next).await?.identity()?;

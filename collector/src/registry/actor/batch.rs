@@ -13,7 +13,7 @@ use crate::{
     registry::{Job, Refusal, World, roster::Slot, services},
     store::{
         StoreError,
-        rows::{Applied, AuditDraft, Change, Conflict, IntervalRow, Write},
+        rows::{Applied, AuditDraft, BlindScope, Change, Conflict, IntervalRow, Write},
     },
 };
 
@@ -151,11 +151,19 @@ impl Actor {
     fn store_is(&mut self, state: Result<(), &StoreError>) {
         let was_ok = self.shared.store_ok.swap(state.is_ok(), Relaxed);
         match state {
-            Ok(()) if was_ok => {}
-            Ok(()) => tracing::info!("the registry store takes changes again"),
+            Ok(()) => {
+                // Nobody could renew meanwhile: that is held against no sidecar (`Ledger`).
+                if let Some(since) = self.store_down.take() {
+                    let now = self.clock.now().wall;
+                    tracing::info!("the registry store takes changes again");
+                    self.went_blind(BlindScope::Store("registry".into()), since, now, "store_outage");
+                }
+            }
             Err(error) => {
-                self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
+                let now = self.clock.now();
+                self.retry_at = now.boot.after(AFTER_FAILURE);
                 if was_ok {
+                    self.store_down = Some(now.wall);
                     tracing::error!(%error, "the registry store takes no changes; presence goes on in memory");
                 }
             }
