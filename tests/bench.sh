@@ -3,18 +3,23 @@
 #
 #   tests/bench.sh                      2,000 and 10,000 sidecars, three minutes each
 #   COUNTS=500 DURATION=30s tests/bench.sh
+#   BIN=DIR OUT=DIR tests/bench.sh      binaries that are there already; where the JSON goes
 #
 # For each count: enroll, beat for DURATION, kill one in ten and stop one in twenty, revive them; then kill -9
-# and restart the collector under all of them. Tables go to standard output, JSON to target/bench.
+# and restart the collector under all of them. Tables go to standard output, JSON to OUT (target/bench).
 # Ends with 1 where a beat was lost, a verdict was false, or somebody was not back in time.
 set -eu
 
 COUNTS=${COUNTS:-2000 10000}
 DURATION=${DURATION:-180s}
+INTERVAL=${INTERVAL:-10s}
+TTL=${TTL:-30s}
 cd "$(dirname "$0")/.."
-cargo build --release --locked --bin rollcall-collector --bin rollcall-swarm
-BIN=${CARGO_TARGET_DIR:-target}/release
-OUT=${CARGO_TARGET_DIR:-target}/bench
+if [ -z "${BIN:-}" ]; then
+    cargo build --release --locked --bin rollcall-collector --bin rollcall-swarm
+    BIN=${CARGO_TARGET_DIR:-target}/release
+fi
+OUT=${OUT:-${CARGO_TARGET_DIR:-target}/bench}
 mkdir -p "$OUT"
 
 scratch=$(mktemp -d)
@@ -30,7 +35,10 @@ trap 'exit 130' INT TERM
 
 # Ports are free ones at the first start and stay the same afterwards.
 configure() {
-    printf 'state_dir = "%s"\nquic_listen = "%s"\nhttp_listen = "%s"\n' "$state" "$1" "$2" >"$scratch/collector.toml"
+    {
+        printf 'state_dir = "%s"\nquic_listen = "%s"\nhttp_listen = "%s"\n' "$state" "$1" "$2"
+        printf 'interval = "%s"\nttl = "%s"\n' "$INTERVAL" "$TTL"
+    } >"$scratch/collector.toml"
     chmod 600 "$scratch/collector.toml"
 }
 

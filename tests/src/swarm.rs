@@ -20,9 +20,11 @@
 //! | [`witness`] | what the collector recorded about our services |
 //! | [`run`] | the measured run, with faults |
 //! | [`storm`] | a collector that goes away and comes back |
+//! | [`baseline`] | what a user would build instead |
 //! | [`report`] | figures as a table or as JSON |
 
 pub mod api;
+pub mod baseline;
 pub mod cli;
 pub mod fleet;
 pub mod gauge;

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
+use rollcall_collector::serve;
 use rollcall_common::identity::tls;
 use rollcall_tests::swarm::cli::Cli;
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -32,7 +34,8 @@ fn main() -> ExitCode {
 
 /// One thread, as each sidecar has one: its CPU time is what the sessions cost.
 fn run(cli: Cli) -> Result<bool> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let mut builder = if cli.is_server() { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    let runtime = builder.worker_threads(serve::WORKERS).enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         tokio::select! {
             outcome = cli.perform() => outcome,

@@ -13,6 +13,7 @@ use rollcall_common::time::{Clock as _, SystemClock};
 
 use super::{
     api::Api,
+    baseline,
     fleet::{Fleet, Manner},
     gauge::Pid,
     guard,
@@ -39,6 +40,9 @@ Examples:
   Watch everybody come back while somebody kills and restarts the collector:
     rollcall-swarm storm --count 2000 --dir /tmp/swarm --collector-pid 4711
 
+  What would the same number of beats cost over HTTP?
+    rollcall-swarm baseline --count 2000 --interval 1s
+
 Exit codes: 0 well; 1 a beat was lost, a verdict was false, somebody did not come back, or it did not run at
 all; 2 usage.";
 
@@ -58,6 +62,36 @@ enum Command {
     Run(Run),
     /// Wait for the collector to be killed and restarted, and measure how everybody comes back
     Storm(Storm),
+    /// Measure what a user would build instead: HTTP/1.1 with TLS and keep-alive
+    Baseline(Baseline),
+    /// The baseline's server
+    #[command(hide = true)]
+    BaselineServe {
+        /// Where its certificate and key are
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Baseline {
+    /// How many connections
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(guard::MAX_COUNT)))]
+    count: u32,
+    /// Between two requests on one connection
+    #[arg(long, default_value = "1s", value_parser = time)]
+    interval: Duration,
+    /// How long to measure, once all are served
+    #[arg(long, default_value = "60s", value_parser = time)]
+    duration: Duration,
+    /// Connections are opened over this time
+    #[arg(long, default_value = "10s", value_parser = time)]
+    ramp: Duration,
+    /// How figures are printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Save the figures as JSON in this file too
+    #[arg(long)]
+    save: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +203,12 @@ struct Storm {
 }
 
 impl Cli {
+    /// Whether the work takes as many threads as a collector has: the baseline's server stands for one.
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        matches!(self.command, Command::BaselineServe { .. })
+    }
+
     /// Does what was asked. Answers whether all was well.
     ///
     /// # Errors
@@ -178,6 +218,8 @@ impl Cli {
             Command::Enroll(enroll) => enroll.perform().await,
             Command::Run(run) => run.perform().await,
             Command::Storm(storm) => storm.perform().await,
+            Command::Baseline(baseline) => baseline.perform().await,
+            Command::BaselineServe { dir } => baseline::serve(&dir).await.map(|()| true),
         }
     }
 }
@@ -252,6 +294,15 @@ impl Run {
     }
 }
 
+impl Baseline {
+    async fn perform(self) -> Result<bool> {
+        let Self { count, interval, duration, ramp, output, save } = self;
+        let report = baseline::run(baseline::Plan { connections: count, interval, duration, ramp }).await?;
+        report::print(&report, output, save.as_deref())?;
+        Ok(report.failures.is_empty())
+    }
+}
+
 impl Storm {
     async fn perform(self) -> Result<bool> {
         let api = self.common.demand_api()?;
@@ -304,7 +355,7 @@ mod tests {
             Cli::try_parse_from(example.split_whitespace()).unwrap_or_else(|error| panic!("{example}: {error}"));
             seen += 1;
         }
-        assert_eq!(seen, 4);
+        assert_eq!(seen, 5);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::{
+    baseline,
     gauge::Machine,
     quantile::Summary,
     recruit::Enrolled,
@@ -179,9 +180,36 @@ impl Figures for storm::Report {
         if let Some(us) = self.collector_cpu_us {
             rows.push(row("collector CPU per sidecar until all were back", format!("{us} us"), "550 us a handshake"));
         }
-        rows.extend(verdicts(&self.false_transitions));
+        if let Some(found) = &self.false_transitions {
+            rows.extend(verdicts(found));
+        }
         rows.extend(reasons(&self.ends));
         rows
+    }
+
+    fn failures(&self) -> &[String] {
+        &self.failures
+    }
+}
+
+impl Figures for baseline::Report {
+    fn title(&self) -> String {
+        let machine = on(&self.machine);
+        format!("HTTP/1.1 TLS keep-alive, {} connections, on {machine}", self.connections)
+    }
+
+    fn rows(&self) -> Vec<[String; 3]> {
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+        let (rate, kb) =
+            (self.answered as f64 * 1_000.0 / self.length_ms.max(1) as f64, self.per_connection as f64 / 1_000.0);
+        vec![
+            row("requests answered", self.answered, ""),
+            row("requests per second", format!("{rate:.0}"), ""),
+            row("answer p50 / p90 / p99 / max", quantiles(self.answer), ""),
+            row("server CPU per request", format!("{:.1} us", self.server_cpu_us), ""),
+            row("client CPU per request", format!("{:.1} us", self.own_cpu_us), ""),
+            row("server memory per connection, kernel's not in", format!("{kb:.1} kB"), ""),
+        ]
     }
 
     fn failures(&self) -> &[String] {
@@ -226,7 +254,7 @@ mod tests {
             since_return: Some(Summary { count: 3, p50_ms: 1, p90_ms: 2, p99_ms: 3, max_ms: 4 }),
             collector_cpu_us: None,
             ends: BTreeMap::from([("reset by peer".to_owned(), 3)]),
-            false_transitions: vec![],
+            false_transitions: Some(vec![]),
             failures: vec![],
         };
         let text = table(&calm).unwrap();

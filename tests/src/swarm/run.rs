@@ -6,7 +6,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
-use rollcall_common::{id::ServiceKey, lease::Presence, time::BootTime};
+use rollcall_common::{
+    id::ServiceKey,
+    lease::Presence,
+    time::{BootTime, Timestamp},
+};
 use serde::Serialize;
 
 use super::{
@@ -148,18 +152,12 @@ pub async fn run(fleet: Fleet, plan: &Plan, before: Option<u64>) -> Result<Repor
 
     let (mut lost, mut stopped) = (None, None);
     if plan.faults {
-        (lost, stopped) = faults(&fleet, plan, ttl, &mut failures).await?;
-    }
-    let mut false_transitions = None;
-    if let Some(api) = &plan.api {
-        let steady: Vec<ServiceKey> = fleet.of_fate(Fate::Steady).into_iter().collect();
-        tracing::info!("asking for the history of {} services", steady.len());
-        let found = witness::false_transitions(api, &steady, since).await?;
-        if !found.is_empty() {
-            failures.push(format!("{} false transitions", found.len()));
+        match faults(&fleet, plan, ttl, &mut failures).await {
+            Ok(found) => (lost, stopped) = found,
+            Err(error) => failures.push(format!("the faults were not followed: {error:#}")),
         }
-        false_transitions = Some(found);
     }
+    let false_transitions = false_transitions(&fleet, plan, since, &mut failures).await;
     let (counts, reach, ends) = {
         let tally = fleet.board().tally();
         (tally.counts, tally.reach.summary(), tally.ends.clone())
@@ -187,6 +185,30 @@ pub async fn run(fleet: Fleet, plan: &Plan, before: Option<u64>) -> Result<Repor
         stopped,
         failures,
     })
+}
+
+/// Figures that were taken are not given up because the witness does not answer.
+async fn false_transitions(
+    fleet: &Fleet,
+    plan: &Plan,
+    since: Timestamp,
+    failures: &mut Vec<String>,
+) -> Option<Vec<FalseTransition>> {
+    let api = plan.api.as_ref()?;
+    let steady: Vec<ServiceKey> = fleet.of_fate(Fate::Steady).into_iter().collect();
+    tracing::info!("asking for the history of {} services", steady.len());
+    match witness::false_transitions(api, &steady, since).await {
+        Ok(found) => {
+            if !found.is_empty() {
+                failures.push(format!("{} false transitions", found.len()));
+            }
+            Some(found)
+        }
+        Err(error) => {
+            failures.push(format!("the history was not read: {error:#}"));
+            None
+        }
+    }
 }
 
 async fn faults(
