@@ -23,6 +23,12 @@ pub struct Limits {
     pub retry_from: usize,
     /// Handshakes that one address (IPv4, or IPv6 /64) may have in progress.
     pub per_address: usize,
+    /// Attempts of one address that wait.
+    pub waiting_per_address: usize,
+    /// Connections that have not said yet who they are; each may cost 30 kB.
+    pub unheard: usize,
+    /// The same of one address.
+    pub unheard_per_address: usize,
     /// Enrollments a second, all together.
     pub enroll_per_second: u32,
     /// Enrollments at once, all together.
@@ -44,6 +50,9 @@ impl Default for Limits {
             incoming: 4_096,
             retry_from: 256,
             per_address: 20,
+            waiting_per_address: 512,
+            unheard: 4_096,
+            unheard_per_address: 512,
             enroll_per_second: 100,
             enroll_burst: 200,
             failures_per_second: 1,
@@ -147,6 +156,8 @@ pub struct Lanes {
     failing: HashMap<Net, Bucket>,
     shaking: HashMap<Net, usize>,
     in_progress: usize,
+    greeting: HashMap<Net, usize>,
+    unheard: usize,
 }
 
 impl Lanes {
@@ -161,6 +172,8 @@ impl Lanes {
             failing: HashMap::new(),
             shaking: HashMap::new(),
             in_progress: 0,
+            greeting: HashMap::new(),
+            unheard: 0,
         }
     }
 
@@ -170,7 +183,7 @@ impl Lanes {
         if !waiting.holds(ip) && self.start(ip) {
             return Arrival::Proceed;
         }
-        if waiting.len() >= self.limits.incoming {
+        if waiting.len() >= self.limits.incoming || waiting.of(ip) >= self.limits.waiting_per_address {
             return Arrival::Refuse;
         }
         if !validated && waiting.len() >= self.limits.retry_from { Arrival::Retry } else { Arrival::Wait }
@@ -190,13 +203,7 @@ impl Lanes {
 
     /// Gives a place back.
     pub fn handshake_done(&mut self, ip: IpAddr) {
-        let net = Net::of(ip);
-        let left = self.shaking.get(&net).copied().unwrap_or(0).saturating_sub(1);
-        if left == 0 {
-            self.shaking.remove(&net);
-        } else {
-            self.shaking.insert(net, left);
-        }
+        release(&mut self.shaking, Net::of(ip));
         self.in_progress = self.in_progress.saturating_sub(1);
     }
 
@@ -204,17 +211,38 @@ impl Lanes {
     ///
     /// # Errors
     /// How long to wait before asking again.
-    pub fn admit(&mut self, lane: Lane, ip: IpAddr, now: BootTime) -> Result<(), Duration> {
+    pub fn admit(&mut self, lane: Lane, now: BootTime) -> Result<(), Duration> {
         match lane {
-            Lane::Enroll => {
-                if let Some(bucket) = self.failing.get_mut(&Net::of(ip)) {
-                    bucket.check(now)?;
-                }
-                self.enroll.take(now)
-            }
+            Lane::Enroll => self.enroll.take(now),
             Lane::Rejoin => self.rejoin.take(now),
             Lane::Hello => self.hello.take(now),
         }
+    }
+
+    /// Whether an address may try to prove a secret or a key now.
+    ///
+    /// # Errors
+    /// How long to wait: it failed too often.
+    pub fn may_prove(&mut self, ip: IpAddr, now: BootTime) -> Result<(), Duration> {
+        self.failing.get_mut(&Net::of(ip)).map_or(Ok(()), |bucket| bucket.check(now))
+    }
+
+    /// Takes a place for a connection that has not said who it is yet. Answers whether there was one.
+    pub fn greet(&mut self, ip: IpAddr) -> bool {
+        let net = Net::of(ip);
+        let here = self.greeting.get(&net).copied().unwrap_or(0);
+        if self.unheard >= self.limits.unheard || here >= self.limits.unheard_per_address {
+            return false;
+        }
+        self.greeting.insert(net, here + 1);
+        self.unheard += 1;
+        true
+    }
+
+    /// Gives that place back.
+    pub fn greeted(&mut self, ip: IpAddr) {
+        release(&mut self.greeting, Net::of(ip));
+        self.unheard = self.unheard.saturating_sub(1);
     }
 
     /// Remembers that an address showed a secret that proves nothing. Addresses that fail too often are
@@ -231,6 +259,15 @@ impl Lanes {
         let bucket = self.failing.entry(Net::of(ip)).or_insert_with(|| Bucket::new(rate, burst, now));
         // An empty bucket stays empty: the address is refused until it refills.
         let _ = bucket.take(now);
+    }
+}
+
+fn release(places: &mut HashMap<Net, usize>, net: Net) {
+    match places.get_mut(&net) {
+        Some(taken) if *taken > 1 => *taken -= 1,
+        Some(_) | None => {
+            places.remove(&net);
+        }
     }
 }
 
@@ -259,6 +296,12 @@ impl<T> Waiting<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// How many of this address wait.
+    #[must_use]
+    pub fn of(&self, ip: IpAddr) -> usize {
+        self.by_net.get(&Net::of(ip)).map_or(0, VecDeque::len)
     }
 
     /// Whether one of this address waits.
@@ -407,10 +450,10 @@ mod tests {
         }
         assert_eq!(lanes.arrive(ip(1), false, &waiting), Arrival::Retry);
         assert_eq!(lanes.arrive(ip(1), true, &waiting), Arrival::Wait);
-        for n in 0..4_096 - 256 {
+        for n in 0..256 {
             waiting.push(ip(1), n, BootTime(0));
         }
-        assert_eq!(lanes.arrive(ip(1), true, &waiting), Arrival::Refuse);
+        assert_eq!(lanes.arrive(ip(1), true, &waiting), Arrival::Refuse, "its own share of the room is taken");
         assert_eq!(lanes.arrive(ip(3), false, &waiting), Arrival::Proceed);
     }
 
@@ -442,14 +485,14 @@ mod tests {
         let mut lanes = lanes();
         let mut tried = 0;
         for ms in 0..1_000 {
-            if lanes.admit(Lane::Enroll, ip(1), BootTime(ms)).is_ok() {
+            if lanes.may_prove(ip(1), BootTime(ms)).is_ok() {
                 tried += 1;
                 lanes.failed(ip(1), BootTime(ms));
             }
         }
         assert!((50..=52).contains(&tried), "{tried}");
-        assert!(lanes.admit(Lane::Enroll, ip(2), BootTime(1_000)).is_ok());
-        assert!(lanes.admit(Lane::Enroll, ip(1), BootTime(3_000)).is_ok(), "it may try again later");
+        assert!(lanes.may_prove(ip(2), BootTime(1_000)).is_ok());
+        assert!(lanes.may_prove(ip(1), BootTime(3_000)).is_ok(), "it may try again later");
     }
 
     #[test]
@@ -466,7 +509,7 @@ mod tests {
         let mut lanes = lanes();
         let mut admitted = 0;
         for ms in 0..60_000 {
-            admitted += u32::from(lanes.admit(Lane::Enroll, ip(1), BootTime(ms)).is_ok());
+            admitted += u32::from(lanes.admit(Lane::Enroll, BootTime(ms)).is_ok());
         }
         assert!(admitted >= 500, "{admitted}");
     }

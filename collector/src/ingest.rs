@@ -153,21 +153,25 @@ impl Ingest {
     fn shake(&self, incoming: quinn::Incoming, done: mpsc::UnboundedSender<IpAddr>) {
         let context = Arc::clone(&self.context);
         let ip = incoming.remote_address().ip();
+        let place = Place { ip, done };
         self.context.tasks.spawn(async move {
             let connection = shake_hands(incoming).await;
-            // The acceptor outlives every handshake it started, or is stopping.
-            let _ = done.send(ip);
+            drop(place);
             let Some(connection) = connection else {
                 context.registry.metrics().handshakes_failed.inc();
                 return;
             };
+            let Some(unheard) = Unheard::take(&context, ip) else {
+                context.count_refusal(Code::Busy);
+                return close(&connection, Code::Busy);
+            };
             // The session gets a task of its own: the handshake's is larger, and it is over.
             match gate(&context, &connection) {
                 Ok(Admitted::Enroll) => {
-                    context.tasks.spawn(enroll::serve(Arc::clone(&context), connection));
+                    context.tasks.spawn(enroll::serve(Arc::clone(&context), connection, unheard));
                 }
                 Ok(Admitted::Beat(sidecar)) => {
-                    context.tasks.spawn(beats::serve(Arc::clone(&context), connection, sidecar));
+                    context.tasks.spawn(beats::serve(Arc::clone(&context), connection, sidecar, unheard));
                 }
                 Err(code) => {
                     context.count_refusal(code);
@@ -188,6 +192,39 @@ impl Ingest {
         self.endpoint.close(u32::from(Code::Draining.number()).into(), b"draining");
         // Bounded by the transport: three probe timeouts.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// A handshake's place; given back when it is dropped, however the handshake ended.
+struct Place {
+    ip: IpAddr,
+    done: mpsc::UnboundedSender<IpAddr>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // The acceptor outlives every handshake it started, or is stopping. The channel holds at most as
+        // many as there are places.
+        let _ = self.done.send(self.ip);
+    }
+}
+
+/// The place of a connection whose first frame has not come; bounds what silent peers cost.
+#[derive(Debug)]
+struct Unheard {
+    context: Arc<Context>,
+    ip: IpAddr,
+}
+
+impl Unheard {
+    fn take(context: &Arc<Context>, ip: IpAddr) -> Option<Self> {
+        context.lanes(|lanes| lanes.greet(ip)).then(|| Self { context: Arc::clone(context), ip })
+    }
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        self.context.lanes(|lanes| lanes.greeted(self.ip));
     }
 }
 
@@ -238,9 +275,18 @@ fn gate(context: &Context, connection: &quinn::Connection) -> Result<Admitted, C
     let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or(Code::ClientCertRequired)?;
     let cert = PeerCert::read(leaf).map_err(|_| Code::ClientCertRequired)?;
     let Party::Service(service) = cert.peer.party.clone() else { return Err(Code::IdentityMismatch) };
-    let found = context.registry.read(|roster| roster.get(&service).map(|entry| holds(entry, &cert)));
-    let (slot, not_after, fresh) = found.ok_or(Code::UnknownIdentity)??;
+    let (slot, not_after, fresh) = admits(context, &service, &cert)?;
     Ok(Admitted::Beat(Sidecar { cert, service, slot, not_after, fresh, from: connection.remote_address() }))
+}
+
+/// Whether a certificate may beat now: asked at the gate, and again once the registry can reach the session.
+fn admits(
+    context: &Context,
+    service: &rollcall_common::id::ServiceKey,
+    cert: &PeerCert,
+) -> Result<(Slot, rollcall_common::time::Timestamp, bool), Code> {
+    let found = context.registry.read(|roster| roster.get(service).map(|entry| holds(entry, cert)));
+    found.ok_or(Code::UnknownIdentity)?
 }
 
 fn holds(entry: &Entry, cert: &PeerCert) -> Result<(Slot, rollcall_common::time::Timestamp, bool), Code> {

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use rollcall_common::{
     code::Code,
+    health::{HealthReport, HostFacts},
+    time::BootTime,
     wire::{
         BEAT_VERSION,
         message::{Directive, Down, HelloAck, Refused, Renewed, capability},
@@ -14,7 +16,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use super::{
-    CHANGE_WITHIN, Context, Sidecar, close,
+    CHANGE_WITHIN, Context, Sidecar, Unheard, admits, close,
     session::{Session, Step},
     stream::{Ended, Stream},
 };
@@ -27,6 +29,7 @@ use crate::{
         identities::{Granted, Promote, Renew},
         leases::Touch,
         links::{Link, Order, Outbox},
+        roster::Slot,
         services::By,
     },
 };
@@ -37,15 +40,39 @@ const RENEW_AT: u32 = 2;
 /// Clocks that differ by more are worth a warning; no lease depends on them.
 const SKEW_MS: i64 = 30_000;
 
+/// How often one session's health and facts reach the registry.
+const NOTES_EVERY: Duration = Duration::from_secs(1);
+
+/// What is said of a service and has not been passed on.
+#[derive(Debug, Default)]
+struct Notes {
+    health: Option<HealthReport>,
+    facts: Option<Box<HostFacts>>,
+    told: Option<BootTime>,
+}
+
 type RenewAnswer = oneshot::Receiver<Result<Granted, Refusal>>;
 
 /// Serves one sidecar until it leaves or is sent away.
-pub(super) async fn serve(context: Arc<Context>, connection: quinn::Connection, sidecar: Sidecar) {
+pub(super) async fn serve(context: Arc<Context>, connection: quinn::Connection, sidecar: Sidecar, unheard: Unheard) {
     let span = tracing::info_span!("sidecar", service = %sidecar.service, from = %sidecar.from);
     let outbox = Arc::new(Outbox::default());
-    let slot = sidecar.slot;
-    Beats { context: &context, connection: &connection, sidecar, outbox: &outbox }.run().instrument(span).await;
-    context.registry.links().detach(slot, &outbox);
+    let _attached = Attached { context: &context, slot: sidecar.slot, outbox: &outbox };
+    let beats = Beats { context: &context, connection: &connection, sidecar, outbox: &outbox };
+    beats.run(unheard).instrument(span).await;
+}
+
+/// Takes the link out again, however the session ends.
+struct Attached<'a> {
+    context: &'a Context,
+    slot: Slot,
+    outbox: &'a Arc<Outbox>,
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.context.registry.links().detach(self.slot, self.outbox);
+    }
 }
 
 struct Beats<'a> {
@@ -56,12 +83,12 @@ struct Beats<'a> {
 }
 
 impl Beats<'_> {
-    async fn run(self) {
+    async fn run(self, unheard: Unheard) {
         let mut stream = match Stream::accept(self.connection).await {
             Ok(stream) => stream,
             Err(ended) => return self.end(None, ended).await,
         };
-        let ended = match self.greet(&mut stream).await {
+        let ended = match self.greet(&mut stream, unheard).await {
             Ok(mut session) => self.attend(&mut stream, &mut session).await,
             Err(ended) => ended,
         };
@@ -69,25 +96,26 @@ impl Beats<'_> {
     }
 
     async fn end(&self, stream: Option<Stream>, ended: Ended) {
-        let code = match ended {
+        let (code, retry_after) = match ended {
             Ended::Gone => return tracing::debug!("gone"),
-            Ended::Broke(code) => code,
+            Ended::Broke(code) => (code, Duration::ZERO),
+            Ended::Later(wait) => (Code::Busy, wait),
         };
         tracing::debug!(%code, "closing");
         self.context.registry.metrics().closed.get_or_create(&CodeLabel { code: code.as_str() }).inc();
         match stream {
-            Some(stream) => stream.bye(self.connection, code).await,
+            Some(stream) => stream.bye(self.connection, code, retry_after).await,
             None => close(self.connection, code),
         }
     }
 
-    async fn greet(&self, stream: &mut Stream) -> Result<Session, Ended> {
+    async fn greet(&self, stream: &mut Stream, unheard: Unheard) -> Result<Session, Ended> {
         let first = stream.first().await?;
+        drop(unheard);
         let registry = &self.context.registry;
         let now = registry.now();
-        if let Err(wait) = self.context.lanes(|lanes| lanes.admit(Lane::Hello, self.sidecar.from.ip(), now.boot)) {
-            tracing::debug!(?wait, "the hello lane is full");
-            return Err(Ended::Broke(Code::Busy));
+        if let Err(wait) = self.context.lanes(|lanes| lanes.admit(Lane::Hello, now.boot)) {
+            return Err(Ended::Later(wait));
         }
         let (session, hello) = Session::greet(first, &self.sidecar.service, now.boot).map_err(|code| {
             if code == Code::IdentityMismatch {
@@ -106,6 +134,8 @@ impl Beats<'_> {
                 outbox: Arc::clone(self.outbox),
             },
         );
+        // From here on the registry can reach this session; what it changed since the gate is seen now.
+        admits(self.context, &self.sidecar.service, &self.sidecar.cert).map_err(Ended::Broke)?;
         registry.metrics().sessions.inc();
         let skew_ms = now.wall.0.saturating_sub(hello.clock.0);
         tracing::debug!(session = session.session.0, instance = %session.instance, skew_ms, "greeted");
@@ -133,6 +163,7 @@ impl Beats<'_> {
 
     async fn attend(&self, stream: &mut Stream, session: &mut Session) -> Ended {
         let mut renewing: Option<RenewAnswer> = None;
+        let mut notes = Notes::default();
         if self.sidecar.fresh {
             self.promote().await;
         }
@@ -143,7 +174,7 @@ impl Beats<'_> {
             } {
                 let now = self.context.registry.now().boot;
                 let step = session.on_frame(frame, now, self.context.registry.pace());
-                if let Err(ended) = self.perform(step, session, stream, &mut renewing).await {
+                if let Err(ended) = self.perform(step, session, stream, &mut renewing, &mut notes).await {
                     return ended;
                 }
             }
@@ -175,9 +206,10 @@ impl Beats<'_> {
     async fn perform(
         &self,
         step: Step,
-        session: &Session,
+        session: &mut Session,
         stream: &mut Stream,
         renewing: &mut Option<RenewAnswer>,
+        notes: &mut Notes,
     ) -> Result<(), Ended> {
         let registry = &self.context.registry;
         let slot = self.sidecar.slot;
@@ -189,6 +221,7 @@ impl Beats<'_> {
                     registry.tell(Notice::Woke(slot));
                 }
                 stream.send(&Down::Ack(ack)).await?;
+                self.tell_notes(notes).await;
             }
             Step::Throttle(ack) => {
                 registry.metrics().throttled.inc();
@@ -200,9 +233,18 @@ impl Beats<'_> {
                     self.tell_audit("beat.replayed", json!({ "beat_no": beat_no, "session": session.session }));
                 }
             }
-            Step::Health(report) => registry.tell_surely(Notice::Health(slot, report)).await,
-            Step::Facts(facts) => registry.tell_surely(Notice::Facts(slot, facts)).await,
-            Step::Renew(csr) => self.renew(csr, renewing),
+            Step::Health(report) => {
+                notes.health = Some(report);
+                self.tell_notes(notes).await;
+            }
+            Step::Facts(facts) => {
+                notes.facts = Some(facts);
+                self.tell_notes(notes).await;
+            }
+            // One at a time: what a second one asks for is on its way.
+            Step::Renew(_) if renewing.is_some() => {}
+            Step::Renew(csr) if session.may_renew(registry.now().boot) => self.renew(csr, renewing),
+            Step::Renew(_) => stream.send(&Down::Refused(refused(self.context, Code::Busy))).await?,
             Step::Goodbye(goodbye) => {
                 // A goodbye of a connection that was replaced says nothing about the service.
                 if registry.links().get(slot).is_some_and(|link| Arc::ptr_eq(&link.outbox, self.outbox)) {
@@ -215,7 +257,25 @@ impl Beats<'_> {
         Ok(())
     }
 
-    /// Starts a renewal; beats go on while the change commits. A second request replaces the first.
+    /// Passes on what is said of the service, at most once a second; what came in between is replaced by
+    /// what came last, and goes out with the next beat at the latest.
+    async fn tell_notes(&self, notes: &mut Notes) {
+        let now = self.context.registry.now().boot;
+        if (notes.health.is_none() && notes.facts.is_none()) || notes.told.is_some_and(|at| now.since(at) < NOTES_EVERY)
+        {
+            return;
+        }
+        notes.told = Some(now);
+        let registry = &self.context.registry;
+        if let Some(report) = notes.health.take() {
+            registry.tell_surely(Notice::Health(self.sidecar.slot, report)).await;
+        }
+        if let Some(facts) = notes.facts.take() {
+            registry.tell_surely(Notice::Facts(self.sidecar.slot, facts)).await;
+        }
+    }
+
+    /// Starts a renewal; beats go on while the change commits.
     fn renew(&self, csr: Vec<u8>, renewing: &mut Option<RenewAnswer>) {
         let (reply, answer) = oneshot::channel();
         *renewing = Some(answer);

@@ -41,7 +41,7 @@ const SEND_WINDOW: u64 = 64 * 1024;
 /// TLS data that arrives out of order, in bytes per connection.
 const CRYPTO_BUFFER: usize = 16 * 1024;
 /// Connection attempts that wait to be looked at; one more is refused by quinn.
-const MAX_INCOMING: usize = 4_096;
+const MAX_INCOMING: usize = 8_192;
 /// What one waiting attempt may buffer, in bytes.
 const INCOMING_BUFFER: u64 = 64 * 1024;
 /// What all waiting attempts may buffer together, in bytes.

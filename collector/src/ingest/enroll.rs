@@ -6,9 +6,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rollcall_common::{
-    code::Code,
+    code::{Advice, Code},
     id::{ServiceId, random},
-    identity::Pin,
+    time::Timestamp,
     wire::{
         EXPORTER_LABEL, EXPORTER_LEN,
         message::{Down, Enroll, Enrolled, Refused, Rejoin, Up},
@@ -18,7 +18,7 @@ use serde_json::json;
 use tracing::Instrument;
 
 use super::{
-    CHANGE_WITHIN, Context,
+    CHANGE_WITHIN, Context, Unheard,
     beats::{certificate, refused},
     close,
     stream::{Ended, Stream},
@@ -37,14 +37,15 @@ use crate::{
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves one request.
-pub(super) async fn serve(context: Arc<Context>, connection: quinn::Connection) {
+pub(super) async fn serve(context: Arc<Context>, connection: quinn::Connection, unheard: Unheard) {
     let from = connection.remote_address();
     let span = tracing::info_span!("enroll", %from);
     async {
-        let code = match answer(&context, &connection, from).await {
+        let code = match answer(&context, &connection, from, unheard).await {
             Ok(()) => return,
             Err(Ended::Gone) => return,
             Err(Ended::Broke(code)) => code,
+            Err(Ended::Later(_)) => Code::Busy,
         };
         context.count_refusal(code);
         close(&connection, code);
@@ -53,9 +54,15 @@ pub(super) async fn serve(context: Arc<Context>, connection: quinn::Connection) 
     .await;
 }
 
-async fn answer(context: &Context, connection: &quinn::Connection, from: SocketAddr) -> Result<(), Ended> {
+async fn answer(
+    context: &Context,
+    connection: &quinn::Connection,
+    from: SocketAddr,
+    unheard: Unheard,
+) -> Result<(), Ended> {
     let mut stream = Stream::accept(connection).await?;
     let first = stream.first().await?;
+    drop(unheard);
     let granted = match first {
         Up::Enroll(asked) => enroll(context, connection, from, *asked).await,
         Up::Rejoin(asked) => rejoin(context, connection, from, asked).await,
@@ -87,12 +94,16 @@ async fn enroll(
 ) -> Result<Granted, Refused> {
     let refuse = |code| Err(refused(context, code));
     let now = context.registry.now();
-    if let Err(wait) = context.lanes(|lanes| lanes.admit(Lane::Enroll, from.ip(), now.boot)) {
+    if let Err(wait) = context.lanes(|lanes| lanes.may_prove(from.ip(), now.boot)) {
         return Err(busy(context, wait));
     }
     if !context.registry.read(|roster| identities::proves(roster, asked.token, &asked.secret)) {
         context.lanes(|lanes| lanes.failed(from.ip(), now.boot));
         return refuse(Code::Denied);
+    }
+    // Only a proven token takes a place in the lane, so that garbage starves nobody.
+    if let Err(wait) = context.lanes(|lanes| lanes.admit(Lane::Enroll, now.boot)) {
+        return Err(busy(context, wait));
     }
     let Ok(csr) = Ca::read_csr(&asked.csr.0) else { return refuse(Code::CsrInvalid) };
     let Some(exporter) = exporter(connection) else { return refuse(Code::Internal) };
@@ -100,7 +111,7 @@ async fn enroll(
         // Somebody else's connection, or somebody else's key.
         return refuse(Code::Denied);
     }
-    let Some(fresh_id) = fresh_id() else { return refuse(Code::Internal) };
+    let Some(fresh_id) = fresh_id(now.wall) else { return refuse(Code::Internal) };
     let token = asked.token;
     let request = identities::Enroll {
         token,
@@ -121,7 +132,9 @@ async fn enroll(
             context.registry.metrics().enrolled.inc();
             tracing::info!(service = %granted.service, %token, "enrolled");
         }
-        Err(refusal) => {
+        Err(refusal) if refusal.code.advice() == Advice::GiveUp => {
+            // Asking again cannot help, so whoever does is slowed like one who guesses.
+            context.lanes(|lanes| lanes.failed(from.ip(), now.boot));
             // The secret was right, so somebody holds this token: worth the trail, with the true reason.
             let action = if refusal.code == Code::TokenExhausted { "token.reuse" } else { "token.refused" };
             let by = By { actor: format!("token:{token}"), request_id: None };
@@ -129,6 +142,8 @@ async fn enroll(
             let draft = by.did(now.wall, action, format!("token:{token}"), details);
             context.registry.tell(Notice::Audit(Box::new(draft)));
         }
+        // It comes again when the parent, the store or the hour is there; the metric counts it.
+        Err(_) => {}
     }
     granted
 }
@@ -141,23 +156,29 @@ async fn rejoin(
 ) -> Result<Granted, Refused> {
     let refuse = |code| Err(refused(context, code));
     let now = context.registry.now();
-    if let Err(wait) = context.lanes(|lanes| lanes.admit(Lane::Rejoin, from.ip(), now.boot)) {
+    let admitted =
+        context.lanes(|lanes| lanes.may_prove(from.ip(), now.boot).and_then(|()| lanes.admit(Lane::Rejoin, now.boot)));
+    if let Err(wait) = admitted {
         return Err(busy(context, wait));
     }
-    let bound = context.registry.read(|roster| roster.get(&asked.service).and_then(|entry| entry.identity.clone()));
-    let Some(bound) = bound else { return refuse(Code::UnknownIdentity) };
-    let Ok(csr) = Ca::read_csr(&asked.csr.0) else { return refuse(Code::CsrInvalid) };
     let Some(exporter) = exporter(connection) else { return refuse(Code::Internal) };
-    let mut certs = std::iter::once(&bound.current).chain(&bound.pending);
-    let signer = certs.find(|cert| verify_proof(&cert.spki, &exporter, &asked.csr.0, &asked.proof.0));
-    let ended = signer.map_or(now.wall, |cert| cert.not_after);
-    let life = context.ca.leaf_ttl();
+    let bound = context.registry.read(|roster| roster.get(&asked.service).and_then(|entry| entry.identity.clone()));
+    let certs = bound.iter().flat_map(|bound| std::iter::once(&bound.current).chain(&bound.pending));
+    let signer = { certs }.find(|cert| verify_proof(&cert.spki, &exporter, &asked.csr.0, &asked.proof.0));
+    let Some(signer) = signer else {
+        // Whether the service exists is told to nobody who cannot sign for it.
+        context.lanes(|lanes| lanes.failed(from.ip(), now.boot));
+        return refuse(Code::RejoinKey);
+    };
+    let Ok(csr) = Ca::read_csr(&asked.csr.0) else { return refuse(Code::CsrInvalid) };
+    let (ended, window) = (signer.not_after, context.ca.leaf_ttl() / 2);
     let request = identities::Rejoin {
         service: asked.service,
         csr,
-        signed_by: signer.map(|cert| cert.key).filter(|key: &Pin| *key == bound.current.key || bound.pending.is_some()),
+        signed_by: Some(signer.key),
         blind_since_end: context.registry.blind_within(ended, now.wall),
-        outage_was_ours: !context.registry.blind_within(ended.before(life / 2), ended).is_zero(),
+        // An ordinary restart leaves time enough to renew; a tenth of the window is an outage.
+        outage_was_ours: context.registry.blind_within(ended.before(window), ended) >= window / 10,
         from: from.ip().to_canonical(),
         ca: Arc::clone(&context.ca),
     };
@@ -204,7 +225,9 @@ fn exporter(connection: &quinn::Connection) -> Option<[u8; EXPORTER_LEN]> {
 }
 
 /// An id for tokens that assign one: a ULID, in lower case.
-fn fresh_id() -> Option<ServiceId> {
+fn fresh_id(now: Timestamp) -> Option<ServiceId> {
     let chance: [u8; 16] = random().ok()?;
-    ServiceId::new(&ulid::Ulid::from_bytes(chance).to_string().to_ascii_lowercase()).ok()
+    let ms = u64::try_from(now.0).unwrap_or(0);
+    let ulid = ulid::Ulid::from_parts(ms, u128::from_be_bytes(chance));
+    ServiceId::new(&ulid.to_string().to_ascii_lowercase()).ok()
 }

@@ -15,10 +15,13 @@ use rollcall_common::{
     },
 };
 
-use crate::admission::{BeatBucket, BeatVerdict};
+use crate::admission::{BeatBucket, BeatVerdict, Bucket};
 
 /// Versions that a Hello may list.
 const MAX_VERSIONS: usize = 8;
+
+/// Renewals at once; afterwards one a second.
+const RENEWALS: u32 = 5;
 
 /// What the shell does about a frame.
 #[derive(Debug)]
@@ -63,6 +66,7 @@ pub struct Session {
     last: BeatNo,
     replayed: bool,
     bucket: BeatBucket,
+    renewals: Bucket,
 }
 
 impl Session {
@@ -87,8 +91,14 @@ impl Session {
             last: BeatNo(0),
             replayed: false,
             bucket: BeatBucket::new(now),
+            renewals: Bucket::new(1, RENEWALS, now),
         };
         Ok((session, hello))
+    }
+
+    /// Whether another renewal may start now: each costs two signatures and a commit.
+    pub fn may_renew(&mut self, now: BootTime) -> bool {
+        self.renewals.take(now).is_ok()
     }
 
     /// Takes a later frame. `pace` is the pace in force and the one before it.

@@ -36,6 +36,8 @@ pub(super) enum Ended {
     Gone,
     /// The peer broke a rule, or took too long.
     Broke(Code),
+    /// Nothing is wrong but the hour: it may come back after this time.
+    Later(Duration),
 }
 
 impl Stream {
@@ -106,8 +108,9 @@ impl Stream {
     }
 
     /// Says goodbye, gives the peer a moment to hear it, and closes with the same number.
-    pub(super) async fn bye(mut self, connection: &quinn::Connection, code: Code) {
-        let bye = Down::Bye(Bye { code, retry_after_ms: 0 });
+    pub(super) async fn bye(mut self, connection: &quinn::Connection, code: Code, retry_after: Duration) {
+        let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+        let bye = Down::Bye(Bye { code, retry_after_ms });
         if self.send(&bye).await.is_ok() {
             self.finish().await;
         }

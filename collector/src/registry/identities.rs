@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     ca::{Ca, Issued, ProvenCsr},
-    store::rows::{CertRow, Change, Conflict, IdRule, IdentityRow, ServiceRow, TokenPolicy, TokenRow, Write},
+    store::rows::{CertRow, Change, IdRule, IdentityRow, ServiceRow, TokenPolicy, TokenRow, Write},
 };
 
 /// How long after its end a certificate can still be exchanged by a rejoin; outages of ours do not count.
@@ -144,15 +144,6 @@ impl Request for Enroll {
         });
         change.audit.push(self.bound(world, &key, &issued));
         Ok((change, Granted { service: key, issued }))
-    }
-
-    fn conflict(&self, conflict: Conflict) -> Option<Refusal> {
-        match conflict {
-            Conflict::TokenSpent => Some(Refusal::Wire(Code::TokenExhausted)),
-            Conflict::TokenEnded => Some(Refusal::Wire(Code::TokenExpired)),
-            Conflict::KeyInUse => Some(Refusal::Wire(Code::KeyInUse)),
-            Conflict::Exists | Conflict::Missing | Conflict::Stale => None,
-        }
     }
 }
 

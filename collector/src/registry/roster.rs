@@ -13,7 +13,6 @@ use rollcall_common::{
     health::{HealthReport, HostFacts},
     id::{Kind, Seq, ServiceId, ServiceKey},
     identity::{Pin, Serial},
-    lifecycle::Status,
     time::Timestamp,
     token::TokenId,
 };
@@ -23,7 +22,8 @@ use crate::store::{
     rows::{Applied, Change, CredentialRow, IdentityRow, Loaded, ServiceRow, TokenRow, Write},
 };
 
-/// Index of a service in the lease table and the roster; stable while the collector runs.
+/// Index of a service in the lease table and the roster. A slot is never given to a second service while
+/// the collector runs: sessions, notices and links may still hold the number of one that was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 
@@ -48,7 +48,6 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Roster {
     slots: Vec<Option<Entry>>,
-    free: Vec<Slot>,
     by_key: BTreeMap<ServiceKey, Slot>,
     children: HashMap<ServiceKey, u32>,
     keys: HashMap<Pin, ServiceKey>,
@@ -266,23 +265,18 @@ impl Roster {
     }
 
     fn insert(&mut self, row: ServiceRow) {
-        let next = || Slot(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
-        let slot = self.free.pop().unwrap_or_else(next);
+        let slot = Slot(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
         if let Some(parent) = parent_key(&row) {
             *self.children.entry(parent).or_default() += 1;
         }
         self.by_key.insert(row.key.clone(), slot);
         let entry = Some(Entry { slot, row: Arc::new(row), identity: None });
-        match self.slots.get_mut(slot.index()) {
-            Some(place) => *place = entry,
-            None => self.slots.push(entry),
-        }
+        self.slots.push(entry);
     }
 
     fn remove(&mut self, key: &ServiceKey) {
         self.unbind(key);
         let Some(slot) = self.by_key.remove(key) else { return };
-        self.free.push(slot);
         let entry = self.slots.get_mut(slot.index()).and_then(Option::take);
         let parent = entry.and_then(|entry| parent_key(&entry.row));
         if let Some(count) = parent.and_then(|parent| self.children.get_mut(&parent)) {
@@ -335,13 +329,4 @@ impl Roster {
 #[must_use]
 pub fn parent_key(row: &ServiceRow) -> Option<ServiceKey> {
     Some(ServiceKey::new(row.key.kind.parent()?, row.parent.clone()?))
-}
-
-/// Whether a status counts as known to `IsKnown`: registered, and not barred or gone silent.
-#[must_use]
-pub fn is_known(status: Status) -> bool {
-    match status {
-        Status::Pending | Status::Active => true,
-        Status::Inactive | Status::Revoked | Status::Deleted => false,
-    }
 }

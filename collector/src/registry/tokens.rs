@@ -2,7 +2,6 @@
 
 use rollcall_common::{
     id::Kind,
-    lifecycle::Status,
     time::Timestamp,
     token::{SecretHash, TokenId},
 };
@@ -176,10 +175,4 @@ impl TokenState {
             Self::Revoked => "revoked",
         }
     }
-}
-
-/// Whether a status lets an enrollment adopt an unbound row.
-#[must_use]
-pub fn adoptable(status: Status) -> bool {
-    !status.is_barred()
 }
