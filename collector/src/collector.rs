@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use rollcall_common::{
     id::BootId,
     identity::{Pin, tls},
+    lease::Pace,
     time::{Clock, SystemClock},
     wire::message::Addresses,
 };
@@ -48,8 +49,13 @@ use crate::{
 /// The file that tells where a collector listens, once it does.
 pub const ENDPOINTS_FILE: &str = "endpoints.json";
 const ADDRESSES_FILE: &str = "addresses.json";
+const PACE_FILE: &str = "pace.json";
 /// How long HTTP requests in flight get at a stop.
 const HTTP_WITHIN: Duration = Duration::from_secs(3);
+/// How long the last flush and publication may take at a stop.
+const LAST_FLUSH_WITHIN: Duration = Duration::from_secs(5);
+/// How long the registry store may take to close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// How long the last commits may take at a stop.
 const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -102,13 +108,9 @@ impl StartError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
-            Self::Endpoint(_) | Self::Http(_) => true,
-            Self::StateDir(_)
-            | Self::Ca(_)
-            | Self::ResetKeys(_)
-            | Self::Tls(_)
-            | Self::Setting(_)
-            | Self::Credential(_) => false,
+            Self::StateDir(error) => error.is_transient(),
+            Self::Endpoint(_) | Self::Http(_) | Self::Credential(_) => true,
+            Self::Ca(_) | Self::ResetKeys(_) | Self::Tls(_) | Self::Setting(_) => false,
         }
     }
 }
@@ -156,7 +158,7 @@ impl Collector {
         let whoami =
             Whoami { trust_domain: config.trust_domain.clone(), collector: config.name.clone(), boot_id: boot_id()? };
         let (actor, registry) =
-            Actor::open(Arc::clone(&store), Arc::clone(&clock), whoami, config.pace, metrics).await?;
+            Actor::open(Arc::clone(&store), Arc::clone(&clock), whoami, granted(&state, &config)?, metrics).await?;
 
         let tls = tls::collector_config(
             Arc::new(tls::SidecarVerifier::new(&ca.roots(), config.trust_domain.clone(), Arc::new(registry.clone()))?),
@@ -244,14 +246,18 @@ impl Collector {
         let (keepers, stop) = self.keepers;
         stop.cancel();
         keepers.close();
-        keepers.wait().await;
+        if tokio::time::timeout(LAST_FLUSH_WITHIN, keepers.wait()).await.is_err() {
+            tracing::warn!("the stores did not take the last flush in time");
+        }
         let (actor, stop) = self.actor;
         stop.cancel();
         match tokio::time::timeout(LAST_COMMIT_WITHIN, actor).await {
             Ok(outcome) => ended("registry", outcome),
             Err(_) => tracing::error!("the registry store did not take the last changes in time"),
         }
-        self.store.close().await;
+        if tokio::time::timeout(CLOSE_WITHIN, self.store.close()).await.is_err() {
+            tracing::warn!("the registry store did not close in time");
+        }
         tracing::info!("stopped");
     }
 }
@@ -301,6 +307,21 @@ fn keep(
     tasks.spawn(keeper::mark(registry(), store(), config.observe_mark, stop.clone()));
     tasks.spawn(keeper::refresh(registry(), Arc::clone(ca), stop.clone()));
     (tasks, stop)
+}
+
+/// The pace to grant, with its number, and the one that was granted until the last stop, where it differs:
+/// sidecars keep that one until they have been told.
+fn granted(state: &StateDir, config: &Config) -> Result<(Pace, Option<Pace>), StartError> {
+    let saved = state.read(PACE_FILE)?.and_then(|bytes| serde_json::from_slice::<Pace>(&bytes).ok());
+    let same = |old: &Pace| (old.interval_ms, old.ttl_ms) == (config.pace.interval_ms, config.pace.ttl_ms);
+    let (pace, previous) = match saved {
+        Some(old) if same(&old) => return Ok((old, None)),
+        Some(old) => (Pace { no: old.no.next(), ..config.pace }, Some(old)),
+        None => (config.pace, None),
+    };
+    let text = serde_json::to_vec(&pace).map_err(|error| StartError::Setting(error.to_string()))?;
+    state.write(PACE_FILE, &text)?;
+    Ok((pace, previous))
 }
 
 /// The address list with its revision, which rises when the list differs from the last start's.

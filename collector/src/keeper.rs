@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ca::{Ca, CaError, REFRESH_EVERY},
-    registry::{Registry, roster::Slot},
+    registry::{Registry, leases::Phase, roster::Slot},
     store::{
         Continuity, LivenessStore, Mark, RegistryStore, StoreError,
         rows::{BlindRow, BlindScope, ObserverMark},
@@ -56,11 +56,14 @@ struct Publisher {
 
 impl Publisher {
     async fn tick(&mut self) {
+        // Retired first: who left and came back within this tick is published after it was taken out.
         let retired = self.registry.take_retired();
-        let marks = self.marks();
-        let outcome = match self.liveness.publish(&marks).await {
-            Ok(found) => self.retire(&retired).await.map(|()| found),
-            Err(error) => Err(error),
+        let outcome = match self.retire(&retired).await {
+            Ok(()) => self.liveness.publish(&self.marks()).await,
+            Err(error) => {
+                self.registry.put_back_retired(retired);
+                Err(error)
+            }
         };
         let now = self.registry.now().wall;
         self.well.store(outcome.is_ok(), Relaxed);
@@ -89,7 +92,7 @@ impl Publisher {
         let slots = self.registry.leases().take_unpublished();
         self.registry.read(|roster| {
             let mark = |slot: &Slot| {
-                let sight = self.registry.leases().sight(*slot, now)?;
+                let sight = self.registry.leases().sight(*slot, now).filter(|sight| sight.phase == Phase::Live)?;
                 let service = roster.at(*slot)?.row.key.clone();
                 Some(Mark { service, session: sight.session, beat_no: sight.beat_no, ttl_ms: sight.pace.ttl_ms })
             };
@@ -123,7 +126,12 @@ pub async fn flush(registry: Registry, store: Arc<dyn RegistryStore>, every: Dur
 
 async fn flush_once(registry: &Registry, store: &dyn RegistryStore) {
     let slots = registry.leases().take_unflushed();
+    let mut failed = false;
     for chunk in slots.chunks(FLUSH_ROWS) {
+        if failed {
+            registry.leases().put_back_unflushed(chunk.iter().copied());
+            continue;
+        }
         let now = registry.now();
         let seen: Vec<_> = registry.read(|roster| {
             let seen = |slot: &Slot| {
@@ -135,6 +143,7 @@ async fn flush_once(registry: &Registry, store: &dyn RegistryStore) {
         if let Err(error) = store.flush_last_seen(&seen).await {
             tracing::debug!(%error, services = chunk.len(), "last_seen waits for the next flush");
             registry.leases().put_back_unflushed(chunk.iter().copied());
+            failed = true;
         }
     }
 }

@@ -28,7 +28,7 @@ mod still;
 pub mod tokens;
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -268,8 +268,8 @@ struct Shared {
     links: Links,
     pace: RwLock<(Pace, Option<Pace>)>,
     ledger: RwLock<Ledger>,
-    /// Whose presence is shown but not recorded; as of the last commit.
-    unrecorded: RwLock<HashSet<ServiceKey>>,
+    /// Whose presence is shown but not recorded, with the number of rows that wait.
+    unrecorded: RwLock<HashMap<ServiceKey, u32>>,
     /// Who left the liveness store's view since it was last told.
     retired: Mutex<Vec<ServiceKey>>,
     store_ok: AtomicBool,
@@ -280,12 +280,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(roster: Roster, leases: Leases, ledger: Ledger, pace: Pace, now: Now) -> Self {
+    fn new(roster: Roster, leases: Leases, ledger: Ledger, pace: (Pace, Option<Pace>), now: Now) -> Self {
         Self {
             roster: RwLock::new(roster),
             leases,
             links: Links::default(),
-            pace: RwLock::new((pace, None)),
+            pace: RwLock::new(pace),
             ledger: RwLock::new(ledger),
             unrecorded: RwLock::default(),
             retired: Mutex::default(),
@@ -380,7 +380,7 @@ impl Registry {
     /// Whether the presence that is shown of a service is on record.
     #[must_use]
     pub fn is_recorded(&self, key: &ServiceKey) -> bool {
-        !self.shared.unrecorded.read().unwrap_or_else(PoisonError::into_inner).contains(key)
+        !self.shared.unrecorded.read().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
     /// The last moment at which this collector was observing.
@@ -393,6 +393,11 @@ impl Registry {
     #[must_use]
     pub fn take_retired(&self) -> Vec<ServiceKey> {
         std::mem::take(&mut *self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts those back whom the liveness store could not be told of.
+    pub fn put_back_retired(&self, services: Vec<ServiceKey>) {
+        self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner).extend(services);
     }
 
     /// Asks for a change and waits until it is durable.

@@ -45,7 +45,13 @@ pub async fn run(config: Config) -> ExitCode {
 
 async fn serve(config: Config) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(|error| StartError::Setting(format!("no signal handler: {error}")))?;
-    let collector = Collector::start(config, Parts::default()).await?;
+    let collector = tokio::select! {
+        started = Collector::start(config, Parts::default()) => started?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopped before it listened");
+            return Ok(());
+        }
+    };
     let at = collector.endpoints();
     notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening: QUIC {}, HTTP {}", at.quic, at.http))]);
     let registry = collector.registry().clone();

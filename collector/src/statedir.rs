@@ -99,6 +99,24 @@ pub enum StateDirError {
 }
 
 impl StateDirError {
+    /// Whether a restart may help without anybody's doing: the disk may have room again, and whoever holds
+    /// the directory may be gone.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::Io { source, .. } => {
+                let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::Interrupted];
+                full.contains(&source.kind())
+            }
+            Self::Symlink { .. }
+            | Self::WrongType { .. }
+            | Self::Mode { .. }
+            | Self::Owner { .. }
+            | Self::TooLarge { .. } => false,
+        }
+    }
+
     fn io(doing: &'static str, path: PathBuf) -> impl FnOnce(Errno) -> Self {
         move |errno| Self::Io { doing, path, source: errno.into() }
     }

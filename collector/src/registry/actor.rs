@@ -6,8 +6,8 @@
 mod batch;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
-    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::{Arc, PoisonError, RwLockWriteGuard, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -34,10 +34,10 @@ use super::{
     services,
 };
 use crate::{
-    metrics::{CodeLabel, Metrics, PresenceLabel, TransitionLabel},
+    metrics::{Metrics, PresenceLabel, TransitionLabel},
     store::{
         RegistryStore, StoreError,
-        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, Write},
+        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, IntervalRow, Write},
     },
 };
 
@@ -55,6 +55,11 @@ const MAX_PLANS: u8 = 8;
 const MAX_AUDITS: usize = 4_096;
 /// Pause after a failed commit.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// A commit that takes longer counts as an outage: nobody could renew meanwhile.
+const COMMIT_WITHIN: Duration = Duration::from_secs(2);
+/// After an outage of ours, ended certificates get this long to be renewed: longer than a sidecar's longest
+/// pause between two tries (15 min).
+const RENEW_AGAIN: Duration = Duration::from_secs(20 * 60);
 /// How often ended certificates are looked for.
 const EXPIRY_EVERY: Duration = Duration::from_secs(1);
 /// Services that may wait to be taken out of the liveness store; their keys end by themselves.
@@ -79,7 +84,17 @@ pub struct Actor {
     retry_at: BootTime,
     /// Since when the store takes no changes.
     store_down: Option<Timestamp>,
+    /// Since when a commit is under way.
+    committing: Option<BootTime>,
     expiry_at: BootTime,
+}
+
+/// Whether a blind interval kept sidecars from renewing: a lost view of liveness did not.
+fn is_ours(scope: &BlindScope) -> bool {
+    match scope {
+        BlindScope::Collector(_) | BlindScope::Everything => true,
+        BlindScope::Store(name) => name == "registry",
+    }
 }
 
 impl std::fmt::Debug for dyn Job {
@@ -95,7 +110,8 @@ struct Note {
 }
 
 impl Actor {
-    /// Loads the store, arms what was expected to be alive, and gives the handle.
+    /// Loads the store, arms what was expected to be alive, and gives the handle. `pace` is the pace to
+    /// grant and the one that was granted until the last stop, where it differs.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -103,30 +119,37 @@ impl Actor {
         store: Arc<dyn RegistryStore>,
         clock: Arc<dyn Clock>,
         whoami: Whoami,
-        pace: Pace,
+        (pace, previous): (Pace, Option<Pace>),
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Registry), StoreError> {
         let loaded = store.load().await?;
         let now = clock.now();
+        // Until they have beaten, sidecars keep the pace that they were granted before this start.
+        let chance_pace = pace.governing(previous, previous.map_or(pace.no, |old| old.no));
         let (sender, mail) = mpsc::channel(MAILBOX);
         let roster = Roster::from_loaded(&loaded);
         let leases = Leases::default();
-        let armed = judge::arm(&roster, &leases, &loaded, now, pace);
+        let (armed, overdue) = judge::arm(&roster, &leases, &loaded, now, chance_pace);
         let mut ledger = Ledger::default();
         let month = now.wall.before(super::identities::REJOIN_WITHIN);
         for blind in store.blind_since(month, super::history::MAX_LEDGER).await? {
-            ledger.add(blind.from, blind.to);
+            if is_ours(&blind.scope) {
+                ledger.add(blind.from, blind.to);
+            }
         }
         if let Some(mark) = loaded.marks.iter().find(|mark| mark.collector == whoami.collector) {
+            // Within one boot its clock tells how long it was, whatever became of the wall clock.
+            let same_boot = mark.boot_id == whoami.boot_id && mark.boot <= now.boot;
+            let from = if same_boot { now.wall_of(mark.boot) } else { mark.wall };
             let scope = BlindScope::Collector(whoami.collector.clone());
-            let blind = BlindRow { scope, from: mark.wall, to: now.wall, cause: "restart".into() };
+            let blind = BlindRow { scope, from, to: now.wall, cause: "restart".into() };
             if blind.from < blind.to {
                 store.record_blind(&blind).await?;
                 ledger.add(blind.from, blind.to);
             }
             tracing::info!(blind_ms = blind.to.since(blind.from).as_millis(), armed, "observing again after a restart");
         }
-        let shared = Arc::new(Shared::new(roster, leases, ledger, pace, now));
+        let shared = Arc::new(Shared::new(roster, leases, ledger, (pace, previous), now));
         let whoami = Arc::new(whoami);
         let registry = Registry {
             mail: sender,
@@ -135,7 +158,7 @@ impl Actor {
             whoami: Arc::clone(&whoami),
             metrics: Arc::clone(&metrics),
         };
-        let actor = Self {
+        let mut actor = Self {
             mail,
             shared,
             store,
@@ -151,8 +174,12 @@ impl Actor {
             commits: JoinSet::new(),
             retry_at: BootTime(0),
             store_down: None,
+            committing: None,
             expiry_at: BootTime(0),
         };
+        for verdict in overdue {
+            actor.judge_presence(verdict, now);
+        }
         Ok((actor, registry))
     }
 
@@ -185,6 +212,8 @@ impl Actor {
             mails.push(mail);
         }
         self.accept(&mut mails);
+        // A pause after a failure is for a store that has time.
+        self.retry_at = BootTime(0);
         loop {
             self.launch();
             match self.commits.join_next().await {
@@ -194,6 +223,10 @@ impl Actor {
         }
         for (job, _) in self.jobs.drain(..) {
             job.finish(Err(Refusal::Stopping));
+        }
+        let (rows, notes, audits) = (self.history.len(), self.notes.len(), self.audits.len());
+        if rows + notes + audits > 0 {
+            tracing::error!(rows, notes, audits, "the registry store did not take these before the end");
         }
     }
 
@@ -281,6 +314,7 @@ impl Actor {
                 self.went_blind(self.own_scope(), gap.from, gap.to, "stall");
             }
         }
+        self.watch_commit(now.boot);
         *self.shared.observed.lock().unwrap_or_else(PoisonError::into_inner) = now;
         for slot in self.shared.leases.expire(now.boot) {
             self.lose(slot, now);
@@ -331,9 +365,30 @@ impl Actor {
     fn judge_presence(&mut self, verdict: Verdict, now: Now) {
         let label = PresenceLabel { r#type: verdict.service.kind.as_str(), presence: verdict.presence.as_str() };
         self.metrics.verdicts.get_or_create(&label).inc();
-        if self.history.push(verdict.row(now, self.whoami.boot_id)) {
+        *self.unrecorded().entry(verdict.service.clone()).or_default() += 1;
+        if let Some(lost) = self.history.push(verdict.row(now, self.whoami.boot_id)) {
             self.metrics.unrecorded_lost.inc();
+            self.recorded(&[lost]);
         }
+        self.count_unrecorded();
+    }
+
+    fn unrecorded(&self) -> RwLockWriteGuard<'_, HashMap<ServiceKey, u32>> {
+        self.shared.unrecorded.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rows that wait no longer.
+    fn recorded(&self, rows: &[IntervalRow]) {
+        let mut waiting = self.unrecorded();
+        for row in rows {
+            match waiting.get_mut(&row.service) {
+                Some(count) if *count > 1 => *count -= 1,
+                Some(_) | None => {
+                    waiting.remove(&row.service);
+                }
+            }
+        }
+        drop(waiting);
         self.count_unrecorded();
     }
 
@@ -418,9 +473,7 @@ impl Actor {
     }
 
     fn close(&self, slot: Slot, code: Code) {
-        if self.shared.links.order(slot, Order::Close(code)) {
-            self.metrics.closed.get_or_create(&CodeLabel { code: code.as_str() }).inc();
-        }
+        self.shared.links.order(slot, Order::Close(code));
     }
 
     fn retire(&self, key: ServiceKey) {
@@ -432,9 +485,6 @@ impl Actor {
 
     fn count_unrecorded(&self) {
         self.metrics.unrecorded.set(i64::try_from(self.history.len()).unwrap_or(i64::MAX));
-        // While commits go well nothing waits for longer than one of them; only an outage is worth showing.
-        let shown = if self.shared.store_ok.load(Relaxed) { HashSet::new() } else { self.history.unrecorded() };
-        *self.shared.unrecorded.write().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 
     fn look<T>(&self, slot: Slot, look: impl FnOnce(&Entry) -> T) -> Option<T> {

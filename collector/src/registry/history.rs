@@ -4,7 +4,7 @@
 //! bounded: when the store stays away for long, the oldest rows are lost and counted, since the lasting
 //! presence of every service is known anyway and the newest rows tell most.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use rollcall_common::{
     id::{BootId, ServiceKey},
@@ -25,14 +25,11 @@ pub struct History {
 }
 
 impl History {
-    /// Adds a row. Answers whether the oldest had to go for it.
-    pub fn push(&mut self, row: IntervalRow) -> bool {
-        let full = self.waiting.len() >= MAX_WAITING;
-        if full {
-            self.waiting.pop_front();
-        }
+    /// Adds a row. Answers the oldest, if it had to go for it.
+    pub fn push(&mut self, row: IntervalRow) -> Option<IntervalRow> {
+        let lost = if self.waiting.len() >= MAX_WAITING { self.waiting.pop_front() } else { None };
         self.waiting.push_back(row);
-        full
+        lost
     }
 
     /// Takes the oldest rows for a commit.
@@ -58,12 +55,6 @@ impl History {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
-    }
-
-    /// Whose presence is shown but not recorded.
-    #[must_use]
-    pub fn unrecorded(&self) -> HashSet<ServiceKey> {
-        self.waiting.iter().map(|row| row.service.clone()).collect()
     }
 }
 
@@ -169,9 +160,9 @@ mod tests {
     fn a_full_queue_loses_its_oldest() {
         let mut history = History::default();
         for n in 0..MAX_WAITING {
-            assert!(!history.push(row(n as u64)));
+            assert!(history.push(row(n as u64)).is_none());
         }
-        assert!(history.push(row(7)));
+        assert_eq!(history.push(row(7)).map(|lost| lost.from_boot.0), Some(0));
         assert_eq!(history.len(), MAX_WAITING);
         assert_eq!(history.take(1).first().map(|row| row.from_boot.0), Some(1));
     }

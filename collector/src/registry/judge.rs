@@ -100,21 +100,34 @@ pub fn chance(pace: Pace, spread: u32) -> Duration {
 }
 
 /// Sets every lease as the durable rows have it. `lost` and `stopped` stay so; every other active service
-/// was expected to beat, and gets its chance whether or not it reconnects. Answers how many were armed.
-pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) -> usize {
+/// was expected to beat, and gets its chance whether or not it reconnects. Answers how many were armed, and
+/// the verdicts that a kill left unrecorded: a barred service is stopped, whatever its last row says.
+pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) -> (usize, Vec<Verdict>) {
     let lasting: BTreeMap<&ServiceKey, Presence> =
         loaded.open_intervals.iter().map(|row| (&row.service, row.presence)).collect();
-    let mut armed = 0;
+    let (mut armed, mut overdue) = (0, Vec::new());
     for entry in roster.iter() {
         leases.reserve(entry.slot);
         let lasting = lasting.get(&entry.row.key).copied();
         match (lasting, entry.row.status) {
             (Some(Presence::Lost), _) => leases.set_phase(entry.slot, Phase::Lost),
-            (Some(Presence::Stopped), _) | (_, Status::Revoked | Status::Deleted) => {
+            (Some(Presence::Stopped), _) => leases.set_phase(entry.slot, Phase::Stopped),
+            (lasting, status @ (Status::Revoked | Status::Deleted)) => {
                 leases.set_phase(entry.slot, Phase::Stopped);
+                if lasting.is_some() {
+                    let age = now.wall.since(entry.row.status_since).as_millis();
+                    overdue.push(Verdict {
+                        service: entry.row.key.clone(),
+                        presence: Presence::Stopped,
+                        cause: status.as_str(),
+                        evidence: json!({}),
+                        from: BootTime(now.boot.0.saturating_sub(u64::try_from(age).unwrap_or(u64::MAX))),
+                    });
+                }
             }
             (Some(Presence::Alive | Presence::Late | Presence::Unknown), _) | (_, Status::Active) => {
-                leases.rearm(entry.slot, pace, now.boot.after(chance(pace, entry.slot.0.wrapping_mul(2_654_435_761))));
+                let spread = entry.slot.0.wrapping_mul(2_654_435_761);
+                leases.rearm(entry.slot, pace, now.boot.after(chance(pace, spread)));
                 armed += 1;
             }
             (Some(Presence::NeverSeen) | None, Status::Pending | Status::Inactive) => {
@@ -122,7 +135,7 @@ pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, p
             }
         }
     }
-    armed
+    (armed, overdue)
 }
 
 /// The verdict of a loss, dated back to the first missed beat.

@@ -176,6 +176,10 @@ impl Request for Move {
     fn plan(&self, world: World<'_>) -> Result<(Change, Arrow), Refusal> {
         let entry = world.roster.get(&self.key).ok_or_else(|| Refusal::UnknownService(self.key.clone()))?;
         let arrow = decide(standing(entry, world.now.wall), self.act)?;
+        if self.act == Act::Delete && world.roster.children_of(&self.key) > 0 {
+            let why = format!("{} still has children: delete them first, or revoke it and leave them", self.key);
+            return Err(Refusal::Invalid(why));
+        }
         let mut change = Change::default();
         match arrow {
             Arrow::Stay => return Ok((change, arrow)),

@@ -25,7 +25,7 @@ impl Registry {
             leases.reserve(entry.slot);
             leases.set_phase(entry.slot, Phase::NeverSeen);
         }
-        let shared = Shared::new(roster, leases, Ledger::default(), pace, clock.now());
+        let shared = Shared::new(roster, leases, Ledger::default(), (pace, None), clock.now());
         let whoami = Whoami {
             trust_domain: "fleet.example".parse().unwrap(),
             collector: "c1".parse().unwrap(),

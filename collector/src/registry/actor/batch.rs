@@ -4,13 +4,20 @@
 //! audit events wait for the next try.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use super::{AFTER_FAILURE, Actor, MAX_BATCH, MAX_PLANS, MAX_ROWS, Note};
+use super::{AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_BATCH, MAX_PLANS, MAX_ROWS, Note, RENEW_AGAIN};
+use rollcall_common::{id::ServiceKey, time::BootTime};
+
 use crate::{
-    registry::{Job, Refusal, World, roster::Slot, services},
+    registry::{
+        Job, Refusal, World,
+        roster::{Slot, parent_key},
+        services,
+    },
     store::{
         StoreError,
         rows::{Applied, AuditDraft, BlindScope, Change, Conflict, IntervalRow, Write},
@@ -55,6 +62,7 @@ impl Actor {
         let (owners, changes) = self.gather();
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
         if !changes.is_empty() {
+            self.committing = Some(clock.now().boot);
             self.commits.spawn(async move {
                 let start = clock.now();
                 let outcome = store.commit(&changes, start.wall).await;
@@ -67,6 +75,7 @@ impl Actor {
 
     fn gather(&mut self) -> (Vec<Owner>, Vec<Change>) {
         let (mut owners, mut changes) = (Vec::new(), Vec::new());
+        let mut ground = Ground::default();
         let shared = Arc::clone(&self.shared);
         let roster = shared.roster.read().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
@@ -78,6 +87,11 @@ impl Actor {
             }
             match job.plan(World { roster: &roster, now }) {
                 Some(change) if change.writes.is_empty() && change.audit.is_empty() => job.finish(Ok(())),
+                Some(change) if !ground.bears(&change) => {
+                    // It was planned on what this very batch changes: the next one takes it.
+                    self.jobs.push_front((job, plans));
+                    break;
+                }
                 Some(change) => {
                     changes.push(change);
                     owners.push(Owner::Job(job, plans + 1));
@@ -85,14 +99,19 @@ impl Actor {
                 None => job.finish(Ok(())),
             }
         }
+        let mut put_off = Vec::new();
         while changes.len() < MAX_BATCH {
             let Some(slot) = self.waking.pop_first() else { break };
             let seen = shared.leases.sight(slot, now.boot).and_then(|sight| sight.last_seen(now)).unwrap_or(now.wall);
-            if let Some(change) = roster.at(slot).and_then(|entry| services::activation(entry, seen)) {
+            let Some(change) = roster.at(slot).and_then(|entry| services::activation(entry, seen)) else { continue };
+            if ground.bears(&change) {
                 changes.push(change);
                 owners.push(Owner::Waking(slot));
+            } else {
+                put_off.push(slot);
             }
         }
+        self.waking.extend(put_off);
         while changes.len() < MAX_BATCH {
             let Some((slot, note)) = self.notes.pop_first() else { break };
             if let Some(entry) = roster.at(slot) {
@@ -116,7 +135,17 @@ impl Actor {
         (owners, changes)
     }
 
+    /// A commit that hangs is an outage too, although nothing has failed yet.
+    pub(super) fn watch_commit(&mut self, now: BootTime) {
+        if self.committing.is_some_and(|since| now.since(since) > COMMIT_WITHIN) {
+            self.committing = None;
+            let why = format!("a commit has not ended after {} s", COMMIT_WITHIN.as_secs());
+            self.store_is(Err(&StoreError::Unavailable { store: "registry".into(), why }));
+        }
+    }
+
     pub(super) fn settle(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        self.committing = None;
         let done = match done {
             Ok(Done::Batch(done)) => done,
             Ok(Done::Probe(Ok(()))) => return self.store_is(Ok(())),
@@ -145,7 +174,6 @@ impl Actor {
                 }
             }
         }
-        self.count_unrecorded();
     }
 
     fn store_is(&mut self, state: Result<(), &StoreError>) {
@@ -154,7 +182,9 @@ impl Actor {
             Ok(()) => {
                 // Nobody could renew meanwhile: that is held against no sidecar (`Ledger`).
                 if let Some(since) = self.store_down.take() {
-                    let now = self.clock.now().wall;
+                    let now = self.clock.now();
+                    self.expiry_at = now.boot.after(RENEW_AGAIN);
+                    let now = now.wall;
                     tracing::info!("the registry store takes changes again");
                     self.went_blind(BlindScope::Store("registry".into()), since, now, "store_outage");
                 }
@@ -176,7 +206,8 @@ impl Actor {
                 self.apply(change, &applied);
                 match owner {
                     Owner::Job(job, _) => job.finish(Ok(())),
-                    Owner::Waking(_) | Owner::Note(..) | Owner::Rows(_) | Owner::Audits(_) => {}
+                    Owner::Rows(rows) => self.recorded(&rows),
+                    Owner::Waking(_) | Owner::Note(..) | Owner::Audits(_) => {}
                 }
             }
             (Owner::Job(mut job, plans), Err(conflict)) => {
@@ -187,15 +218,19 @@ impl Actor {
                 }
             }
             (Owner::Waking(slot), Err(_)) => {
-                // Somebody else moved its status in the same batch: look again.
+                // Memory and store disagree about its row, which a moment may cure and a hot loop does not.
+                self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
                 self.waking.insert(slot);
             }
             (Owner::Rows(rows), Err(conflict)) => {
                 // One of the services is gone: the others' rows must not go with it.
                 let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
-                let kept: Vec<_> = rows.into_iter().filter(|row| roster.get(&row.service).is_some()).collect();
+                let (kept, gone): (Vec<_>, Vec<_>) =
+                    rows.into_iter().partition(|row| roster.get(&row.service).is_some());
                 drop(roster);
+                self.recorded(&gone);
                 tracing::debug!(%conflict, kept = kept.len(), "presence rows are written again");
+                self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
                 self.history.put_back(kept);
             }
             (Owner::Note(slot, _), Err(conflict)) => tracing::debug!(slot = slot.0, %conflict, "a note was too late"),
@@ -221,5 +256,48 @@ impl Actor {
                 }
             }
         }
+    }
+}
+
+/// What a batch stands on: every change in it was planned on the same roster, so none may change what
+/// another one looked at.
+#[derive(Debug, Default)]
+struct Ground {
+    changed: HashSet<ServiceKey>,
+    looked_at: HashSet<ServiceKey>,
+}
+
+impl Ground {
+    /// Takes a change into the batch, if it and the batch leave one another's ground alone.
+    fn bears(&mut self, change: &Change) -> bool {
+        let (mut changed, mut looked_at) = (Vec::new(), Vec::new());
+        for write in &change.writes {
+            match write {
+                Write::InsertService(row) => {
+                    changed.push(row.key.clone());
+                    looked_at.extend(parent_key(row));
+                }
+                Write::SetStatus { service, .. }
+                | Write::Describe { service, .. }
+                | Write::RemoveService { service, .. }
+                | Write::DropIdentity(service) => changed.push(service.clone()),
+                Write::PutIdentity { row, .. } => changed.push(row.service.clone()),
+                Write::Note { .. }
+                | Write::Deny { .. }
+                | Write::Allow(_)
+                | Write::InsertToken(_)
+                | Write::RevokeToken { .. }
+                | Write::UseToken { .. }
+                | Write::InsertCredential(_)
+                | Write::BeginInterval(_) => {}
+            }
+        }
+        let clash = changed.iter().any(|key| self.changed.contains(key) || self.looked_at.contains(key))
+            || looked_at.iter().any(|key| self.changed.contains(key));
+        if !clash {
+            self.changed.extend(changed);
+            self.looked_at.extend(looked_at);
+        }
+        !clash
     }
 }

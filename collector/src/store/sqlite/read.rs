@@ -252,8 +252,9 @@ fn mark(f: &mut Fields<'_>) -> Result<ObserverMark, Unreadable> {
     Ok(ObserverMark { collector: f.word()?, boot_id: f.word()?, boot: f.boot()?, wall: f.time()? })
 }
 
-const BLIND: &str = "SELECT scope, from_at, to_at, cause FROM blind_intervals WHERE to_at > $1 \
-     ORDER BY from_at, row_no LIMIT $2";
+const BLIND: &str = "SELECT scope, from_at, to_at, cause FROM (SELECT scope, from_at, to_at, cause, row_no \
+     FROM blind_intervals WHERE to_at > $1 ORDER BY from_at DESC, row_no DESC LIMIT $2) AS latest \
+     ORDER BY from_at, row_no";
 
 fn blind(f: &mut Fields<'_>) -> Result<BlindRow, Unreadable> {
     Ok(BlindRow { scope: f.json()?, from: f.time()?, to: f.time()?, cause: f.text()? })
