@@ -95,6 +95,8 @@ pub struct Agent {
     dialer: Arc<Dialer>,
     instance_id: InstanceId,
     boot_id: BootId,
+    /// What the vault keeps of addresses.
+    kept: Option<Addresses>,
     /// Where a session or a rejoin dials.
     addresses: Vec<Address>,
     chance: Backoff,
@@ -133,6 +135,7 @@ impl Agent {
             systemd: Systemd::default(),
             dialer: Arc::new(Dialer::new()),
             local: Some(local),
+            kept: None,
             addresses: Vec::new(),
             unadopted: false,
             last_end: None,
@@ -171,7 +174,7 @@ impl Agent {
                 None => return Ok(()),
             },
         };
-        tracing::info!(service = %current.service(), generation = current.term().generation.0, "identity");
+        tracing::info!(service = %current.service(), generation = current.term().generation.0, "enrolled");
         self.edit(|board| board.service = Some(current.service().clone()));
         self.live(current, next, addresses, signals).await
     }
@@ -238,11 +241,7 @@ impl Agent {
                 warn_of(outcome);
             }
             Wish::Adopt(Paper::Current) | Wish::DropNext => warn_of(self.vault.drop_next()),
-            Wish::KeepAddresses(addresses) => {
-                warn_of(self.vault.keep_addresses(&addresses));
-                let list = self.settle_addresses(Some(addresses));
-                tracing::info!(addresses = ?list, "the collectors' addresses");
-            }
+            Wish::KeepAddresses(addresses) => self.keep_addresses(addresses),
             Wish::Note(notice) => self.log(&notice),
             Wish::Rejoin => match self.rejoin(&drive.identities(), signals).await {
                 Some(next) => drive.rejoined(next),
@@ -253,12 +252,25 @@ impl Agent {
         ControlFlow::Continue(())
     }
 
+    /// Collectors tell their addresses at each greeting: what is known already costs no write.
+    fn keep_addresses(&mut self, addresses: Addresses) {
+        if self.kept.as_ref() == Some(&addresses) {
+            return;
+        }
+        warn_of(self.vault.keep_addresses(&addresses));
+        let list: Vec<String> = addresses.list.iter().map(ToString::to_string).collect();
+        let overridden = !self.config.addresses.is_empty();
+        tracing::info!(revision = addresses.revision, overridden, "the collectors are at {}", list.join(", "));
+        self.settle_addresses(Some(addresses));
+    }
+
     /// The override of the configuration, or else what was kept, is where we dial.
     fn settle_addresses(&mut self, kept: Option<Addresses>) -> Vec<Address> {
-        self.addresses = match kept {
-            Some(kept) if self.config.addresses.is_empty() => kept.list,
+        self.addresses = match &kept {
+            Some(kept) if self.config.addresses.is_empty() => kept.list.clone(),
             Some(_) | None => self.config.addresses.clone(),
         };
+        self.kept = kept;
         self.edit(|board| board.addresses.clone_from(&self.addresses));
         self.addresses.clone()
     }

@@ -39,6 +39,9 @@ const IDLE_TIMEOUT_MS: u32 = 30 * 60 * 1000;
 const STREAM_WINDOW: u32 = 32 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024;
 
+/// How long the first address family has for itself (RFC 8305).
+const HEAD_START: Duration = Duration::from_millis(250);
+
 /// Why a link could not be made or went away.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
@@ -116,13 +119,36 @@ impl Dialer {
     }
 
     /// Dials a collector and opens the stream. `variant` chooses among the IP addresses of a name, which
-    /// is resolved anew each time.
+    /// is resolved anew each time. Where the name has addresses of both families, the second family gets
+    /// its chance after [`HEAD_START`]: a family that does not work costs no more than that.
     ///
     /// # Errors
     /// [`LinkError`]; nothing was sent on the stream then.
     pub async fn dial(&self, address: &Address, variant: u32, tls: rustls::ClientConfig) -> Result<Link, LinkError> {
-        let remote = resolve::choose(address, variant).await?;
+        let resolve::Choice { first, second } = resolve::choose(address, variant).await?;
         let config = client_config(tls)?;
+        let Some(second) = second else { return self.connect(first, config).await };
+        let mut first = std::pin::pin!(self.connect(first, config.clone()));
+        if let Ok(outcome) = tokio::time::timeout(HEAD_START, &mut first).await {
+            return match outcome {
+                Ok(link) => Ok(link),
+                Err(_) => self.connect(second, config).await,
+            };
+        }
+        let mut second = std::pin::pin!(self.connect(second, config));
+        tokio::select! {
+            outcome = &mut first => match outcome {
+                Ok(link) => Ok(link),
+                Err(_) => second.await,
+            },
+            outcome = &mut second => match outcome {
+                Ok(link) => Ok(link),
+                Err(_) => first.await,
+            },
+        }
+    }
+
+    async fn connect(&self, remote: SocketAddr, config: ClientConfig) -> Result<Link, LinkError> {
         let connecting = match self.endpoint(remote)?.connect_with(config.clone(), remote, SERVER_NAME) {
             // The socket broke: take a new one, once.
             Err(ConnectError::EndpointStopping) => {

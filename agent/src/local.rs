@@ -134,3 +134,37 @@ pub async fn ask(path: &Path) -> io::Result<Report> {
     });
     asked.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_of_a_killed_sidecar_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/agent.sock");
+        let first = Local::bind(&path).unwrap();
+        assert!(matches!(Local::bind(&path), Err(LocalError::Taken(_))));
+        // A kill leaves the file and closes the socket.
+        let path_kept = dir.path().join("kept");
+        std::fs::rename(&path, &path_kept).unwrap();
+        drop(first);
+        std::fs::rename(&path_kept, &path).unwrap();
+        let second = Local::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        drop(second);
+        assert!(!path.exists());
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(Local::bind(&path), Err(LocalError::InTheWay(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let error = Local::bind(&dir.path().join("x".repeat(120))).unwrap_err();
+        assert!(error.to_string().contains("set another `socket`"), "{error}");
+    }
+}

@@ -6,10 +6,17 @@ use rollcall_common::address::Address;
 
 use super::LinkError;
 
-/// The IP address to dial: the families take turns, so that one that does not work costs one try only.
-pub(super) async fn choose(address: &Address, variant: u32) -> Result<SocketAddr, LinkError> {
+/// One IP address to dial, and one of the other family for when the first does not answer at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) first: SocketAddr,
+    pub(super) second: Option<SocketAddr>,
+}
+
+/// The IP addresses to dial: with each variant another one begins, and the families take turns.
+pub(super) async fn choose(address: &Address, variant: u32) -> Result<Choice, LinkError> {
     if let Some(ip) = address.ip() {
-        return Ok(SocketAddr::new(ip, address.port()));
+        return Ok(Choice { first: SocketAddr::new(ip, address.port()), second: None });
     }
     let failed = |why: String| LinkError::Resolve { address: address.clone(), why };
     let host = address.host();
@@ -17,7 +24,7 @@ pub(super) async fn choose(address: &Address, variant: u32) -> Result<SocketAddr
     turn(found.collect(), variant).ok_or_else(|| failed("the name has no IP address".into()))
 }
 
-fn turn(found: Vec<SocketAddr>, variant: u32) -> Option<SocketAddr> {
+fn turn(found: Vec<SocketAddr>, variant: u32) -> Option<Choice> {
     let first_is_v6 = found.first()?.is_ipv6();
     // The resolver's preference decides which family begins, and the order within each.
     let (preferred, other): (Vec<_>, Vec<_>) = found.into_iter().partition(|addr| addr.is_ipv6() == first_is_v6);
@@ -31,7 +38,10 @@ fn turn(found: Vec<SocketAddr>, variant: u32) -> Option<SocketAddr> {
         }
     }
     let at = usize::try_from(variant).unwrap_or(0).checked_rem(order.len())?;
-    order.get(at).copied()
+    let first = order.get(at).copied()?;
+    order.rotate_left(at);
+    let second = order.into_iter().find(|addr| addr.is_ipv6() != first.is_ipv6());
+    Some(Choice { first, second })
 }
 
 #[cfg(test)]
@@ -42,11 +52,17 @@ mod tests {
     fn families_take_turns() {
         let all: Vec<SocketAddr> =
             ["[2001:db8::1]:1", "[2001:db8::2]:1", "192.0.2.1:1"].iter().map(|text| text.parse().unwrap()).collect();
-        let nth = |n| turn(all.clone(), n).unwrap().to_string();
-        assert_eq!(nth(0), "[2001:db8::1]:1");
-        assert_eq!(nth(1), "192.0.2.1:1");
-        assert_eq!(nth(2), "[2001:db8::2]:1");
-        assert_eq!(nth(3), "[2001:db8::1]:1");
+        let nth = |n| {
+            let Choice { first, second } = turn(all.clone(), n).unwrap();
+            (first.to_string(), second.unwrap().to_string())
+        };
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(nth(0), pair("[2001:db8::1]:1", "192.0.2.1:1"));
+        assert_eq!(nth(1), pair("192.0.2.1:1", "[2001:db8::2]:1"));
+        assert_eq!(nth(2), pair("[2001:db8::2]:1", "192.0.2.1:1"));
+        assert_eq!(nth(3), nth(0));
+        let alone = turn(vec![all[2]], 5).unwrap();
+        assert_eq!(alone, Choice { first: all[2], second: None });
         assert_eq!(turn(vec![], 0), None);
     }
 }

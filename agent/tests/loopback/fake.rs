@@ -202,7 +202,7 @@ struct Shared {
     authority: Arc<Authority>,
     manners: Manners,
     seen: watch::Sender<Seen>,
-    live: Mutex<Vec<(Connection, tokio::sync::mpsc::UnboundedSender<Down>)>>,
+    live: Mutex<Vec<(Connection, tokio::sync::mpsc::UnboundedSender<Vec<u8>>)>>,
     interval_ms: u32,
 }
 
@@ -275,8 +275,13 @@ impl Fake {
 
     /// Sends a frame on every live session.
     pub(crate) fn say(&self, down: &Down) {
+        self.say_bytes(&encode(down).unwrap());
+    }
+
+    /// Sends bytes on every live session.
+    pub(crate) fn say_bytes(&self, frame: &[u8]) {
         for (_, sender) in self.shared.live.lock().unwrap().iter() {
-            let _ = sender.send(down.clone());
+            let _ = sender.send(frame.to_vec());
         }
     }
 
@@ -305,7 +310,7 @@ impl Shared {
         let (sender, mut orders) = tokio::sync::mpsc::unbounded_channel();
         let mut frames = Deframer::default();
         loop {
-            let down = tokio::select! {
+            let frames_down = tokio::select! {
                 chunk = recv.read_chunk(usize::MAX, true) => {
                     let Ok(Some(chunk)) = chunk else { return };
                     frames.push(&chunk.bytes);
@@ -315,14 +320,14 @@ impl Shared {
                             self.live.lock().unwrap().push((connection.clone(), sender.clone()));
                         }
                         assert_eq!(enrolling, matches!(up, Up::Enroll(_) | Up::Rejoin(_)), "{up:?}");
-                        answers.extend(self.answer(connection, up));
+                        answers.extend(self.answer(connection, up).map(|down| encode(&down).unwrap()));
                     }
                     answers
                 }
-                Some(down) = orders.recv() => vec![down],
+                Some(frame) = orders.recv() => vec![frame],
             };
-            for down in down {
-                if send.write_all(&encode(&down).unwrap()).await.is_err() {
+            for frame in frames_down {
+                if send.write_all(&frame).await.is_err() {
                     return;
                 }
             }

@@ -382,3 +382,36 @@ async fn one_state_directory_has_one_sidecar() {
     assert!(fault.to_string().starts_with("another sidecar answers at"), "{fault}");
     running.stop().await;
 }
+
+/// A newer collector may say what this version does not know: the session ends, the sidecar does not.
+#[tokio::test]
+async fn an_unknown_frame_ends_the_session_only() {
+    let authority = Authority::new();
+    let fake = Fake::start(&authority, 200);
+    let host = Host::new();
+    host.put_token(&authority, &[&fake]);
+    let running = host.start(host.config(|_| {}));
+    running.until("live", |report| report.last_acked >= Some(1)).await;
+    // Directive (variant 5) number 99.
+    fake.say_bytes(&[0, 0, 0, 2, 5, 99]);
+    let told = |seen: &fake::Seen| seen.closes.iter().any(|close| close.contains("PROTOCOL"));
+    fake.until("the close and the next session", |seen| seen.hellos.len() == 2 && told(seen)).await;
+    running.until("live again", |report| report.state == Doing::Live).await;
+    running.stop().await;
+}
+
+/// A name is resolved, and a family on which nobody answers costs a moment, not a timeout.
+#[tokio::test]
+async fn a_name_is_dialed_in_both_families() {
+    let authority = Authority::new();
+    let fake = Fake::start(&authority, 200);
+    let host = Host::new();
+    host.put_token(&authority, &[&fake]);
+    let port = fake.addr.port();
+    let running =
+        host.start(host.config(|layer| layer.addresses = Some(vec![format!("localhost:{port}").parse().unwrap()])));
+    let live = running.until("live", |report| report.state == Doing::Live).await;
+    assert_eq!(live.collector, Some(format!("localhost:{port}")));
+    assert_eq!(live.addresses, [format!("localhost:{port}")], "the override holds");
+    running.stop().await;
+}
