@@ -84,6 +84,17 @@ impl Screen {
         self.print(table)
     }
 
+    /// Ends as a failed write would where nobody reads any more. A writer that has nothing to say does not
+    /// learn of it otherwise: `… --watch | grep -m1 lost` would wait for the next change.
+    pub(super) fn still_read(&self) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let stdout = io::stdout();
+        let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        let [fd] = &fds;
+        if fd.revents().contains(PollFlags::ERR) { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+
     /// Empties the terminal for the next picture.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         write!(self.out, "\u{1b}[H\u{1b}[2J")

@@ -55,7 +55,9 @@ pub(super) async fn audit(client: &Client, screen: &mut Screen, args: AuditArgs)
 /// The details that say something, in words.
 fn details(item: &Value) -> String {
     let pairs = item.get("details").and_then(Value::as_object).into_iter().flatten();
-    let told = pairs.filter(|(_, value)| !value.is_null() && **value != json!(""));
+    // What has parts of its own does not fit into a line: `--output json` shows it.
+    let fits = |value: &Value| !value.is_object() && !value.is_array();
+    let told = pairs.filter(|(_, value)| !value.is_null() && **value != json!("") && fits(value));
     told.map(|(name, _)| format!("{name}={}", field(item.get("details").unwrap_or(&Value::Null), name)))
         .collect::<Vec<_>>()
         .join(" ")
@@ -101,7 +103,7 @@ mod tests {
 
     #[test]
     fn details_leave_out_what_says_nothing() {
-        let item = json!({"details": {"after": "revoked", "before": "active", "reason": "", "parent": null}});
+        let item = json!({"details": {"after": "revoked", "before": "active", "reason": "", "parent": null, "policy": {"a": 1}}});
         assert_eq!(details(&item), "after=revoked before=active");
     }
 }

@@ -44,6 +44,7 @@ async fn watch(
     let mut known = None;
     loop {
         ticks.tick().await;
+        screen.still_read()?;
         match client.list(path, query, max).await {
             Ok(listed) => show(screen, &listed, &mut known)?,
             // A collector that restarts is what one watches for; a refusal will not change by itself.
