@@ -13,7 +13,10 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("sysinfo", &["agent/src/sample/host"]),
     ("reqwest", &["collector/src/cli"]),
     ("comfy_table", &["collector/src/cli"]),
-    ("rcgen", &["collector/src/ca", "agent/src/key", "agent/src/enroll", "agent/src/vault", "agent/src/identity/specimen"]),
+    (
+        "rcgen",
+        &["collector/src/ca", "agent/src/key", "agent/src/enroll", "agent/src/vault", "agent/src/identity/specimen"],
+    ),
 ];
 
 /// What common must not touch: whoever needs these is a shell.
