@@ -6,6 +6,7 @@
 //! | [`net`] | a UDP relay with weather |
 //! | [`peer`] | a sidecar driven by hand |
 //! | [`fleet`] | many of them that keep their pace |
+//! | [`flood`] | handshakes that are begun and never finished |
 //! | [`forge`] | certificates that nobody should trust |
 //! | [`impostor`] | a false collector |
 //! | [`redis`] | a real redis-server |
@@ -15,6 +16,7 @@
 //! | [`world`] | collector and sidecars as processes, the API, the logs |
 
 pub mod fleet;
+pub mod flood;
 pub mod forge;
 pub mod impostor;
 pub mod lab;
