@@ -69,6 +69,9 @@ pub enum Fault {
         "`kind` is not set: write kind = \"poller\", \"agent\", \"checker\" or \"instance\" into the configuration"
     )]
     NoKind,
+    /// Nobody could stop it in order.
+    #[error("signals cannot be received: {0}")]
+    Signals(#[source] std::io::Error),
     /// Nowhere to dial.
     #[error("there is no collector address: neither the token nor the configuration has one")]
     NoAddress,
@@ -80,6 +83,19 @@ pub enum Fault {
         /// Why.
         error: EnrollError,
     },
+}
+
+impl Fault {
+    /// Whether a restart may help without anybody's doing: the disk may have room again.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Vault(error) => error.is_transient(),
+            Self::Signals(_) => true,
+            Self::Local(_) | Self::BootId(_) | Self::Randomness(_) | Self::Token(_) => false,
+            Self::NoKind | Self::NoAddress | Self::Refused { .. } => false,
+        }
+    }
 }
 
 /// A sidecar that is ready to run: it holds its state directory, and its socket answers.

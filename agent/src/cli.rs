@@ -30,6 +30,8 @@ pub enum Exit {
     Well,
     /// The command line is wrong.
     Usage,
+    /// Something that a restart may cure: a full disk.
+    Failed,
     /// Nobody answers.
     Unavailable,
     /// Configuration, state or token that a restart cannot cure.
@@ -40,6 +42,7 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
             Exit::Well => 0,
+            Exit::Failed => 1,
             Exit::Usage => 64,
             Exit::Unavailable => 69,
             Exit::Config => 78,

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use rollcall_agent::{
-    agent::Agent,
+    agent::{Agent, Fault},
     cli::{Cli, Command, Exit, complain, explain},
     key::forbid_core_dumps,
     log,
@@ -46,15 +46,15 @@ fn run(cli: &Cli, runtime: &Runtime) -> Exit {
     let outcome = runtime.block_on(async {
         let agent = Agent::prepare(config, Arc::new(SystemClock))?;
         tokio::select! {
-            outcome = agent.run(signals) => outcome.map_err(anyhow::Error::from),
-            Err(error) = pass_on(sender) => Err(error.into()),
+            outcome = agent.run(signals) => outcome,
+            Err(error) = pass_on(sender) => Err(Fault::Signals(error)),
         }
     });
     match outcome {
         Ok(()) => Exit::Well,
-        Err(error) => {
-            tracing::error!("{error}");
-            Exit::Config
+        Err(fault) => {
+            tracing::error!("{fault}");
+            if fault.is_transient() { Exit::Failed } else { Exit::Config }
         }
     }
 }

@@ -139,6 +139,25 @@ pub enum VaultError {
     Key(#[from] KeyError),
 }
 
+impl VaultError {
+    /// Whether a restart may help without anybody's doing: the disk may have room again.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Directory { source, .. } | Self::Read { source, .. } | Self::Write { source, .. } => {
+                [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&source.kind())
+            }
+            Self::NotA { .. }
+            | Self::Exposed { .. }
+            | Self::Foreign { .. }
+            | Self::Locked(_)
+            | Self::Newer { .. }
+            | Self::Damaged { .. }
+            | Self::Key(_) => false,
+        }
+    }
+}
+
 impl Vault {
     /// Opens the directory, makes it where it is missing, and holds it until dropped.
     ///

@@ -99,12 +99,10 @@ pub enum StateDirError {
 }
 
 impl StateDirError {
-    /// Whether a restart may help without anybody's doing: the disk may have room again, and whoever holds
-    /// the directory may be gone.
+    /// Whether a restart may help without anybody's doing: the disk may have room again.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Busy { .. } => true,
             Self::Io { source, .. } => {
                 let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::Interrupted];
                 full.contains(&source.kind())
@@ -113,6 +111,7 @@ impl StateDirError {
             | Self::WrongType { .. }
             | Self::Mode { .. }
             | Self::Owner { .. }
+            | Self::Busy { .. }
             | Self::TooLarge { .. } => false,
         }
     }

@@ -37,7 +37,9 @@ impl Running {
             boot_id: BootId([1; 16]),
         };
         let (actor, registry) =
-            Actor::open(Arc::clone(&store), Arc::clone(clock) as _, whoami, (PACE, None), Arc::default()).await.unwrap();
+            Actor::open(Arc::clone(&store), Arc::clone(clock) as _, whoami, (PACE, None), Arc::default())
+                .await
+                .unwrap();
         let stop = CancellationToken::new();
         let task = start(actor, stop.clone());
         Self { registry, store, clock: Arc::clone(clock), stop, task }
