@@ -187,6 +187,19 @@ impl World {
         self.start_collector().await
     }
 
+    /// One more collector, with a state directory of its own; it is started.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn another_collector(&self, state: &Path) -> Result<Process> {
+        let config = state.with_extension("toml");
+        fs::write(&config, self.plan.collector_toml(state))?;
+        let mut process = Process::new("rollcall-collector", "another", self.dir.path())?;
+        process.args(["serve".into(), "--config".into(), config.display().to_string()]);
+        process.start()?;
+        Ok(process)
+    }
+
     /// The collector's process.
     pub fn collector(&mut self) -> &mut Process {
         &mut self.collector
