@@ -13,6 +13,8 @@ run: ## A collector and three sidecars beside real processes, until Ctrl-C
 
 # One profile and one feature set for everything below: nothing is compiled twice.
 test: setup-test ## Every test that fits CI, the fuzzers' corpus included
+	@# The end-to-end tests start the real programs, which `cargo test` alone does not build.
+	$(CARGO) build --workspace --locked
 	$(CARGO) test --workspace --locked
 
 setup-test: ## Installs what the tests need from the distribution

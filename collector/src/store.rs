@@ -101,7 +101,7 @@ pub trait RegistryStore: Send + Sync + fmt::Debug {
     /// Records a time that could not be observed.
     async fn record_blind(&self, blind: &BlindRow) -> Result<(), StoreError>;
 
-    /// Blind intervals that end after `since`, oldest first, at most `limit`, capped at 1,000.
+    /// Blind intervals that end after `since`, the newest of them, oldest first, at most `limit`, capped at 1,000.
     async fn blind_since(&self, since: Timestamp, limit: usize) -> Result<Vec<BlindRow>, StoreError>;
 
     /// Audit events, newest first.

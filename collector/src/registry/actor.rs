@@ -47,6 +47,8 @@ const MAILBOX: usize = 8_192;
 const MAX_JOBS: usize = 4_096;
 /// Changes in one group commit.
 const MAX_BATCH: usize = 1_024;
+/// Requests that one batch may plan in vain, because they stand on what it changes.
+const MAX_PUT_OFF: usize = 64;
 /// Presence rows in one group commit.
 const MAX_ROWS: usize = 2_048;
 /// How often a request is planned again before it is refused as busy.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_BATCH, MAX_PLANS, MAX_ROWS, Note, RENEW_AGAIN};
+use super::{AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_BATCH, MAX_PLANS, MAX_PUT_OFF, MAX_ROWS, Note, RENEW_AGAIN};
 use rollcall_common::{id::ServiceKey, time::BootTime};
 
 use crate::{
@@ -79,7 +79,8 @@ impl Actor {
         let shared = Arc::clone(&self.shared);
         let roster = shared.roster.read().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
-        while changes.len() < MAX_BATCH {
+        let mut put_off = Vec::new();
+        while changes.len() < MAX_BATCH && put_off.len() < MAX_PUT_OFF {
             let Some((mut job, plans)) = self.jobs.pop_front() else { break };
             if plans >= MAX_PLANS {
                 job.finish(Err(Refusal::Busy));
@@ -89,8 +90,7 @@ impl Actor {
                 Some(change) if change.writes.is_empty() && change.audit.is_empty() => job.finish(Ok(())),
                 Some(change) if !ground.bears(&change) => {
                     // It was planned on what this very batch changes: the next one takes it.
-                    self.jobs.push_front((job, plans));
-                    break;
+                    put_off.push((job, plans));
                 }
                 Some(change) => {
                     changes.push(change);
@@ -98,6 +98,9 @@ impl Actor {
                 }
                 None => job.finish(Ok(())),
             }
+        }
+        for job in put_off.into_iter().rev() {
+            self.jobs.push_front(job);
         }
         let mut put_off = Vec::new();
         while changes.len() < MAX_BATCH {

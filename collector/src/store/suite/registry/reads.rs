@@ -82,8 +82,8 @@ pub(super) async fn observers_and_blind_times(store: &dyn RegistryStore) {
         assert_eq!(store.record_blind(row).await, Ok(()));
     }
     let [newest, middle, _] = rows;
-    assert_eq!(store.blind_since(later(20), 10).await, Ok(vec![middle.clone(), newest]));
-    assert_eq!(store.blind_since(later(20), 1).await, Ok(vec![middle]));
+    assert_eq!(store.blind_since(later(20), 10).await, Ok(vec![middle, newest.clone()]), "oldest first");
+    assert_eq!(store.blind_since(later(20), 1).await, Ok(vec![newest]), "the newest count");
     assert_eq!(store.blind_since(later(50), 10).await, Ok(vec![]));
     assert_eq!(store.ping().await, Ok(()));
     assert_eq!(load(store).await.position.seq, Seq(0), "none of this takes a seq");
