@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rollcall_common::{
-    code::{Advice, Code},
+    code::Code,
     id::{ServiceId, random},
     time::Timestamp,
     wire::{
@@ -132,9 +132,7 @@ async fn enroll(
             context.registry.metrics().enrolled.inc();
             tracing::info!(service = %granted.service, %token, "enrolled");
         }
-        Err(refusal) if refusal.code.advice() == Advice::GiveUp => {
-            // Asking again cannot help, so whoever does is slowed like one who guesses.
-            context.lanes(|lanes| lanes.failed(from.ip(), now.boot));
+        Err(refusal) if !comes_again(refusal.code) => {
             // The secret was right, so somebody holds this token: worth the trail, with the true reason.
             let action = if refusal.code == Code::TokenExhausted { "token.reuse" } else { "token.refused" };
             let by = By { actor: format!("token:{token}"), request_id: None };
@@ -142,7 +140,7 @@ async fn enroll(
             let draft = by.did(now.wall, action, format!("token:{token}"), details);
             context.registry.tell(Notice::Audit(Box::new(draft)));
         }
-        // It comes again when the parent, the store or the hour is there; the metric counts it.
+        // A fleet that waits for its parent, or for us, would fill the trail; the metric counts it.
         Err(_) => {}
     }
     granted
@@ -201,6 +199,11 @@ where
         tracing::info!(%refusal, "not granted");
         refused(context, refusal.code())
     })
+}
+
+/// Whether a refusal is about us or about the order in which hosts come up, not about the token.
+fn comes_again(code: Code) -> bool {
+    [Code::Busy, Code::StoreUnavailable, Code::Internal, Code::Draining, Code::ParentUnknown].contains(&code)
 }
 
 fn busy(context: &Context, wait: Duration) -> Refused {
