@@ -1,6 +1,7 @@
-//! The first credential: made once, kept in a private file, good for whoever may read that file.
+//! The first credential: made once, kept in a private file, good for whoever may read that file. At most one
+//! is live: whoever makes one ends the others.
 //!
-//! It owns the rule when one is made. It does not write files: the caller brings the reading and writing,
+//! It owns the rule when one is made, and so how it is rotated. It does not write files: the caller brings the reading and writing,
 //! so that modes, owners and atomic replacement stay in one place.
 
 use std::error::Error;
@@ -8,7 +9,7 @@ use std::error::Error;
 use rollcall_common::{
     id::NoRandomness,
     time::Timestamp,
-    token::{Credential, CredentialKind},
+    token::{Credential, CredentialKind, TokenId},
 };
 use zeroize::Zeroizing;
 
@@ -26,9 +27,9 @@ pub const WORD: &str = "bootstrap";
 pub enum Bootstrap {
     /// The file holds a credential that works.
     Kept,
-    /// A credential was made and written.
+    /// A credential was made and written; every earlier one is revoked.
     Made,
-    /// An operator closed this door; it stays closed.
+    /// There were such credentials and each of them is revoked: somebody closed this door, and it stays closed.
     Closed,
 }
 
@@ -48,10 +49,10 @@ pub enum BootstrapError {
 
 /// Sees to it that the file holds a credential that works, unless an operator closed this door.
 ///
-/// `found` is what the file holds, if there is one; `write` replaces it, private and as a whole. The row is
-/// committed first: a kill in between leaves a credential that nobody knows, and the next start makes
-/// another. Deleting the file and restarting gives a new credential; the old one keeps working until it is
-/// revoked.
+/// `found` is what the file holds, if there is one; `write` replaces it, private and as a whole. Deleting the
+/// file and restarting rotates the credential: the change that adds the new row revokes the earlier ones. It
+/// is committed before the file is written: a kill in between leaves a credential that nobody knows, and the
+/// next start replaces that one too.
 ///
 /// # Errors
 /// See [`BootstrapError`].
@@ -64,24 +65,38 @@ where
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     let now = registry.now().wall;
-    if let Some(standing) = registry.read(|roster| standing(roster, found, now)) {
-        return Ok(standing);
-    }
+    let replaces = match registry.read(|roster| standing(roster, found, now)) {
+        Standing::Settled(settled) => return Ok(settled),
+        Standing::Wanted { replaces } => replaces,
+    };
     let (row, text) = make(now)?;
-    registry.ask(AddCredential { row, by: By::system() }).await?;
+    registry.ask(AddCredential { row, replaces, by: By::system() }).await?;
     write(text.as_bytes()).map_err(|error| BootstrapError::File(error.into()))?;
     Ok(Bootstrap::Made)
 }
 
-/// What there is already; `None` = one must be made.
-fn standing(roster: &Roster, found: Option<&[u8]>, now: Timestamp) -> Option<Bootstrap> {
+/// What there is already.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    /// Nothing is to be made.
+    Settled(Bootstrap),
+    /// One must be made, in the place of all that are not revoked.
+    Wanted { replaces: Vec<TokenId> },
+}
+
+fn standing(roster: &Roster, found: Option<&[u8]>, now: Timestamp) -> Standing {
     let ours = || roster.credentials().filter(|row| row.role == WORD);
     let lives = |row: &CredentialRow| row.revoked_at.is_none() && row.expires_at.is_none_or(|end| now < end);
     let held = found.and_then(|bytes| std::str::from_utf8(bytes).ok()?.parse::<Credential>().ok());
     if held.is_some_and(|held| ours().any(|row| row.id == held.id && row.hash == held.hash() && lives(row))) {
-        return Some(Bootstrap::Kept);
+        return Standing::Settled(Bootstrap::Kept);
     }
-    ours().any(|row| row.revoked_at.is_some()).then_some(Bootstrap::Closed)
+    let replaces: Vec<_> = ours().filter(|row| row.revoked_at.is_none()).map(|row| row.id).collect();
+    // A rotation revokes rows too, but never the last one.
+    if replaces.is_empty() && ours().next().is_some() {
+        return Standing::Settled(Bootstrap::Closed);
+    }
+    Standing::Wanted { replaces }
 }
 
 fn make(now: Timestamp) -> Result<(CredentialRow, Zeroizing<String>), NoRandomness> {
@@ -100,34 +115,4 @@ fn make(now: Timestamp) -> Result<(CredentialRow, Zeroizing<String>), NoRandomne
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::rows::Loaded;
-
-    fn roster(rows: &[CredentialRow]) -> Roster {
-        Roster::from_loaded(&Loaded { credentials: rows.to_vec(), ..Loaded::default() })
-    }
-
-    #[test]
-    fn one_is_made_where_none_works_and_none_where_the_door_was_closed() {
-        let now = Timestamp::from_secs(1_800_000_000);
-        let (row, text) = make(now).unwrap();
-        let (other, _) = make(now).unwrap();
-        assert_eq!(standing(&roster(&[]), None, now), None, "first start");
-        assert_eq!(standing(&roster(&[]), Some(text.as_bytes()), now), None, "a file of another deployment");
-        assert_eq!(standing(&roster(std::slice::from_ref(&row)), Some(text.as_bytes()), now), Some(Bootstrap::Kept));
-        assert_eq!(standing(&roster(std::slice::from_ref(&row)), None, now), None, "a lost file");
-        assert_eq!(standing(&roster(std::slice::from_ref(&row)), Some(b"rubbish"), now), None);
-        assert_eq!(standing(&roster(&[other]), Some(text.as_bytes()), now), None, "a stale file");
-        let ended = CredentialRow { expires_at: Some(now), ..row.clone() };
-        assert_eq!(standing(&roster(&[ended]), Some(text.as_bytes()), now), None);
-        let closed = CredentialRow { revoked_at: Some(now), ..row.clone() };
-        assert_eq!(
-            standing(&roster(std::slice::from_ref(&closed)), Some(text.as_bytes()), now),
-            Some(Bootstrap::Closed)
-        );
-        assert_eq!(standing(&roster(&[closed]), None, now), Some(Bootstrap::Closed));
-        let key = CredentialRow { role: "admin".into(), revoked_at: Some(now), ..row };
-        assert_eq!(standing(&roster(&[key]), None, now), None, "an administrator's key is another door");
-    }
-}
+mod tests;

@@ -418,6 +418,7 @@ impl Actor {
             | Write::RevokeToken { .. }
             | Write::UseToken { .. }
             | Write::InsertCredential(_)
+            | Write::RevokeCredential { .. }
             | Write::BeginInterval(_) => return None,
         };
         let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
@@ -468,6 +469,7 @@ impl Actor {
                 | Write::RevokeToken { .. }
                 | Write::UseToken { .. }
                 | Write::InsertCredential(_)
+                | Write::RevokeCredential { .. }
                 | Write::BeginInterval(_),
                 _,
             ) => {}

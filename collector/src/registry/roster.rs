@@ -260,6 +260,11 @@ impl Roster {
             Write::InsertCredential(credential) => {
                 self.credentials.insert(credential.id, Arc::new(credential.clone()));
             }
+            Write::RevokeCredential { id, at } => {
+                if let Some(credential) = self.credentials.get_mut(id) {
+                    Arc::make_mut(credential).revoked_at.get_or_insert(*at);
+                }
+            }
             Write::BeginInterval(_) => {}
         }
     }

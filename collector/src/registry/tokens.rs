@@ -109,11 +109,13 @@ impl Request for RevokeToken {
     }
 }
 
-/// Adds an API credential.
+/// Adds an API credential, alone or in the place of others: they end in the change that begins it.
 #[derive(Debug, Clone)]
 pub struct AddCredential {
     /// The whole row.
     pub row: CredentialRow,
+    /// Which ones it replaces. One that is revoked already stays as it is.
+    pub replaces: Vec<TokenId>,
     /// Who asks.
     pub by: By,
 }
@@ -128,7 +130,23 @@ impl Request for AddCredential {
             format!("credential:{}", self.row.id),
             [("role", json!(self.row.role))],
         );
-        Ok((Change { writes: vec![Write::InsertCredential(self.row.clone())], audit: vec![audit] }, ()))
+        let mut change = Change { writes: vec![Write::InsertCredential(self.row.clone())], audit: vec![audit] };
+        for id in self.replaces.iter().copied() {
+            let Some(old) = world.roster.credential(id) else {
+                return Err(Refusal::Invalid(format!("credential {id}, which is to be replaced, does not exist")));
+            };
+            if old.revoked_at.is_some() {
+                continue;
+            }
+            change.writes.push(Write::RevokeCredential { id, at: world.now.wall });
+            change.audit.push(self.by.did(
+                world.now.wall,
+                "credential.revoked",
+                format!("credential:{id}"),
+                [("role", json!(old.role)), ("replaced_by", json!(self.row.id.to_string()))],
+            ));
+        }
+        Ok((change, ()))
     }
 }
 

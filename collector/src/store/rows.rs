@@ -384,6 +384,14 @@ pub enum Write {
     },
     /// Adds a credential; conflicts with [`Conflict::Exists`].
     InsertCredential(CredentialRow),
+    /// Closes a credential; [`Conflict::Missing`] where there is none. One that is closed already keeps its
+    /// moment, and the write passes. Takes no seq.
+    RevokeCredential {
+        /// Which.
+        id: TokenId,
+        /// When.
+        at: Timestamp,
+    },
     /// Closes the lasting interval of a service, if there is one, and begins another; conflicts with
     /// [`Conflict::Missing`]. An interval is never closed before its begin.
     BeginInterval(Box<IntervalRow>),

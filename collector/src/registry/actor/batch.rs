@@ -292,6 +292,7 @@ impl Ground {
                 | Write::RevokeToken { .. }
                 | Write::UseToken { .. }
                 | Write::InsertCredential(_)
+                | Write::RevokeCredential { .. }
                 | Write::BeginInterval(_) => {}
             }
         }

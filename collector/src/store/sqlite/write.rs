@@ -146,6 +146,7 @@ impl<'b> Batch<'b> {
             Write::RevokeToken { token, at } => self.revoke_token(token, *at).await.map(Some),
             Write::UseToken { token, key, service, at, from } => self.use_token(token, key, service, *at, from).await,
             Write::InsertCredential(row) => self.insert_credential(row).await.map(|()| None),
+            Write::RevokeCredential { id, at } => self.revoke_credential(id, *at).await.map(|()| None),
             Write::BeginInterval(row) => self.begin_interval(row).await.map(|()| None),
         }
     }
@@ -217,7 +218,8 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
             | Write::InsertToken(_)
             | Write::RevokeToken { .. }
             | Write::UseToken { .. }
-            | Write::InsertCredential(_) => true,
+            | Write::InsertCredential(_)
+            | Write::RevokeCredential { .. } => true,
             Write::DropIdentity(_) | Write::Deny { .. } | Write::Allow(_) => false,
         };
         may_conflict |= n > 0 && fails;

@@ -27,6 +27,7 @@ const USE: &str = "UPDATE tokens SET uses = uses + 1, last_used_at = $1, last_us
 const USED: &str = "INSERT INTO token_uses (token, key_hash, kind, id) VALUES ($1, $2, $3, $4)";
 const CREDENTIAL: &str = "INSERT INTO credentials (id, secret_hash, role, created_at, expires_at, revoked_at) \
      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
+const CLOSE: &str = "UPDATE credentials SET revoked_at = coalesce(revoked_at, $1) WHERE id = $2";
 
 impl Batch<'_> {
     pub(super) async fn insert_token(&mut self, row: &TokenRow) -> Result<Seq, Halt> {
@@ -108,5 +109,10 @@ impl Batch<'_> {
             .execute(&mut *self.conn)
             .await?;
         if done.rows_affected() == 0 { Err(Conflict::Exists.into()) } else { Ok(()) }
+    }
+
+    pub(super) async fn revoke_credential(&mut self, id: &TokenId, at: Timestamp) -> Result<(), Halt> {
+        let done = sqlx::query(CLOSE).bind(at.0).bind(id.to_string()).execute(&mut *self.conn).await?;
+        if done.rows_affected() == 0 { Err(Conflict::Missing.into()) } else { Ok(()) }
     }
 }

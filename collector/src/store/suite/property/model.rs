@@ -168,6 +168,11 @@ impl Model {
                 self.credentials.insert(row.id, row);
                 Ok(None)
             }
+            Write::RevokeCredential { id, at } => {
+                let row = self.credentials.get_mut(&id).ok_or(Conflict::Missing)?;
+                row.revoked_at = row.revoked_at.or(Some(at));
+                Ok(None)
+            }
             Write::BeginInterval(row) => {
                 if !self.services.contains_key(&row.service) {
                     return Err(Conflict::Missing);

@@ -7,7 +7,7 @@ use rollcall_common::{health::Health, id::Seq, lease::Presence, lifecycle::Statu
 use super::{commit, conflict, load};
 use crate::store::{
     RegistryStore,
-    rows::{AuditQuery, Conflict, ServiceRow, TokenUse, Write},
+    rows::{AuditQuery, Conflict, CredentialRow, ServiceRow, TokenUse, Write},
     suite::samples::{
         NOON, cert, change, credential, facts, health, identity, interval, key, pairs, pin, put, registered, service,
         token, token_id, use_token,
@@ -228,6 +228,23 @@ pub(super) async fn credentials(store: &dyn RegistryStore) {
     assert_eq!(commit(store, [Write::InsertCredential(credential(1))]).await.rows, [None]);
     assert_eq!(conflict(store, [Write::InsertCredential(credential(1))]).await, Conflict::Exists);
     assert_eq!(load(store).await.credentials, [credential(1)]);
+
+    // Closing one opens nothing, and happens once: the first moment stays.
+    let revoke = |n, ms| Write::RevokeCredential { id: credential(n).id, at: later(ms) };
+    assert_eq!(conflict(store, [revoke(2, 3)]).await, Conflict::Missing);
+    assert_eq!(commit(store, [revoke(1, 3)]).await.rows, [None]);
+    assert_eq!(commit(store, [revoke(1, 9)]).await.rows, [None]);
+    let closed = CredentialRow { revoked_at: Some(later(3)), ..credential(1) };
+    assert_eq!(load(store).await.credentials, [closed.clone()]);
+
+    // One for another, or neither.
+    assert_eq!(conflict(store, [Write::InsertCredential(credential(2)), revoke(3, 4)]).await, Conflict::Missing);
+    assert_eq!(load(store).await.credentials, [closed.clone()]);
+    commit(store, [Write::InsertCredential(credential(2)), Write::InsertCredential(credential(3)), revoke(2, 5)]).await;
+    let mut rows = load(store).await.credentials;
+    rows.sort_by_key(|row| row.id);
+    let second = CredentialRow { revoked_at: Some(later(5)), ..credential(2) };
+    assert_eq!(rows, [closed, second, credential(3)]);
 }
 
 pub(super) async fn intervals(store: &dyn RegistryStore) {
