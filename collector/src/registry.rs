@@ -1,9 +1,9 @@
 //! The registry: the single writer of what is registered.
 //!
 //! A mailbox in, transitions out. Every change is a [`Request`], planned as a pure function of the roster
-//! into a [`Change`](crate::store::rows::Change), committed by the store in a group, then applied to
+//! into a [`Change`], committed by the store in a group, then applied to
 //! memory, then announced; an answer leaves only after the commit. Presence is different: it is observed,
-//! so it changes in memory at once and its record follows ([`History`]).
+//! so it changes in memory at once and its record follows ([`history`]).
 //!
 //! | module | owns |
 //! |---|---|
