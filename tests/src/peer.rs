@@ -7,7 +7,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`key`] | a P-256 key, its requests and proofs |
-//! | [`line`] | one connection and its stream: frames out, frames in, how it ended |
+//! | [`mod@line`] | one connection and its stream: frames out, frames in, how it ended |
 //! | [`phone`] | a UDP socket that dials with any TLS settings |
 //! | [`puppet`] | an enrolled identity: hello, beat, renew, rejoin |
 

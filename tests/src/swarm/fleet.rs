@@ -1,6 +1,6 @@
 //! The sessions of a swarm and their fates.
 //!
-//! Each sidecar is one task that owns one [`Drive`]. A stage, set for all at once, says what time it is; a
+//! Each sidecar is one task that owns one [`Drive`](rollcall_agent::drive::Drive). A stage, set for all at once, says what time it is; a
 //! fate, given at the start, says what becomes of a sidecar when the faults begin. Nothing here judges what
 //! was seen: it goes to the [`Board`].
 
