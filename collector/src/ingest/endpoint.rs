@@ -1,12 +1,10 @@
 //! The QUIC endpoint: one UDP socket and quinn's settings, nothing of what is said on it.
 //!
 //! The settings bound what a hostile peer may hold (`ARCHITECTURE.md`, limits) and keep an idle connection
-//! small: one bidirectional stream, no datagrams, no path-MTU discovery, no segmentation offload, no tokens, no
-//! tickets. The keys of
-//! stateless resets and connection ids outlive the process, so that sidecars of a killed collector hear of it
-//! with their next heartbeat.
+//! small: one bidirectional stream, no datagrams, no path-MTU discovery, no segmentation offload, no tokens,
+//! no tickets. The keys of stateless resets and connection ids outlive the process, so that sidecars of a
+//! killed collector hear of it with their next heartbeat.
 
-mod gathering;
 mod reset_keys;
 #[cfg(test)]
 mod tests;
@@ -27,7 +25,6 @@ use rollcall_common::lease::Pace;
 use rustix::{io::Errno, net::sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use gathering::Gathering;
 pub use reset_keys::{ResetKeys, ResetKeysError};
 
 /// Wanted size of the socket's buffers each way, in bytes: with the kernel's usual 208 kB, a fleet that
@@ -130,10 +127,8 @@ pub fn bind(settings: EndpointSettings, tls: rustls::ServerConfig, keys: ResetKe
     let server = server_config(tls)?;
     let socket = open_socket(listen).map_err(|source| EndpointError::of(listen, source))?;
     let failed = |source| EndpointError::Socket { listen, source };
-    let socket = Arc::new(Gathering::new(socket).map_err(failed)?);
     let endpoint =
-        Endpoint::new_with_abstract_socket(endpoint_config(keys), Some(server), socket, Arc::new(TokioRuntime))
-            .map_err(failed)?;
+        Endpoint::new(endpoint_config(keys), Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)?;
     let address = endpoint.local_addr().map_err(failed)?;
     Ok(Bound { endpoint, address })
 }

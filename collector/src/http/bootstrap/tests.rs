@@ -25,7 +25,7 @@ const CLOSED: Standing = Standing::Settled(Bootstrap::Closed);
 
 /// What there is, given rows and a file.
 fn given(rows: &[&CredentialRow], found: Option<&[u8]>) -> Standing {
-    let credentials = rows.iter().map(|row| CredentialRow::clone(row)).collect();
+    let credentials = rows.iter().copied().cloned().collect();
     standing(&Roster::from_loaded(&Loaded { credentials, ..Loaded::default() }), found, NOW)
 }
 
