@@ -47,16 +47,6 @@ async fn three(world: &mut World) -> Result<[Sidecar; 3]> {
     sidecars.try_into().ok().context("three sidecars")
 }
 
-/// The newest row of a service's history with this presence.
-async fn row(api: &Api, service: &str, presence: &str) -> Result<Value> {
-    until(SOON, &format!("{service} is on record as {presence}"), async || {
-        let rows = api.history(service).await?;
-        let found = rows.into_iter().find(|row| row.get("presence") == Some(&json!(presence)));
-        found.context("there is no such row")
-    })
-    .await
-}
-
 #[tokio::test]
 async fn three_sidecars_live_fall_silent_leave_and_return() -> Result<()> {
     let plan = Plan { interval: Duration::from_millis(500), ttl: Duration::from_secs(3), ..Plan::default() };
@@ -69,7 +59,7 @@ async fn three_sidecars_live_fall_silent_leave_and_return() -> Result<()> {
         agent.kill9().await?;
         api.wait(SOON, "agent/a", "presence", "late").await?;
         api.wait(SOON, "agent/a", "presence", "lost").await?;
-        let lost = row(&api, "agent/a", "lost").await?;
+        let lost = api.wait_row("agent/a", "lost").await?;
         let last_beat = moment(&at(&lost, "/evidence"), "last_beat")?;
         let detection = moment(&lost, "decided_at")?.since(last_beat);
         let bound = world.plan().ttl + TICK_AND_COMMIT;
@@ -84,7 +74,7 @@ async fn three_sidecars_live_fall_silent_leave_and_return() -> Result<()> {
         // Stopped: said, and known at once.
         let (_, status) = checker.terminate().await?;
         ensure!(status.success(), "it ended with {status}");
-        let stopped = row(&api, "checker/c", "stopped").await?;
+        let stopped = api.wait_row("checker/c", "stopped").await?;
         same("the cause", &word(&stopped, "cause")?, &"goodbye")?;
         same("the reason", &at(&stopped, "/evidence/reason"), &json!("stop"))?;
         let rest = world.plan().ttl + TICK_AND_COMMIT;
@@ -98,9 +88,9 @@ async fn three_sidecars_live_fall_silent_leave_and_return() -> Result<()> {
         checker.start()?;
         api.wait_alive("agent/a").await?;
         api.wait_alive("checker/c").await?;
-        same("agent", &api.presences("agent/a").await?, &words(&["alive", "lost", "alive"]))?;
-        same("checker", &api.presences("checker/c").await?, &words(&["alive", "stopped", "alive"]))?;
-        same("poller", &api.presences("poller/p").await?, &words(&["alive"]))?;
+        api.wait_history("agent/a", &["alive", "lost", "alive"]).await?;
+        api.wait_history("checker/c", &["alive", "stopped", "alive"]).await?;
+        api.wait_history("poller/p", &["alive"]).await?;
         same("enrollments", &api.metric("rollcall_enrollments_total", "").await?, &3.0)?;
         same("refusals", &api.metric("rollcall_refusals_total", "").await?, &0.0)?;
         for sidecar in [&mut poller, &mut agent, &mut checker] {
@@ -126,17 +116,13 @@ async fn a_goodbye_takes_effect_at_once() -> Result<()> {
             let (asked, status) = sidecar.terminate().await?;
             ensure!(status.success(), "it ended with {status}");
             world.api().wait(SOON, "poller/p", "presence", "stopped").await?;
-            let stopped = row(world.api(), "poller/p", "stopped").await?;
+            let stopped = world.api().wait_row("poller/p", "stopped").await?;
             taken.push(moment(&stopped, "decided_at")?.since(asked));
         }
         ensure!(taken.iter().any(|took| *took < GOODBYE), "the goodbyes took {taken:?}");
         Ok(())
     })
     .await
-}
-
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 /// What enrollment and the first heartbeat left behind.

@@ -177,13 +177,32 @@ impl Api {
         self.pages(&format!("{}/history?limit=500", path_of(&key))).await
     }
 
-    /// The presences of a service's history, oldest first.
+    /// Waits until the history of a service shows these presences, oldest first. Presence is shown before it
+    /// is on record.
     ///
     /// # Errors
-    /// When it is refused.
-    pub async fn presences(&self, service: &str) -> Result<Vec<String>> {
-        let rows = self.history(service).await?;
-        rows.iter().rev().map(|row| word(row, "presence").map(str::to_owned)).collect()
+    /// When it does not in time.
+    pub async fn wait_history(&self, service: &str, wanted: &[&str]) -> Result<()> {
+        until(SOON, &format!("{service} has its history"), async || {
+            let rows = self.history(service).await?;
+            let found = rows.iter().rev().map(|row| word(row, "presence")).collect::<Result<Vec<_>>>()?;
+            ensure!(found == wanted, "it is {found:?}, not {wanted:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits for the newest row of a service's history with this presence.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub async fn wait_row(&self, service: &str, presence: &str) -> Result<Value> {
+        until(SOON, &format!("{service} is on record as {presence}"), async || {
+            let rows = self.history(service).await?;
+            let found = rows.into_iter().find(|row| row.get("presence") == Some(&json!(presence)));
+            found.context("there is no such row")
+        })
+        .await
     }
 
     /// Fails when a service was ever lost.

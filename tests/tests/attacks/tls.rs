@@ -23,6 +23,7 @@ use rollcall_common::{
     },
 };
 use rollcall_tests::{
+    fleet::Fleet,
     forge::{Dates, Forger, Leaf, self_signed},
     impostor::Impostor,
     net::Relay,
@@ -285,7 +286,9 @@ async fn an_unknown_protocol_is_no_protocol() -> Result<()> {
 async fn certificates_that_are_not_ours_are_refused() -> Result<()> {
     world::run(Plan::calm(), async |world| {
         let phone = Phone::new()?;
-        let (victim, mut live) = world.live_poller(&phone, "victim").await?;
+        let (victim, _live) = world.live_poller(&phone, "victim").await?;
+        let living = Fleet::start(vec![victim.identity.clone()], world.quic())?;
+        until(SOON, "the victim lives", async || same("it lives", &(living.acked() > 0), &true)).await?;
         let evil = world.enroll_poller(&phone, "evil").await?;
         let domain = &victim.identity.trust_domain;
         let name = format!("spiffe://{domain}/poller/victim");
@@ -337,7 +340,7 @@ async fn certificates_that_are_not_ours_are_refused() -> Result<()> {
                 Ok(())
             })
             .await?;
-            live.beat().await.with_context(|| format!("{what}: the victim suffers"))?;
+            ensure!(living.greeted() == 1 && living.late() == 0, "{what}: the victim suffers");
         }
         before.unchanged(world.api()).await
     })

@@ -75,7 +75,9 @@ async fn parallel_enrollments_share_no_use() -> Result<()> {
     world::run(Plan::calm(), async |world| {
         for (prefix, uses) in [("one-", 1), ("three-", 3)] {
             let token = world.token(Policy::prefix(Kind::Poller, prefix).uses(uses)).await?;
-            let (phone, to) = (Phone::new()?, world.quic());
+            // An address that is refused so often is slowed down: each batch has its own.
+            let host = u8::try_from(uses)?;
+            let (phone, to) = (Phone::on([127, 0, 1, host].into())?, world.quic());
             let (phone, token) = (&phone, &token);
             let answers: Vec<Result<Answer>> = stream::iter(0..50)
                 .map(|n| async move { enroll(phone, to, token, &Ask::poller(&format!("{prefix}{n}"))?).await })
@@ -135,7 +137,10 @@ async fn only_who_knows_the_secret_learns_why_a_token_does_not_pass() -> Result<
         for (token, id, code) in [(early, "a", Code::TokenNotYetValid), (revoked, "b", Code::TokenRevoked)] {
             let mut ask = Ask::poller(id)?;
             refused(world, &token, &ask, code).await?;
-            world.api().wait_audit("token.refused", &format!("token:{}", token.id)).await?;
+            if code == Code::TokenRevoked {
+                // Whoever comes too early comes again; whoever holds a revoked token is worth the trail.
+                world.api().wait_audit("token.refused", &format!("token:{}", token.id)).await?;
+            }
             ask.secret = Some(off_by_one_bit(&token)?);
             refused(world, &token, &ask, Code::Denied).await?;
         }

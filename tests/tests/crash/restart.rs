@@ -78,9 +78,7 @@ async fn a_death_during_an_outage_is_found() -> Result<()> {
         let survivor = Fleet::start(vec![survivor.identity], world.quic())?;
         api.wait(RECONNECT + SOON, "poller/dead", "presence", "lost").await?;
         ensure!(survivor.acked() > 0, "the survivor is dead too");
-        let rows = api.history("poller/dead").await?;
-        let lost = rows.first().ok_or_else(|| anyhow::anyhow!("no row"))?;
-        same("the newest row", &word(lost, "presence")?, &"lost")?;
+        let lost = &api.wait_row("poller/dead", "lost").await?;
         ensure!(moment(lost, "from")? < moment(lost, "decided_at")?.before(RECONNECT), "not dated back: {lost}");
         api.never_lost("poller/survivor").await?;
         same("the other", &api.field("poller/gone", "presence").await?, &"stopped".to_owned())

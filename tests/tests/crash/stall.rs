@@ -74,11 +74,7 @@ async fn heartbeats_do_not_wait_for_a_stalled_store() -> Result<()> {
         ensure!(at(&lost, "/recorded") != json!(true), "it is said to be on record: {lost}");
 
         lab.store().resume();
-        let row = until(SOON, "the loss is on record", async || {
-            let rows = lab.api().history("poller/p-dying").await?;
-            rows.into_iter().find(|row| row.get("presence") == Some(&json!("lost"))).context("it is not")
-        })
-        .await?;
+        let row = lab.api().wait_row("poller/p-dying", "lost").await?;
         let last_beat = moment(&at(&row, "/evidence"), "last_beat")?;
         let detection = moment(&row, "decided_at")?.since(last_beat);
         ensure!(detection <= plan.ttl + Duration::from_secs(1), "detected after {detection:?}");
