@@ -82,6 +82,7 @@ empty=$(memory)
 echo "collector, empty: $((empty / 1000)) kB of anonymous memory"
 
 verdict=0
+ran=0
 for count in $COUNTS; do
     swarm="--count $count --dir $scratch/swarm"
     "$BIN/rollcall-swarm" enroll $swarm --collector-pid "$pid" --save "$OUT/enroll-$count.json" || verdict=1
@@ -104,6 +105,11 @@ for count in $COUNTS; do
     start
     wait $storm || verdict=1
     storm=
+    ran=$((ran + 1))
 done
 stop
+if [ $ran -eq 0 ]; then
+    echo "bench: COUNTS names no fleet, so nothing ran" >&2
+    exit 1
+fi
 exit $verdict

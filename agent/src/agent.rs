@@ -73,7 +73,9 @@ pub enum Fault {
     #[error("signals cannot be received: {0}")]
     Signals(#[source] std::io::Error),
     /// Nowhere to dial.
-    #[error("there is no collector address: neither the token nor the configuration has one")]
+    #[error(
+        "there is no collector address: neither the state directory, the token nor the configuration has one; set `addresses`"
+    )]
     NoAddress,
     /// The token is refused for good.
     #[error("the token from {origin} cannot be used. {error}")]
@@ -203,6 +205,10 @@ impl Agent {
         signals: &mut Signals,
     ) -> Result<(), Fault> {
         let addresses = self.settle_addresses(kept);
+        if addresses.is_empty() {
+            // Dialing nobody would look like waiting.
+            return Err(Fault::NoAddress);
+        }
         let manner = Manner {
             instance_id: self.instance_id,
             boot_id: self.boot_id,

@@ -3,5 +3,6 @@
 pub mod feeds {
     //! Each file is included by an ordinary test of its crate too.
 
+    pub mod collector;
     pub mod common;
 }

@@ -1,11 +1,12 @@
 //! Writes honest inputs into the corpus, for the fuzzer to start from: `cargo run --bin seeds` in `fuzz/`.
-//! Everything is made of fixed values, so that a second run changes nothing.
+//! Everything is made of fixed values, so that a second run changes nothing; certificate requests are signed by
+//! chance, so that those which are there already stay.
 
 use std::{fs, path::Path};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    PKCS_ED25519, SanType, SerialNumber,
+    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType, SerialNumber,
 };
 use rollcall_common::{
     code::Code,
@@ -37,11 +38,16 @@ fn main() -> Outcome<()> {
         ("certificate", certificates()?),
         ("address", addresses()),
         ("pairs", pair_lists()?),
+        ("csr", requests()?),
+        ("cidr", ranges()),
     ] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
         for (name, bytes) in seeds {
-            fs::write(folder.join(format!("seed-{name}")), bytes)?;
+            let file = folder.join(format!("seed-{name}"));
+            if target != "csr" || !file.exists() {
+                fs::write(file, bytes)?;
+            }
         }
     }
     Ok(())
@@ -253,14 +259,54 @@ fn worthless_key() -> Vec<u8> {
 }
 
 fn addresses() -> Seeds {
-    ["collector.test", "collector.test:7411", "192.0.2.1:1", "[2001:db8::1]:65535", "::1", "[::ffff:127.0.0.1]:9", "a_b-c.d"]
-        .iter()
-        .enumerate()
-        .map(|(n, text)| (n.to_string(), text.as_bytes().to_vec()))
-        .collect()
+    [
+        "collector.test",
+        "collector.test:7411",
+        "192.0.2.1:1",
+        "[2001:db8::1]:65535",
+        "::1",
+        "[::ffff:127.0.0.1]:9",
+        "a_b-c.d",
+    ]
+    .iter()
+    .enumerate()
+    .map(|(n, text)| (n.to_string(), text.as_bytes().to_vec()))
+    .collect()
 }
 
 fn pair_lists() -> Outcome<Seeds> {
     let bytes = |pairs: &Pairs| encode(pairs).map(|frame| frame.get(4..).unwrap_or_default().to_vec());
     Ok(vec![("none".into(), bytes(&Pairs::default())?), ("some".into(), bytes(&some_pairs()?)?)])
+}
+
+fn requests() -> Outcome<Seeds> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let request = |params: CertificateParams, key: &KeyPair| -> Outcome<Vec<u8>> {
+        Ok(params.serialize_request(key)?.der().to_vec())
+    };
+    let mut plain = CertificateParams::default();
+    plain.distinguished_name = DistinguishedName::new();
+    let mut greedy = plain.clone();
+    greedy.distinguished_name.push(DnType::CommonName, "root");
+    greedy.subject_alt_names = vec![SanType::URI("spiffe://fleet.test/collector/main".try_into()?)];
+    greedy.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let mut forged = request(plain.clone(), &key)?;
+    if let Some(last) = forged.last_mut() {
+        *last ^= 1;
+    }
+    Ok(vec![
+        ("honest".into(), request(plain.clone(), &key)?),
+        ("greedy".into(), request(greedy, &key)?),
+        ("forged".into(), forged),
+        ("p384".into(), request(plain.clone(), &KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?)?),
+        ("ed25519".into(), request(plain, &KeyPair::generate_for(&PKCS_ED25519)?)?),
+    ])
+}
+
+fn ranges() -> Seeds {
+    ["192.0.2.0/24", "2001:db8::/32", "0.0.0.0/0", "::/0", "192.0.2.7", "::ffff:192.0.2.7/24", "10.0.0.0/33"]
+        .iter()
+        .enumerate()
+        .map(|(n, text)| (n.to_string(), text.as_bytes().to_vec()))
+        .collect()
 }
