@@ -235,11 +235,11 @@ pub(super) async fn credentials(store: &dyn RegistryStore) {
     assert_eq!(commit(store, [revoke(1, 3)]).await.rows, [None]);
     assert_eq!(commit(store, [revoke(1, 9)]).await.rows, [None]);
     let closed = CredentialRow { revoked_at: Some(later(3)), ..credential(1) };
-    assert_eq!(load(store).await.credentials, [closed.clone()]);
+    assert_eq!(load(store).await.credentials, std::slice::from_ref(&closed));
 
     // One for another, or neither.
     assert_eq!(conflict(store, [Write::InsertCredential(credential(2)), revoke(3, 4)]).await, Conflict::Missing);
-    assert_eq!(load(store).await.credentials, [closed.clone()]);
+    assert_eq!(load(store).await.credentials, std::slice::from_ref(&closed));
     commit(store, [Write::InsertCredential(credential(2)), Write::InsertCredential(credential(3)), revoke(2, 5)]).await;
     let mut rows = load(store).await.credentials;
     rows.sort_by_key(|row| row.id);
