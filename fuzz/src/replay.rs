@@ -7,6 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What a target does with its bytes.
+type Feed = fn(&[u8]);
+
 /// The fuzz crate, beside the crate that includes this file.
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
@@ -19,7 +22,7 @@ pub fn seed(target: &str, name: &str) -> Vec<u8> {
 }
 
 /// Feeds every kept input, in name order; a target without any is a defect.
-pub fn every_kept_input(feeds: &[(&str, fn(&[u8]))]) {
+pub fn every_kept_input(feeds: &[(&str, Feed)]) {
     for (target, feed) in feeds {
         let folder = fuzz().join("corpus").join(target);
         let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -35,7 +38,7 @@ pub fn every_kept_input(feeds: &[(&str, fn(&[u8]))]) {
 }
 
 /// Each fuzz target of this room is in the list, and each in the list is a fuzz target.
-pub fn feeds_are_targets(room: &str, feeds: &[(&str, fn(&[u8]))]) {
+pub fn feeds_are_targets(room: &str, feeds: &[(&str, Feed)]) {
     let mut targets = vec![];
     for entry in fs::read_dir(fuzz().join("fuzz_targets")).expect("fuzz targets") {
         let path = entry.expect("a readable folder").path();
