@@ -141,7 +141,8 @@ async fn everybody_is_back_after_a_crash() -> Result<()> {
         let report = report?;
         same("failures", &report.failures, &vec![])?;
         same("back", &report.since_return.map(|summary| summary.count), &Some(12))?;
-        ensure!(report.outage_ms > 0 && !report.ends.is_empty(), "nobody noticed: {report:?}");
+        // The outage itself may be shorter than a look at it; that every connection ended is not.
+        ensure!(!report.ends.is_empty(), "nobody noticed: {report:?}");
         Ok(())
     })
     .await
