@@ -21,6 +21,7 @@
 //! | [`run`] | the measured run, with faults |
 //! | [`storm`] | a collector that goes away and comes back |
 //! | [`baseline`] | what a user would build instead |
+//! | [`tree`] | a realistic fleet as registrations |
 //! | [`report`] | figures as a table or as JSON |
 
 pub mod api;
@@ -37,5 +38,6 @@ pub mod run;
 pub mod shelf;
 pub mod storm;
 pub mod tally;
+pub mod tree;
 pub mod wire;
 pub mod witness;

@@ -1,6 +1,7 @@
 //! Flags, what they mean, and what each command does with them.
 
 use std::{
+    io::{BufWriter, Write as _},
     net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -20,7 +21,7 @@ use super::{
     plan::Shape,
     recruit::{Mint, Recruiting},
     report::{self, Figures, Output},
-    run, shelf, storm,
+    run, shelf, storm, tree,
 };
 
 const EXAMPLES: &str = "\
@@ -43,6 +44,9 @@ Examples:
   What would the same number of beats cost over HTTP?
     rollcall-swarm baseline --count 2000 --interval 1s
 
+  A fleet to register, for measurements of the registry:
+    rollcall-swarm tree --count 100000
+
 Exit codes: 0 well; 1 a beat was lost, a verdict was false, somebody did not come back, or it did not run at
 all; 2 usage.";
 
@@ -64,6 +68,12 @@ enum Command {
     Storm(Storm),
     /// Measure what a user would build instead: HTTP/1.1 with TLS and keep-alive
     Baseline(Baseline),
+    /// Print a realistic tree of registrations, one JSON object a line
+    Tree {
+        /// How many services: of 100,000 there are 500 pollers, 10,000 agents and 89,500 checkers
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        count: u32,
+    },
     /// The baseline's server
     #[command(hide = true)]
     BaselineServe {
@@ -219,6 +229,7 @@ impl Cli {
             Command::Run(run) => run.perform().await,
             Command::Storm(storm) => storm.perform().await,
             Command::Baseline(baseline) => baseline.perform().await,
+            Command::Tree { count } => print_tree(count).map(|()| true),
             Command::BaselineServe { dir } => baseline::serve(&dir).await.map(|()| true),
         }
     }
@@ -324,6 +335,15 @@ impl Storm {
     }
 }
 
+fn print_tree(count: u32) -> Result<()> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    match tree::write(count, &mut out).and_then(|()| out.flush()) {
+        // Its reader has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("cannot write the tree"),
+    }
+}
+
 fn token(file: &Path) -> Result<rollcall_common::token::Token> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file:?}"))?;
     text.trim().parse().with_context(|| format!("{file:?} holds no token"))
@@ -355,7 +375,7 @@ mod tests {
             Cli::try_parse_from(example.split_whitespace()).unwrap_or_else(|error| panic!("{example}: {error}"));
             seen += 1;
         }
-        assert_eq!(seen, 5);
+        assert_eq!(seen, 6);
     }
 
     #[test]
