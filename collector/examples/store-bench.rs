@@ -92,7 +92,7 @@ fn moved(n: usize, expect: Seq, to: Status, presence: Presence, after: i64) -> C
     let at = Timestamp(NOON.0 + after);
     Change {
         writes: vec![
-            Write::SetStatus { service: key(&name(n)), expect, to, at, seen: Some(at) },
+            Write::SetStatus { service: key(&name(n)), expect, to, at, seen: Some(at), archived: false },
             Write::BeginInterval(Box::new(interval(&name(n), presence, after))),
         ],
         audit: vec![event("service.activated", &name(n))],

@@ -27,6 +27,22 @@ impl NameError {
 const ID_RULE: &str = "use 1 to 64 of a-z 0-9 . _ -, starting and ending with a letter or digit, without '..'";
 const TRUST_DOMAIN_RULE: &str = "use 1 to 255 of a-z 0-9 . _ -, starting and ending with a letter or digit";
 
+const SPIFFE_ID_RULE: &str =
+    "write spiffe://<trust domain>/<path>, at most 2048 bytes, the path of A-Z a-z 0-9 . _ - between single slashes";
+
+fn is_spiffe_id(text: &str) -> bool {
+    let segment = |text: &str| {
+        !matches!(text, "" | "." | "..")
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    text.len() <= 2048
+        && spiffe_parts(text).is_some_and(|(domain, path)| is_trust_domain(domain) && path.split('/').all(segment))
+}
+
+fn spiffe_parts(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix("spiffe://")?.split_once('/')
+}
+
 fn is_id(text: &str) -> bool {
     text.len() <= 64 && is_name(text)
 }
@@ -117,6 +133,19 @@ name!(
     /// The SPIFFE trust domain shared by one deployment.
     TrustDomain, "trust domain", is_trust_domain, TRUST_DOMAIN_RULE
 );
+name!(
+    /// A SPIFFE id of any trust domain and path, as somebody else's issuer may give it. One of our own
+    /// form is an [`crate::identity::PeerId`].
+    SpiffeId, "SPIFFE id", is_spiffe_id, SPIFFE_ID_RULE
+);
+
+impl SpiffeId {
+    /// The text of its trust domain.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        spiffe_parts(self.as_str()).map_or("", |(domain, _)| domain)
+    }
+}
 
 /// What a service is. Pollers, agents and checkers form the tree; an instance stands alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -337,6 +366,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn spiffe_ids_of_any_issuer() {
+        let id = |text: &str| SpiffeId::new(text);
+        assert_eq!(id("spiffe://k8s.example/ns/edge/sa/Disk_1").unwrap().trust_domain(), "k8s.example");
+        let long = format!("spiffe://a/{}", "x".repeat(2048));
+        for bad in [
+            "",
+            "spiffe://",
+            "spiffe://a",
+            "spiffe://a/",
+            "spiffe://a//b",
+            "spiffe://a/b/",
+            "spiffe://a/../b",
+            "spiffe://a/.",
+            "https://a/b",
+            "spiffe://A/b",
+            "spiffe://a:1/b",
+            "spiffe://a/b?c",
+            "spiffe://a/b c",
+            &long,
+        ] {
+            assert!(id(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn ids_follow_the_rule() {

@@ -14,7 +14,7 @@ use super::filter::Wanted;
 use crate::registry::{
     Registry,
     leases::Sight,
-    roster::{Entry, Roster, Slot},
+    roster::{Below, Entry, Roster, Slot},
 };
 
 /// Entries that are looked at before the lock is let go.
@@ -27,14 +27,14 @@ pub(super) struct Seen {
     pub entry: Entry,
     /// Its lease.
     pub sight: Option<Sight>,
-    /// How many services have it as their parent.
-    pub children: u32,
+    /// How many services stand below it.
+    pub below: Below,
 }
 
 impl Seen {
     /// Looks at an entry.
     pub(super) fn look(roster: &Roster, entry: &Entry, sight: Option<Sight>) -> Self {
-        Self { entry: entry.clone(), sight, children: roster.children_of(&entry.row.key) }
+        Self { entry: entry.clone(), sight, below: roster.below(&entry.row.key) }
     }
 }
 

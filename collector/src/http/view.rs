@@ -68,7 +68,15 @@ pub(super) struct ServiceView {
     pub first_seen: Option<Time>,
     /// Its last heartbeat.
     pub last_seen: Option<Time>,
-    /// The identity bound to it.
+    /// Stands in the tree for what has no sidecar.
+    pub placeholder: bool,
+    /// Whether its sidecar may register children that are not known yet.
+    pub implicit_children: bool,
+    /// How long after its goodbye or loss it is removed, in seconds; `null` = never by itself.
+    pub ephemeral_after_secs: Option<u32>,
+    /// Revoked by the archive job; it is reinstated when it returns.
+    pub archived: bool,
+    /// The identity bound to it; where none is, the one that it was registered with.
     pub spiffe_identity: Option<String>,
     /// Who registered it.
     pub created_by: String,
@@ -84,6 +92,10 @@ pub(super) struct ServiceView {
     pub connected_from: Option<String>,
     /// How many services have it as their parent.
     pub children: u32,
+    /// For pollers: the agents below it.
+    pub agent_count: Option<u32>,
+    /// For pollers and agents: the checkers below it.
+    pub checker_count: Option<u32>,
     /// The seq of its last change.
     pub seq: u64,
 }
@@ -189,14 +201,23 @@ impl ServiceView {
             first_registered: Time(row.first_registered),
             first_seen: row.first_seen.map(Time),
             last_seen: row.last_seen.max(beaten).map(Time),
-            spiffe_identity: seen.entry.identity.as_ref().map(|_| spiffe(light.trust_domain, &row.key)),
+            placeholder: row.placeholder,
+            implicit_children: row.implicit_children,
+            ephemeral_after_secs: row.ephemeral_after,
+            archived: row.archived,
+            spiffe_identity: match &seen.entry.identity {
+                Some(_) => Some(spiffe(light.trust_domain, &row.key)),
+                None => row.declared_spiffe.as_ref().map(ToString::to_string),
+            },
             created_by: row.created_by.clone(),
             labels: map(&row.labels),
             metadata: map(&row.metadata),
             interval_ms: granted.map(|pace| pace.interval_ms),
             ttl_ms: granted.map(|pace| pace.ttl_ms),
             connected_from: link.map(|link| link.peer.to_string()),
-            children: seen.children,
+            children: seen.below.children,
+            agent_count: (row.key.kind == Kind::Poller).then_some(seen.below.children),
+            checker_count: matches!(row.key.kind, Kind::Poller | Kind::Agent).then_some(seen.below.checkers),
             seq: row.seq.0,
         }
     }

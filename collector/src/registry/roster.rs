@@ -4,6 +4,8 @@
 //! [`Write`]s: memory and store cannot disagree about what a change means. Reading is free of locks
 //! beyond the one that the [`super::Registry`] holds; nothing here waits.
 
+mod tree;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -17,6 +19,8 @@ use rollcall_common::{
     token::TokenId,
 };
 
+pub use self::tree::Below;
+use self::tree::Tree;
 use crate::store::{
     Position,
     rows::{Applied, Change, CredentialRow, IdentityRow, Loaded, ServiceRow, TokenRow, Write},
@@ -49,7 +53,7 @@ pub struct Entry {
 pub struct Roster {
     slots: Vec<Option<Entry>>,
     by_key: BTreeMap<ServiceKey, Slot>,
-    children: HashMap<ServiceKey, u32>,
+    tree: Tree,
     keys: HashMap<Pin, ServiceKey>,
     denied: HashMap<Serial, Timestamp>,
     tokens: BTreeMap<TokenId, Arc<TokenRow>>,
@@ -129,10 +133,20 @@ impl Roster {
         self.by_key.is_empty()
     }
 
-    /// How many services have this one as their parent.
+    /// How many services stand below one. Costs the same whatever their number.
     #[must_use]
-    pub fn children_of(&self, key: &ServiceKey) -> u32 {
-        self.children.get(key).copied().unwrap_or(0)
+    pub fn below(&self, key: &ServiceKey) -> Below {
+        self.tree.below(key)
+    }
+
+    /// The children of a service in key order.
+    pub fn children(&self, key: &ServiceKey) -> impl Iterator<Item = &Entry> {
+        self.children_after(key, None)
+    }
+
+    /// The same, behind one of them: the seek of a page. It costs the same wherever it begins.
+    pub fn children_after(&self, key: &ServiceKey, after: Option<&ServiceId>) -> impl Iterator<Item = &Entry> {
+        self.tree.children(key, after).filter_map(|slot| self.at(slot))
     }
 
     /// The service that a key belongs to.
@@ -207,9 +221,10 @@ impl Roster {
             Write::InsertService(row) => {
                 self.insert(ServiceRow { seq, ..ServiceRow::clone(row) });
             }
-            Write::SetStatus { service, to, at, seen, .. } => self.edit_key(service, |row| {
+            Write::SetStatus { service, to, at, seen, archived, .. } => self.edit_key(service, |row| {
                 row.status = *to;
                 row.status_since = *at;
+                row.archived = *archived;
                 row.first_seen = row.first_seen.or(*seen);
                 row.last_seen = row.last_seen.max(*seen);
                 row.seq = seq;
@@ -271,9 +286,7 @@ impl Roster {
 
     fn insert(&mut self, row: ServiceRow) {
         let slot = Slot(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
-        if let Some(parent) = parent_key(&row) {
-            *self.children.entry(parent).or_default() += 1;
-        }
+        self.tree.insert(&row, slot);
         self.by_key.insert(row.key.clone(), slot);
         let entry = Some(Entry { slot, row: Arc::new(row), identity: None });
         self.slots.push(entry);
@@ -282,10 +295,8 @@ impl Roster {
     fn remove(&mut self, key: &ServiceKey) {
         self.unbind(key);
         let Some(slot) = self.by_key.remove(key) else { return };
-        let entry = self.slots.get_mut(slot.index()).and_then(Option::take);
-        let parent = entry.and_then(|entry| parent_key(&entry.row));
-        if let Some(count) = parent.and_then(|parent| self.children.get_mut(&parent)) {
-            *count = count.saturating_sub(1);
+        if let Some(entry) = self.slots.get_mut(slot.index()).and_then(Option::take) {
+            self.tree.remove(&entry.row);
         }
     }
 
@@ -335,3 +346,6 @@ impl Roster {
 pub fn parent_key(row: &ServiceRow) -> Option<ServiceKey> {
     Some(ServiceKey::new(row.key.kind.parent()?, row.parent.clone()?))
 }
+
+#[cfg(test)]
+mod tests;

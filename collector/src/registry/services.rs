@@ -111,12 +111,17 @@ fn new_row(world: World<'_>, asked: &Register) -> Result<ServiceRow, Refusal> {
         source: asked.source,
         labels: asked.labels.clone(),
         metadata: asked.metadata.clone(),
+        placeholder: false,
+        declared_spiffe: None,
+        ephemeral_after: None,
+        implicit_children: false,
         created_by: asked.by.actor.clone(),
         first_registered: world.now.wall,
         first_seen: None,
         last_seen: None,
         status: Status::Pending,
         status_since: world.now.wall,
+        archived: false,
         health: None,
         facts: None,
         seq: rollcall_common::id::Seq::default(),
@@ -176,7 +181,7 @@ impl Request for Move {
     fn plan(&self, world: World<'_>) -> Result<(Change, Arrow), Refusal> {
         let entry = world.roster.get(&self.key).ok_or_else(|| Refusal::UnknownService(self.key.clone()))?;
         let arrow = decide(standing(entry, world.now.wall), self.act)?;
-        if self.act == Act::Delete && world.roster.children_of(&self.key) > 0 {
+        if self.act == Act::Delete && world.roster.below(&self.key).children > 0 {
             let why = format!("{} still has children: delete them first, or revoke it and leave them", self.key);
             return Err(Refusal::Invalid(why));
         }
@@ -190,11 +195,12 @@ impl Request for Move {
                     to,
                     at: world.now.wall,
                     seen: None,
+                    archived: self.act == Act::Archive,
                 });
                 change.writes.extend(identity_writes(entry, to));
             }
             Arrow::Removed => {
-                if world.roster.children_of(&self.key) > 0 {
+                if world.roster.below(&self.key).children > 0 {
                     return Err(Refusal::Invalid(format!("{} still has children; remove them first", self.key)));
                 }
                 change.writes.extend(identity_writes(entry, Status::Revoked));
@@ -274,6 +280,7 @@ pub fn activation(entry: &Entry, seen: Timestamp) -> Option<Change> {
             to,
             at: seen,
             seen: Some(seen),
+            archived: false,
         }],
         audit: vec![By::sidecar(&entry.row.key).did(
             seen,

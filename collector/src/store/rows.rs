@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rollcall_common::{
     health::{HealthReport, HostFacts},
-    id::{BootId, CollectorName, Generation, Kind, Seq, ServiceId, ServiceKey},
+    id::{BootId, CollectorName, Generation, Kind, Seq, ServiceId, ServiceKey, SpiffeId},
     identity::{Pin, Serial},
     lease::Presence,
     lifecycle::Status,
@@ -36,6 +36,14 @@ pub struct ServiceRow {
     pub labels: Pairs,
     /// Free metadata.
     pub metadata: Pairs,
+    /// Stands in the tree for what has no sidecar: none is expected of it.
+    pub placeholder: bool,
+    /// The SPIFFE id that it was registered with; a bound identity has its own.
+    pub declared_spiffe: Option<SpiffeId>,
+    /// How long after its goodbye or loss it is removed, in seconds; `None` = never by itself.
+    pub ephemeral_after: Option<u32>,
+    /// Whether its sidecar may register children that are not known yet.
+    pub implicit_children: bool,
     /// Who registered it.
     pub created_by: String,
     /// When it was registered.
@@ -48,6 +56,8 @@ pub struct ServiceRow {
     pub status: Status,
     /// Since when.
     pub status_since: Timestamp,
+    /// Revoked by the archive job, not by an operator: it is reinstated when it returns.
+    pub archived: bool,
     /// What was last said of it, and when.
     pub health: Option<(HealthReport, Timestamp)>,
     /// What its sidecar last told of its host.
@@ -307,6 +317,8 @@ pub enum Write {
         at: Timestamp,
         /// Sets `first_seen` where it is not set yet, and moves `last_seen` forward.
         seen: Option<Timestamp>,
+        /// Whether it is archived from now on.
+        archived: bool,
     },
     /// Replaces the free fields that an enrollment may bring to an adopted row. Takes a seq.
     Describe {

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     http::fixture::{NOW, host, pairs, row, said, sight, token},
-    registry::roster::{Entry, Slot},
+    registry::roster::{Below, Entry, Slot},
     store::rows::{AuditDraft, CertRow, ServiceRow},
 };
 
@@ -41,8 +41,10 @@ fn identity(row: &ServiceRow) -> IdentityRow {
 #[test]
 fn a_service_that_was_never_heard_has_its_released_form() {
     let domain: TrustDomain = "fleet.example".parse().unwrap();
-    let entry = Entry { slot: Slot(0), row: row("poller/site-3").into(), identity: None };
-    let seen = Seen { entry, sight: None, children: 2 };
+    let mut row = row("poller/site-3");
+    row.declared_spiffe = "spiffe://k8s.example/ns/edge/sa/poller".parse().ok();
+    let entry = Entry { slot: Slot(0), row: row.into(), identity: None };
+    let seen = Seen { entry, sight: None, below: Below { children: 2, checkers: 5 } };
     let shown = serde_json::to_value(ServiceView::of(&seen, None, light(&domain))).unwrap();
     assert_eq!(
         shown,
@@ -63,7 +65,11 @@ fn a_service_that_was_never_heard_has_its_released_form() {
             "first_registered": "2027-01-15T08:00:00.000Z",
             "first_seen": null,
             "last_seen": null,
-            "spiffe_identity": null,
+            "placeholder": false,
+            "implicit_children": false,
+            "ephemeral_after_secs": null,
+            "archived": false,
+            "spiffe_identity": "spiffe://k8s.example/ns/edge/sa/poller",
             "created_by": "credential:x",
             "labels": {},
             "metadata": {},
@@ -71,6 +77,8 @@ fn a_service_that_was_never_heard_has_its_released_form() {
             "ttl_ms": null,
             "connected_from": null,
             "children": 2,
+            "agent_count": 2,
+            "checker_count": 5,
             "seq": 3,
         })
     );
@@ -90,10 +98,13 @@ fn a_service_with_everything_has_its_released_form() {
     row.first_seen = Some(Timestamp(NOW.0 - 60_000));
     row.last_seen = Some(Timestamp(NOW.0 - 30_000));
     row.facts = Some(host("edge-17"));
+    row.ephemeral_after = Some(900);
+    // A bound identity is shown, whatever was declared.
+    row.declared_spiffe = "spiffe://k8s.example/ns/edge/sa/poller".parse().ok();
     let identity = identity(&row);
     let entry = Entry { slot: Slot(0), row: row.into(), identity: Some(identity.into()) };
     let lease = sight(Presence::Unknown, Some(Unknown::CollectorBlind), BootTime(1_000_000));
-    let seen = Seen { entry, sight: Some(lease), children: 0 };
+    let seen = Seen { entry, sight: Some(lease), below: Below::default() };
     let link = Link {
         instance: rollcall_common::id::InstanceId([1; 16]),
         session: rollcall_common::id::SessionNo(1),
@@ -102,7 +113,29 @@ fn a_service_with_everything_has_its_released_form() {
         peer: "192.0.2.7:4711".parse().unwrap(),
         outbox: std::sync::Arc::default(),
     };
-    let shown = serde_json::to_value(ServiceDetail::of(&seen, Some(&link), light(&domain))).unwrap();
+    let mut shown = serde_json::to_value(ServiceDetail::of(&seen, Some(&link), light(&domain))).unwrap();
+    let mut part = |name| shown.as_object_mut().and_then(|all| all.remove(name)).unwrap();
+    let (identity, host) = (part("identity"), part("host"));
+    assert_eq!(
+        identity,
+        json!({
+            "serial": "01000000000000040000000000000000",
+            "generation": Generation(4),
+            "not_after": "2027-01-15T08:01:00.000Z",
+            "renewing": false,
+            "enrolled_via": "aaaaaaaaaaaaaaaa",
+            "enrolled_at": "2027-01-15T08:00:00.000Z",
+            "rejoins": 0,
+            "rejoin_limit": 5,
+        })
+    );
+    assert_eq!(
+        host,
+        json!({
+            "hostname": "edge-17", "os": "", "kernel": "", "arch": "",
+            "cpus": 4, "memory_mib": 2048, "uptime_secs": 0, "agent_version": "",
+        })
+    );
     assert_eq!(
         shown,
         json!({
@@ -123,6 +156,10 @@ fn a_service_with_everything_has_its_released_form() {
             "first_seen": "2027-01-15T07:59:00.000Z",
             // The lease is newer than the row.
             "last_seen": "2027-01-15T07:59:55.000Z",
+            "placeholder": false,
+            "implicit_children": false,
+            "ephemeral_after_secs": 900,
+            "archived": false,
             "spiffe_identity": "spiffe://fleet.example/checker/snmp-1",
             "created_by": "credential:x",
             "labels": { "site": "3" },
@@ -131,21 +168,9 @@ fn a_service_with_everything_has_its_released_form() {
             "ttl_ms": 30_000,
             "connected_from": "192.0.2.7:4711",
             "children": 0,
+            "agent_count": null,
+            "checker_count": null,
             "seq": 3,
-            "identity": {
-                "serial": "01000000000000040000000000000000",
-                "generation": Generation(4),
-                "not_after": "2027-01-15T08:01:00.000Z",
-                "renewing": false,
-                "enrolled_via": "aaaaaaaaaaaaaaaa",
-                "enrolled_at": "2027-01-15T08:00:00.000Z",
-                "rejoins": 0,
-                "rejoin_limit": 5,
-            },
-            "host": {
-                "hostname": "edge-17", "os": "", "kernel": "", "arch": "",
-                "cpus": 4, "memory_mib": 2048, "uptime_secs": 0, "agent_version": "",
-            },
         })
     );
 }
@@ -156,7 +181,7 @@ fn the_newer_of_two_sightings_is_shown() {
     let mut row = row("poller/p");
     row.last_seen = Some(NOW);
     let entry = Entry { slot: Slot(0), row: row.into(), identity: None };
-    let seen = Seen { entry, sight: Some(sight(Presence::Alive, None, BootTime(1_000_000))), children: 0 };
+    let seen = Seen { entry, sight: Some(sight(Presence::Alive, None, BootTime(1_000_000))), below: Below::default() };
     assert_eq!(ServiceView::of(&seen, None, light(&domain)).last_seen, Some(Time(NOW)));
 }
 

@@ -147,6 +147,15 @@ impl<'r> Fields<'r> {
         self.checked_opt(|number: i64| number.try_into())
     }
 
+    /// Yes or no, as 1 or 0.
+    pub(super) fn flag(&mut self) -> Result<bool, Unreadable> {
+        self.checked(|number: i64| match number {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(format!("{other} where 0 or 1 is expected")),
+        })
+    }
+
     /// Wall time.
     pub(super) fn time(&mut self) -> Result<Timestamp, Unreadable> {
         self.get().map(Timestamp)

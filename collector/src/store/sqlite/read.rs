@@ -109,9 +109,9 @@ async fn all<T>(
 
 // What a change of status saw is in services, what beats brought since in sightings: the later one counts.
 const SERVICES: &str = "SELECT kind, id, parent, poller, checker_kind, component_id, source, labels, metadata, \
-     created_by, first_registered, first_seen, \
+     placeholder, declared_spiffe, ephemeral_after, implicit_children, created_by, first_registered, first_seen, \
      CASE WHEN last_seen IS NULL OR seen_at > last_seen THEN seen_at ELSE last_seen END AS last_seen, \
-     status, status_since, health, health_reason, health_at, facts, seq \
+     status, status_since, archived, health, health_reason, health_at, facts, seq \
      FROM services LEFT JOIN sightings USING (kind, id)";
 
 fn service(f: &mut Fields<'_>) -> Result<ServiceRow, Unreadable> {
@@ -124,12 +124,17 @@ fn service(f: &mut Fields<'_>) -> Result<ServiceRow, Unreadable> {
         source: f.word()?,
         labels: f.json()?,
         metadata: f.json()?,
+        placeholder: f.flag()?,
+        declared_spiffe: f.word_opt()?,
+        ephemeral_after: f.number_opt()?,
+        implicit_children: f.flag()?,
         created_by: f.text()?,
         first_registered: f.time()?,
         first_seen: f.time_opt()?,
         last_seen: f.time_opt()?,
         status: f.word()?,
         status_since: f.time()?,
+        archived: f.flag()?,
         health: health(f)?,
         facts: f.json_opt()?,
         seq: f.seq()?,

@@ -12,8 +12,10 @@ use super::fault::Fault;
 const APPLICATION_ID: i64 = 0x526f_6c6c;
 
 /// Every migration, oldest first. A released one never changes.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "registry", include_str!("../../../migrations/sqlite/0001_registry.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "registry", include_str!("../../../migrations/sqlite/0001_registry.sql")),
+    (2, "registration", include_str!("../../../migrations/sqlite/0002_registration.sql")),
+];
 
 /// Looks at a file without changing it: a connection that sets nothing, three reads.
 pub(super) async fn inspect(options: &SqliteConnectOptions) -> Result<(), Fault> {

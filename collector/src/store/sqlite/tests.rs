@@ -139,9 +139,9 @@ async fn another_programs_database_is_refused() {
 async fn a_newer_schema_is_refused() {
     let folder = Folder::new();
     let path = filled(&folder).await;
-    tamper(&path, "INSERT INTO _sqlx_migrations SELECT 99, 'later', installed_on, success, checksum, execution_time FROM _sqlx_migrations").await;
+    tamper(&path, "INSERT INTO _sqlx_migrations SELECT 99, 'later', installed_on, success, checksum, execution_time FROM _sqlx_migrations WHERE version = 1").await;
     let error = refused(&path).await;
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error:?}");
 }
 
 #[tokio::test]

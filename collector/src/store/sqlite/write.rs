@@ -128,8 +128,8 @@ impl<'b> Batch<'b> {
     async fn write(&mut self, write: &Write) -> Result<Option<Seq>, Halt> {
         match write {
             Write::InsertService(row) => self.insert_service(row).await.map(Some),
-            Write::SetStatus { service, expect, to, at, seen } => {
-                self.set_status(service, *expect, *to, *at, *seen).await.map(Some)
+            Write::SetStatus { service, expect, to, at, seen, archived } => {
+                self.set_status(service, *expect, (*to, *archived), *at, *seen).await.map(Some)
             }
             Write::Describe { service, expect, labels, metadata } => {
                 self.describe(service, *expect, labels, metadata).await.map(Some)

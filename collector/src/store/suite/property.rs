@@ -110,6 +110,7 @@ fn write(op: &Op, model: &Model) -> Write {
             to: Status::ALL[*to],
             at: later(2),
             seen: seen.map(later),
+            archived: *to % 2 == 0,
         },
         Op::Describe { who, right, site } => Write::Describe {
             service: key(name(who)),

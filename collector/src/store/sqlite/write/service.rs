@@ -13,15 +13,16 @@ use crate::store::rows::{Conflict, ServiceRow};
 
 const INSERT: &str = "INSERT INTO services (kind, id, parent, poller, checker_kind, component_id, source, labels, \
      metadata, created_by, first_registered, first_seen, last_seen, status, status_since, health, health_reason, \
-     health_at, facts, seq) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) \
+     health_at, facts, seq, placeholder, declared_spiffe, ephemeral_after, implicit_children, archived) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
+     $23, $24, $25) \
      ON CONFLICT (kind, id) DO NOTHING";
 
 // In each of the following, `seq = expected OR seq > base` is the compare of the compare-and-set: what
 // lies above the base was written by this very change, after its own compare.
 const SET_STATUS: &str = "UPDATE services SET status = $1, status_since = $2, first_seen = COALESCE(first_seen, $3), \
-     last_seen = CASE WHEN $3 IS NULL OR last_seen >= $3 THEN last_seen ELSE $3 END, seq = $4 \
-     WHERE kind = $5 AND id = $6 AND (seq = $7 OR seq > $8)";
+     last_seen = CASE WHEN $3 IS NULL OR last_seen >= $3 THEN last_seen ELSE $3 END, seq = $4, \
+     archived = $9 WHERE kind = $5 AND id = $6 AND (seq = $7 OR seq > $8)";
 const DESCRIBE: &str = "UPDATE services SET labels = $1, metadata = $2, seq = $3 \
      WHERE kind = $4 AND id = $5 AND (seq = $6 OR seq > $7)";
 const REMOVE: &str = "DELETE FROM services WHERE kind = $1 AND id = $2 AND (seq = $3 OR seq > $4)";
@@ -55,6 +56,11 @@ impl Batch<'_> {
             .bind(health.map(|(_, at)| at.0))
             .bind(row.facts.as_ref().map(json).transpose()?)
             .bind(column(seq))
+            .bind(i64::from(row.placeholder))
+            .bind(row.declared_spiffe.as_ref().map(|id| id.as_str()))
+            .bind(row.ephemeral_after.map(i64::from))
+            .bind(i64::from(row.implicit_children))
+            .bind(i64::from(row.archived))
             .execute(&mut *self.conn)
             .await?;
         if done.rows_affected() == 0 { Err(Conflict::Exists.into()) } else { Ok(seq) }
@@ -64,7 +70,7 @@ impl Batch<'_> {
         &mut self,
         service: &ServiceKey,
         expect: Seq,
-        to: Status,
+        (to, archived): (Status, bool),
         at: Timestamp,
         seen: Option<Timestamp>,
     ) -> Result<Seq, Halt> {
@@ -78,6 +84,7 @@ impl Batch<'_> {
             .bind(service.id.as_str())
             .bind(column(expect))
             .bind(column(self.base))
+            .bind(i64::from(archived))
             .execute(&mut *self.conn)
             .await?;
         self.met(service, done.rows_affected()).await.map(|()| seq)

@@ -68,10 +68,10 @@ impl Model {
                 self.services.insert(row.key.clone(), ServiceRow { seq, ..*row });
                 Ok(Some(seq))
             }
-            Write::SetStatus { service, expect, to, at, seen } => {
+            Write::SetStatus { service, expect, to, at, seen, archived } => {
                 let seq = self.take();
                 let row = self.expected(&service, expect, base)?;
-                (row.status, row.status_since, row.seq) = (to, at, seq);
+                (row.status, row.status_since, row.archived, row.seq) = (to, at, archived, seq);
                 row.first_seen = row.first_seen.or(seen);
                 row.last_seen = row.last_seen.max(seen);
                 Ok(Some(seq))

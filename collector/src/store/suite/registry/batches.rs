@@ -32,6 +32,7 @@ pub(super) async fn each_change_stands_or_falls_alone(store: &dyn RegistryStore)
         to: Status::Active,
         at: NOON,
         seen: None,
+        archived: false,
     });
     let batch = [burned, enroll("agent/edge-1", 1), enroll("agent/edge-3", 3), registered("agent/edge-1")];
     let answers = store.commit(&batch, NOON).await.unwrap_or_else(|error| unreachable!("{error}"));

@@ -23,7 +23,7 @@ fn insert(name: &str) -> Write {
 }
 
 fn status(name: &str, expect: Seq, to: Status, seen: Option<Timestamp>) -> Write {
-    Write::SetStatus { service: key(name), expect, to, at: later(1), seen }
+    Write::SetStatus { service: key(name), expect, to, at: later(1), seen, archived: to == Status::Revoked }
 }
 
 async fn only_service(store: &dyn RegistryStore) -> ServiceRow {
@@ -63,8 +63,10 @@ pub(super) async fn services(store: &dyn RegistryStore) {
     commit(store, [status("checker/disk", Seq(3), Status::Inactive, Some(later(2)))]).await;
     let row = only_service(store).await;
     assert_eq!((row.first_seen, row.last_seen), (Some(later(5)), Some(later(5))));
+    assert!(!row.archived);
     commit(store, [status("checker/disk", Seq(4), Status::Revoked, None)]).await;
     let row = only_service(store).await;
+    assert!(row.archived);
     assert_eq!((row.first_seen, row.last_seen), (Some(later(5)), Some(later(5))));
     let untouched = ServiceRow { status: Status::Pending, status_since: NOON, seq: Seq(0), ..row.clone() };
     assert_eq!(
