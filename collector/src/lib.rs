@@ -14,6 +14,7 @@ pub mod ingest;
 pub mod keeper;
 pub mod metrics;
 pub mod registry;
+pub mod schedule;
 pub mod serve;
 pub mod statedir;
 pub mod store;

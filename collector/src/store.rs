@@ -24,7 +24,9 @@ use rollcall_common::{
     time::Timestamp,
 };
 
-use self::rows::{Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark};
+use self::rows::{
+    Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Prune,
+};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +117,20 @@ pub trait RegistryStore: Send + Sync + fmt::Debug {
         limit: usize,
         superseded: bool,
     ) -> Result<Vec<IntervalRow>, StoreError>;
+
+    /// Takes out what retention has outlived: at most `limit` rows, capped at 10,000, in one transaction. Answers
+    /// how many went; fewer than asked for means that no more are there. Takes no seq. An interval that lasts
+    /// stays.
+    async fn prune(&self, what: &Prune, limit: usize) -> Result<u64, StoreError>;
+
+    /// Services that have more than `keep` presence intervals which ended, in the order of their names behind
+    /// `after`, at most `limit`, capped at 1,000.
+    async fn crowded(
+        &self,
+        keep: u32,
+        after: Option<&ServiceKey>,
+        limit: usize,
+    ) -> Result<Vec<ServiceKey>, StoreError>;
 
     /// Proof that it can be written now: a small durable write that changes nothing.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -27,7 +27,7 @@ use crate::{
         Position, RegistryStore, StoreError,
         rows::{
             Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, CredentialRow, IdRule, IntervalRow, Loaded,
-            ObserverMark, ServiceRow, TokenPolicy, TokenRow,
+            ObserverMark, Prune, ServiceRow, TokenPolicy, TokenRow,
         },
     },
 };
@@ -221,6 +221,14 @@ impl RegistryStore for Deaf {
     }
 
     async fn history(&self, _: &ServiceKey, _: usize, _: bool) -> Result<Vec<IntervalRow>, StoreError> {
+        deaf()
+    }
+
+    async fn prune(&self, _: &Prune, _: usize) -> Result<u64, StoreError> {
+        deaf()
+    }
+
+    async fn crowded(&self, _: u32, _: Option<&ServiceKey>, _: usize) -> Result<Vec<ServiceKey>, StoreError> {
         deaf()
     }
 

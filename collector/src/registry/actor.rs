@@ -28,7 +28,7 @@ use super::{
     Job, Mail, Notice, Refusal, Registry, Shared, Whoami,
     history::{History, Ledger, Verdict},
     judge::{self, Judge, Sense},
-    leases::{Leases, Phase},
+    leases::{Leases, Phase, Sight},
     links::Order,
     roster::{Entry, Roster, Slot},
     services,
@@ -419,7 +419,12 @@ impl Actor {
             | Write::UseToken { .. }
             | Write::InsertCredential(_)
             | Write::RevokeCredential { .. }
-            | Write::BeginInterval(_) => return None,
+            | Write::BeginInterval(_)
+            | Write::PutJob(_)
+            | Write::PutHold(_)
+            | Write::DropHold(_)
+            | Write::PutWindow { .. }
+            | Write::DropWindow(_) => return None,
         };
         let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
         roster.get(key).map(|entry| (entry.slot, entry.row.status))
@@ -440,6 +445,11 @@ impl Actor {
                 if let Some(code) = super::identities::barred(*to) {
                     self.close(slot, code);
                     self.stop_lease(slot, now, to.as_str(), json!({}));
+                }
+                // It beat while its silence was being written down: its next beats wake nobody.
+                let beats = |sight: Sight| sight.phase == Phase::Live && sight.last_beat.is_some();
+                if *to == Status::Inactive && self.shared.leases.sight(slot, now.boot).is_some_and(beats) {
+                    self.waking.insert(slot);
                 }
             }
             (Write::RemoveService { service, .. }, Some((slot, _))) => {
@@ -470,7 +480,12 @@ impl Actor {
                 | Write::UseToken { .. }
                 | Write::InsertCredential(_)
                 | Write::RevokeCredential { .. }
-                | Write::BeginInterval(_),
+                | Write::BeginInterval(_)
+                | Write::PutJob(_)
+                | Write::PutHold(_)
+                | Write::DropHold(_)
+                | Write::PutWindow { .. }
+                | Write::DropWindow(_),
                 _,
             ) => {}
         }

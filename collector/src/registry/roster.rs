@@ -5,6 +5,7 @@
 //! beyond the one that the [`super::Registry`] holds; nothing here waits.
 
 mod tree;
+mod upkeep;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,6 +22,7 @@ use rollcall_common::{
 
 pub use self::tree::Below;
 use self::tree::Tree;
+pub use self::upkeep::Upkeep;
 use crate::store::{
     Position,
     rows::{Applied, Change, CredentialRow, IdentityRow, Loaded, ServiceRow, TokenRow, Write},
@@ -59,6 +61,7 @@ pub struct Roster {
     tokens: BTreeMap<TokenId, Arc<TokenRow>>,
     uses: HashMap<(TokenId, Pin), ServiceKey>,
     credentials: HashMap<TokenId, Arc<CredentialRow>>,
+    upkeep: Upkeep,
     position: Position,
 }
 
@@ -66,7 +69,8 @@ impl Roster {
     /// Fills a roster from a store.
     #[must_use]
     pub fn from_loaded(loaded: &Loaded) -> Self {
-        let mut roster = Self { position: loaded.position, ..Self::default() };
+        let upkeep = Upkeep::from_loaded(loaded);
+        let mut roster = Self { upkeep, position: loaded.position, ..Self::default() };
         for row in &loaded.services {
             roster.insert(row.clone());
         }
@@ -194,6 +198,12 @@ impl Roster {
         self.credentials.values()
     }
 
+    /// Jobs, holds and maintenance windows.
+    #[must_use]
+    pub fn upkeep(&self) -> &Upkeep {
+        &self.upkeep
+    }
+
     /// Where the store stood after the last change seen here.
     #[must_use]
     pub fn position(&self) -> Position {
@@ -281,6 +291,11 @@ impl Roster {
                 }
             }
             Write::BeginInterval(_) => {}
+            Write::PutJob(row) => self.upkeep.put_job(row),
+            Write::PutHold(row) => self.upkeep.put_hold(row),
+            Write::DropHold(name) => self.upkeep.drop_hold(name),
+            Write::PutWindow { row, .. } => self.upkeep.put_window(row, seq),
+            Write::DropWindow(id) => self.upkeep.drop_window(*id),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     Continuity, LivenessStore, Mark, RegistryStore, StoreError,
-    rows::{Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark},
+    rows::{Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Prune},
 };
 
 /// A store and the cues that a test gives it. Works for both traits; share it in an [`Arc`].
@@ -149,6 +149,21 @@ impl<S: RegistryStore + ?Sized> RegistryStore for Flaky<S> {
     ) -> Result<Vec<IntervalRow>, StoreError> {
         self.pass().await?;
         self.inner.history(service, limit, superseded).await
+    }
+
+    async fn prune(&self, what: &Prune, limit: usize) -> Result<u64, StoreError> {
+        self.pass().await?;
+        self.inner.prune(what, limit).await
+    }
+
+    async fn crowded(
+        &self,
+        keep: u32,
+        after: Option<&ServiceKey>,
+        limit: usize,
+    ) -> Result<Vec<ServiceKey>, StoreError> {
+        self.pass().await?;
+        self.inner.crowded(keep, after, limit).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -14,6 +14,12 @@ use rollcall_common::{
 };
 use serde::{Deserialize, Serialize};
 
+mod upkeep;
+
+pub use self::upkeep::{
+    HoldRow, JobRow, Outcome, Prune, Recurrence, RowId, RowIdError, RunCause, RunRow, Selector, ServiceKeyText,
+    WindowRow,
+};
 use super::Position;
 pub use crate::cidr::Cidr;
 
@@ -288,6 +294,12 @@ pub struct Loaded {
     pub open_intervals: Vec<IntervalRow>,
     /// The last observing mark of each collector.
     pub marks: Vec<ObserverMark>,
+    /// All jobs that have a record.
+    pub jobs: Vec<JobRow>,
+    /// What holds jobs back.
+    pub holds: Vec<HoldRow>,
+    /// All maintenance windows.
+    pub windows: Vec<WindowRow>,
 }
 
 /// One compare-and-set with its audit events: all of it happens, or none.
@@ -407,6 +419,23 @@ pub enum Write {
     /// Closes the lasting interval of a service, if there is one, and begins another; conflicts with
     /// [`Conflict::Missing`]. An interval is never closed before its begin.
     BeginInterval(Box<IntervalRow>),
+    /// Keeps the record of a job, in place of an earlier one. Takes no seq.
+    PutJob(Box<JobRow>),
+    /// Keeps a hold, in place of an earlier one of its name. Takes no seq.
+    PutHold(Box<HoldRow>),
+    /// Takes a hold away, if there is one. Takes no seq.
+    DropHold(String),
+    /// Adds a maintenance window, or replaces the one of its id: [`Conflict::Stale`] where that one's seq is not
+    /// the expected one, [`Conflict::Missing`] where one is expected and none is there, [`Conflict::Exists`] where
+    /// none is expected. Takes a seq, in place of the row's own.
+    PutWindow {
+        /// The whole row.
+        row: Box<WindowRow>,
+        /// Precondition: the seq of the row that is replaced; `None` = there is none.
+        expect: Option<Seq>,
+    },
+    /// Removes a maintenance window, if it is there. Takes no seq.
+    DropWindow(RowId),
 }
 
 /// A change that met another state than it expected.

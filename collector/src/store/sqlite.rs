@@ -10,6 +10,7 @@
 
 mod fault;
 mod fields;
+mod prune;
 mod read;
 mod schema;
 #[cfg(test)]
@@ -33,7 +34,7 @@ use tokio::io::AsyncReadExt;
 use self::fault::{Fault, told};
 use super::{
     RegistryStore, StoreError,
-    rows::{Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark},
+    rows::{Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Prune},
 };
 
 /// How every SQLite file begins.
@@ -210,6 +211,22 @@ impl RegistryStore for SqliteStore {
     ) -> Result<Vec<IntervalRow>, StoreError> {
         let mut conn = self.reader().await?;
         read::history(&mut conn, service, limit, superseded).await.map_err(|fault| self.told(fault))
+    }
+
+    async fn prune(&self, what: &Prune, limit: usize) -> Result<u64, StoreError> {
+        let mut conn = self.writer.acquire().await.map_err(|error| self.told(error))?;
+        let done = prune::prune(&mut conn, what, limit).await;
+        settle(conn, done).await.map_err(|fault| self.told(fault))
+    }
+
+    async fn crowded(
+        &self,
+        keep: u32,
+        after: Option<&ServiceKey>,
+        limit: usize,
+    ) -> Result<Vec<ServiceKey>, StoreError> {
+        let mut conn = self.reader().await?;
+        prune::crowded(&mut conn, keep, after, limit).await.map_err(|fault| self.told(fault))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -13,6 +13,8 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("sysinfo", &["agent/src/sample/host"]),
     ("reqwest", &["collector/src/cli"]),
     ("comfy_table", &["collector/src/cli"]),
+    ("cronexpr", &["collector/src/schedule"]),
+    ("ulid", &["collector/src/store/rows/upkeep"]),
     (
         "rcgen",
         &["collector/src/ca", "agent/src/key", "agent/src/enroll", "agent/src/vault", "agent/src/identity/specimen"],

@@ -293,7 +293,14 @@ impl Ground {
                 | Write::UseToken { .. }
                 | Write::InsertCredential(_)
                 | Write::RevokeCredential { .. }
-                | Write::BeginInterval(_) => {}
+                | Write::BeginInterval(_)
+                // Whoever plans these on what another one changes is told so by the store: they carry a seq, or
+                // belong to one asker.
+                | Write::PutJob(_)
+                | Write::PutHold(_)
+                | Write::DropHold(_)
+                | Write::PutWindow { .. }
+                | Write::DropWindow(_) => {}
             }
         }
         let clash = changed.iter().any(|key| self.changed.contains(key) || self.looked_at.contains(key))

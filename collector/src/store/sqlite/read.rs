@@ -11,8 +11,8 @@ use super::{
 use crate::store::{
     Position,
     rows::{
-        AuditDraft, AuditEvent, AuditQuery, BlindRow, CertRow, CredentialRow, IdentityRow, IntervalRow, Loaded,
-        ObserverMark, ServiceRow, TokenPolicy, TokenRow, TokenUse,
+        AuditDraft, AuditEvent, AuditQuery, BlindRow, CertRow, CredentialRow, HoldRow, IdentityRow, IntervalRow,
+        JobRow, Loaded, ObserverMark, ServiceRow, TokenPolicy, TokenRow, TokenUse, WindowRow,
     },
 };
 
@@ -41,6 +41,9 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, Fault> {
         credentials: all(conn, "credentials", 1, CREDENTIALS, credential).await?,
         open_intervals: all(conn, "presence_intervals", 3, OPEN_INTERVALS, interval).await?,
         marks: all(conn, "observer_marks", 1, MARKS, mark).await?,
+        jobs: all(conn, "jobs", 1, JOBS, job).await?,
+        holds: all(conn, "holds", 1, HOLDS, hold).await?,
+        windows: all(conn, "maintenance", 1, WINDOWS, window).await?,
     };
     snapshot.rollback().await?;
     Ok(loaded)
@@ -255,6 +258,46 @@ const MARKS: &str = "SELECT collector, boot_id, boot_at, wall_at FROM observer_m
 
 fn mark(f: &mut Fields<'_>) -> Result<ObserverMark, Unreadable> {
     Ok(ObserverMark { collector: f.word()?, boot_id: f.word()?, boot: f.boot()?, wall: f.time()? })
+}
+
+const JOBS: &str = "SELECT name, schedule, enabled, paused_until, next_at, last_run, last_success, runs, failures FROM jobs";
+
+fn job(f: &mut Fields<'_>) -> Result<JobRow, Unreadable> {
+    Ok(JobRow {
+        name: f.text()?,
+        schedule: f.text()?,
+        enabled: f.number_opt::<i64>()?.map(|on| on != 0),
+        paused_until: f.time_opt()?,
+        next_at: f.time_opt()?,
+        last: f.json_opt()?,
+        last_success: f.time_opt()?,
+        runs: f.number()?,
+        failures: f.number()?,
+    })
+}
+
+const HOLDS: &str = "SELECT name, since, detail FROM holds";
+
+fn hold(f: &mut Fields<'_>) -> Result<HoldRow, Unreadable> {
+    Ok(HoldRow { name: f.text()?, since: f.time()?, detail: f.json()? })
+}
+
+const WINDOWS: &str = "SELECT id, selector, starts_at, ends_at, recurrence, reason, author, created_at, ended_early, seq \
+     FROM maintenance";
+
+fn window(f: &mut Fields<'_>) -> Result<WindowRow, Unreadable> {
+    Ok(WindowRow {
+        id: f.word()?,
+        selector: f.json()?,
+        starts_at: f.time()?,
+        ends_at: f.time()?,
+        recurrence: f.json_opt()?,
+        reason: f.text()?,
+        author: f.text()?,
+        created_at: f.time()?,
+        ended_early: f.time_opt()?,
+        seq: f.seq()?,
+    })
 }
 
 const BLIND: &str = "SELECT scope, from_at, to_at, cause FROM (SELECT scope, from_at, to_at, cause, row_no \

@@ -15,6 +15,7 @@ const APPLICATION_ID: i64 = 0x526f_6c6c;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "registry", include_str!("../../../migrations/sqlite/0001_registry.sql")),
     (2, "registration", include_str!("../../../migrations/sqlite/0002_registration.sql")),
+    (3, "upkeep", include_str!("../../../migrations/sqlite/0003_upkeep.sql")),
 ];
 
 /// Looks at a file without changing it: a connection that sets nothing, three reads.

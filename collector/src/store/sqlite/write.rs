@@ -9,6 +9,7 @@ mod identity;
 mod interval;
 mod service;
 mod token;
+mod upkeep;
 
 use rollcall_common::{id::Seq, time::Timestamp};
 use serde::Serialize;
@@ -148,6 +149,11 @@ impl<'b> Batch<'b> {
             Write::InsertCredential(row) => self.insert_credential(row).await.map(|()| None),
             Write::RevokeCredential { id, at } => self.revoke_credential(id, *at).await.map(|()| None),
             Write::BeginInterval(row) => self.begin_interval(row).await.map(|()| None),
+            Write::PutJob(row) => self.put_job(row).await.map(|()| None),
+            Write::PutHold(row) => self.put_hold(row).await.map(|()| None),
+            Write::DropHold(name) => self.drop_hold(name).await.map(|()| None),
+            Write::PutWindow { row, expect } => self.put_window(row, *expect).await.map(Some),
+            Write::DropWindow(id) => self.drop_window(*id).await.map(|()| None),
         }
     }
 
@@ -219,8 +225,15 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
             | Write::RevokeToken { .. }
             | Write::UseToken { .. }
             | Write::InsertCredential(_)
-            | Write::RevokeCredential { .. } => true,
-            Write::DropIdentity(_) | Write::Deny { .. } | Write::Allow(_) => false,
+            | Write::RevokeCredential { .. }
+            | Write::PutWindow { .. } => true,
+            Write::DropIdentity(_)
+            | Write::Deny { .. }
+            | Write::Allow(_)
+            | Write::PutJob(_)
+            | Write::PutHold(_)
+            | Write::DropHold(_)
+            | Write::DropWindow(_) => false,
         };
         may_conflict |= n > 0 && fails;
     }

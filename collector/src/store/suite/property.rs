@@ -18,8 +18,8 @@ use self::model::{Model, sort};
 use super::{
     Place,
     samples::{
-        NOON, cert, credential, event, facts, health, identity, interval, key, pairs, service, token, token_id,
-        use_token,
+        NOON, cert, credential, event, facts, health, hold, identity, interval, job, key, pairs, service, token, token_id,
+        use_token, window,
     },
 };
 use crate::store::{
@@ -47,6 +47,10 @@ enum Op {
     Credential(u8),
     RevokeCredential { n: u8, at: i64 },
     Interval { who: usize, presence: usize, from: i64 },
+    Job { n: u8, runs: u64 },
+    Hold { n: u8, step: Option<i64> },
+    Window { n: u8, right: bool, reason: u8 },
+    DropWindow(u8),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -70,7 +74,11 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (n.clone(), n.clone(), prop_oneof![8 => Just(1), 1 => Just(-1), 1 => Just(3_600_001)])
             .prop_map(|(n, key, at)| Op::UseToken { n, key, at }),
         1 => n.clone().prop_map(Op::Credential),
-        1 => (n, 0..9_i64).prop_map(|(n, at)| Op::RevokeCredential { n, at }),
+        1 => (n.clone(), 0..9_i64).prop_map(|(n, at)| Op::RevokeCredential { n, at }),
+        1 => (n.clone(), 0..9_u64).prop_map(|(n, runs)| Op::Job { n, runs }),
+        1 => (n.clone(), prop::option::of(0..9_i64)).prop_map(|(n, step)| Op::Hold { n, step }),
+        2 => (n.clone(), right(), n.clone()).prop_map(|(n, right, reason)| Op::Window { n, right, reason }),
+        1 => n.prop_map(Op::DropWindow),
         4 => (who, 0..Presence::ALL.len(), -5..50_i64)
             .prop_map(|(who, presence, from)| Op::Interval { who, presence, from }),
     ]
@@ -142,6 +150,16 @@ fn write(op: &Op, model: &Model) -> Write {
         Op::Interval { who, presence, from } => {
             Write::BeginInterval(Box::new(interval(name(who), Presence::ALL[*presence], *from)))
         }
+        Op::Job { n, runs } => Write::PutJob(Box::new(job(&format!("job-{n}"), *runs))),
+        Op::Hold { n, step: Some(step) } => Write::PutHold(Box::new(hold(&format!("hold-{n}"), *step))),
+        Op::Hold { n, step: None } => Write::DropHold(format!("hold-{n}")),
+        Op::Window { n, right, reason } => {
+            let row = window(*n, &format!("reason {reason}"));
+            let found = model.windows.get(&row.id).map(|old| old.seq);
+            let expect = if *right { found } else { Some(found.map_or(Seq(1), Seq::next)) };
+            Write::PutWindow { row: Box::new(row), expect }
+        }
+        Op::DropWindow(n) => Write::DropWindow(window(*n, "").id),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod batches;
 mod reads;
+mod upkeep;
 mod writes;
 
 use super::{Place, samples::NOON};
@@ -23,6 +24,10 @@ pub async fn registry_suite<P: Place>(fresh: impl Fn() -> P) {
     writes::tokens(&*fresh().open().await).await;
     writes::credentials(&*fresh().open().await).await;
     writes::intervals(&*fresh().open().await).await;
+    upkeep::jobs_and_holds(&*fresh().open().await).await;
+    upkeep::windows(&*fresh().open().await).await;
+    upkeep::retention_takes_what_ended(&*fresh().open().await).await;
+    upkeep::a_crowded_history_is_cut(&*fresh().open().await).await;
     batches::each_change_stands_or_falls_alone(&*fresh().open().await).await;
     batches::seqs_follow_the_order(&*fresh().open().await).await;
     batches::concurrent_batches_do_not_mix(fresh().open().await).await;

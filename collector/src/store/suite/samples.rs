@@ -14,8 +14,8 @@ use rollcall_common::{
 };
 
 use crate::store::rows::{
-    AuditDraft, CertRow, Change, CredentialRow, IdRule, IdentityRow, IntervalRow, ServiceRow, TokenPolicy, TokenRow,
-    Write,
+    AuditDraft, CertRow, Change, CredentialRow, HoldRow, IdRule, IdentityRow, IntervalRow, JobRow, Outcome, Recurrence,
+    RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow, WindowRow, Write,
 };
 
 /// The moment at which samples happen.
@@ -194,6 +194,60 @@ pub fn interval(service: &str, presence: Presence, after: i64) -> IntervalRow {
         superseded_at: None,
         boot_id: BootId([7; 16]),
         from_boot: BootTime(9_000_000),
+    }
+}
+
+/// A job that ran so often.
+#[must_use]
+pub fn job(name: &str, runs: u64) -> JobRow {
+    JobRow {
+        name: name.into(),
+        schedule: "0 2 * * *".into(),
+        enabled: Some(runs.is_multiple_of(2)),
+        paused_until: Some(Timestamp(NOON.0 + 9)),
+        next_at: Some(Timestamp(NOON.0 + 10)),
+        last: Some(RunRow {
+            id: RowId::numbered(runs.into()),
+            cause: RunCause::Missed,
+            by: "system".into(),
+            dry_run: false,
+            started_at: NOON,
+            ended_at: Some(Timestamp(NOON.0 + 5)),
+            outcome: Some(Outcome::Failed),
+            counts: BTreeMap::from([("removed".into(), runs)]),
+            error: Some("the disk \"is\" full".into()),
+            held_by: None,
+        }),
+        last_success: Some(NOON),
+        runs,
+        failures: 1,
+    }
+}
+
+/// A hold.
+#[must_use]
+pub fn hold(name: &str, n: i64) -> HoldRow {
+    HoldRow { name: name.into(), since: Timestamp(NOON.0 + n), detail: serde_json::json!({"step_ms": n}) }
+}
+
+/// A maintenance window, with every field filled that may be.
+#[must_use]
+pub fn window(n: u8, reason: &str) -> WindowRow {
+    WindowRow {
+        id: RowId::numbered(n.into()),
+        selector: Selector {
+            services: vec![ServiceKeyText(key("agent/a"))],
+            labels: BTreeMap::from([("site".into(), Some("north".into())), ("rack".into(), None)]),
+            subtree: Some(ServiceKeyText(key("poller/p"))),
+        },
+        starts_at: NOON,
+        ends_at: Timestamp(NOON.0 + 3_600_000),
+        recurrence: Some(Recurrence { cron: "0 3 * * 0 Europe/Paris".into(), duration_ms: 60_000 }),
+        reason: reason.into(),
+        author: "credential:sample".into(),
+        created_at: NOON,
+        ended_early: n.is_multiple_of(2).then_some(NOON),
+        seq: Seq(0),
     }
 }
 

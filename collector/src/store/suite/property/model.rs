@@ -12,8 +12,8 @@ use rollcall_common::{
 use crate::store::{
     Position,
     rows::{
-        AuditEvent, Change, Conflict, CredentialRow, IdentityRow, IntervalRow, Loaded, ServiceRow, TokenRow, TokenUse,
-        Write,
+        AuditEvent, Change, Conflict, CredentialRow, HoldRow, IdentityRow, IntervalRow, JobRow, Loaded, RowId,
+        ServiceRow, TokenRow, TokenUse, WindowRow, Write,
     },
 };
 
@@ -29,6 +29,9 @@ pub(super) struct Model {
     tokens: BTreeMap<TokenId, TokenRow>,
     uses: BTreeMap<(TokenId, [u8; 32]), TokenUse>,
     credentials: BTreeMap<TokenId, CredentialRow>,
+    jobs: BTreeMap<String, JobRow>,
+    holds: BTreeMap<String, HoldRow>,
+    pub(super) windows: BTreeMap<RowId, WindowRow>,
     /// In the order of their begin in the store.
     pub(super) intervals: Vec<IntervalRow>,
     pub(super) audit: Vec<AuditEvent>,
@@ -183,6 +186,34 @@ impl Model {
                 self.intervals.push(IntervalRow { recorded_at: Some(at), ..*row });
                 Ok(None)
             }
+            Write::PutJob(row) => {
+                self.jobs.insert(row.name.clone(), *row);
+                Ok(None)
+            }
+            Write::PutHold(row) => {
+                self.holds.insert(row.name.clone(), *row);
+                Ok(None)
+            }
+            Write::DropHold(name) => {
+                self.holds.remove(&name);
+                Ok(None)
+            }
+            Write::PutWindow { row, expect } => {
+                let seq = self.take();
+                match (self.windows.get(&row.id).map(|old| old.seq), expect) {
+                    (None, None) => {}
+                    (Some(old), Some(expect)) if old == expect || old > base => {}
+                    (Some(_), Some(_)) => return Err(Conflict::Stale),
+                    (Some(_), None) => return Err(Conflict::Exists),
+                    (None, Some(_)) => return Err(Conflict::Missing),
+                }
+                self.windows.insert(row.id, WindowRow { seq, ..*row });
+                Ok(Some(seq))
+            }
+            Write::DropWindow(id) => {
+                self.windows.remove(&id);
+                Ok(None)
+            }
         }
     }
 
@@ -207,6 +238,9 @@ impl Model {
             credentials: self.credentials.values().cloned().collect(),
             open_intervals: open.cloned().collect(),
             marks: Vec::new(),
+            jobs: self.jobs.values().cloned().collect(),
+            holds: self.holds.values().cloned().collect(),
+            windows: self.windows.values().cloned().collect(),
         };
         sort(&mut loaded);
         loaded
@@ -222,4 +256,7 @@ pub(super) fn sort(loaded: &mut Loaded) {
     loaded.token_uses.sort_by_key(|row| (row.token, row.key.0));
     loaded.credentials.sort_by_key(|row| row.id);
     loaded.open_intervals.sort_by(|a, b| a.service.cmp(&b.service));
+    loaded.jobs.sort_by(|a, b| a.name.cmp(&b.name));
+    loaded.holds.sort_by(|a, b| a.name.cmp(&b.name));
+    loaded.windows.sort_by_key(|row| row.id);
 }

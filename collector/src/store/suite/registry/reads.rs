@@ -18,8 +18,8 @@ use crate::store::{
     suite::{
         Place,
         samples::{
-            NOON, cert, credential, event, identity, interval, key, put, registered, service, token, token_id,
-            use_token,
+            NOON, cert, credential, event, hold, identity, interval, job, key, put, registered, service, token, token_id,
+            use_token, window,
         },
     },
 };
@@ -143,6 +143,9 @@ pub(super) async fn what_was_answered_is_there_after_reopening(place: &impl Plac
             Write::Deny { serial: cert(7, 7).serial, until: later(70) },
             Write::InsertCredential(credential(4)),
             Write::BeginInterval(Box::new(interval("agent/edge-1", Presence::Alive, 3))),
+            Write::PutJob(Box::new(job("purge", 3))),
+            Write::PutHold(Box::new(hold("clock_step", 4))),
+            Write::PutWindow { row: Box::new(window(1, "new disks")), expect: None },
         ],
     )
     .await;
