@@ -23,7 +23,9 @@ pub struct Schedule {
 
 /// A text that is no cron expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no schedule: {why}; write minute hour day month weekday [zone], as in \"0 2 * * *\" or \"30 3 * * 0 Europe/Paris\"")]
+#[error(
+    "{text:?} is no schedule: {why}; write minute hour day month weekday [zone], as in \"0 2 * * *\" or \"30 3 * * 0 Europe/Paris\""
+)]
 pub struct ScheduleError {
     text: String,
     why: String,
@@ -151,7 +153,9 @@ mod tests {
 
     #[test]
     fn what_is_no_schedule_is_refused_with_the_way_to_write_one() {
-        for bad in ["", "* * * *", "61 * * * *", "0 2 * * * Mars/Base", "0 0 30 2 *", "0 2\n* * *", "ä * * * *", "@daily"] {
+        for bad in
+            ["", "* * * *", "61 * * * *", "0 2 * * * Mars/Base", "0 0 30 2 *", "0 2\n* * *", "ä * * * *", "@daily"]
+        {
             let told = bad.parse::<Schedule>().unwrap_err().to_string();
             assert!(told.contains("minute hour day month weekday"), "{bad}: {told}");
             assert!(!told.contains('\n'), "{bad}: {told}");

@@ -125,12 +125,8 @@ pub trait RegistryStore: Send + Sync + fmt::Debug {
 
     /// Services that have more than `keep` presence intervals which ended, in the order of their names behind
     /// `after`, at most `limit`, capped at 1,000.
-    async fn crowded(
-        &self,
-        keep: u32,
-        after: Option<&ServiceKey>,
-        limit: usize,
-    ) -> Result<Vec<ServiceKey>, StoreError>;
+    async fn crowded(&self, keep: u32, after: Option<&ServiceKey>, limit: usize)
+    -> Result<Vec<ServiceKey>, StoreError>;
 
     /// Proof that it can be written now: a small durable write that changes nothing.
     async fn ping(&self) -> Result<(), StoreError>;

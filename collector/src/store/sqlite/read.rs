@@ -260,7 +260,8 @@ fn mark(f: &mut Fields<'_>) -> Result<ObserverMark, Unreadable> {
     Ok(ObserverMark { collector: f.word()?, boot_id: f.word()?, boot: f.boot()?, wall: f.time()? })
 }
 
-const JOBS: &str = "SELECT name, schedule, enabled, paused_until, next_at, last_run, last_success, runs, failures FROM jobs";
+const JOBS: &str =
+    "SELECT name, schedule, enabled, paused_until, next_at, last_run, last_success, runs, failures FROM jobs";
 
 fn job(f: &mut Fields<'_>) -> Result<JobRow, Unreadable> {
     Ok(JobRow {

@@ -18,8 +18,8 @@ use self::model::{Model, sort};
 use super::{
     Place,
     samples::{
-        NOON, cert, credential, event, facts, health, hold, identity, interval, job, key, pairs, service, token, token_id,
-        use_token, window,
+        NOON, cert, credential, event, facts, health, hold, identity, interval, job, key, pairs, service, token,
+        token_id, use_token, window,
     },
 };
 use crate::store::{

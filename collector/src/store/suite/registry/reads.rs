@@ -18,8 +18,8 @@ use crate::store::{
     suite::{
         Place,
         samples::{
-            NOON, cert, credential, event, hold, identity, interval, job, key, put, registered, service, token, token_id,
-            use_token, window,
+            NOON, cert, credential, event, hold, identity, interval, job, key, put, registered, service, token,
+            token_id, use_token, window,
         },
     },
 };
