@@ -5,7 +5,8 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `routes` | the table: no route without a permission |
+//! | `routes` | the table: every operation declared once, with its permission, words, parameters and answers |
+//! | `openapi` | the contract, made from that table, and its viewer |
 //! | [`access`] | roles, credentials, hosts, the brake on guessing |
 //! | [`bootstrap`] | the first credential |
 //! | [`error`] | problem documents |
@@ -25,6 +26,7 @@ mod filter;
 pub(crate) mod fixture;
 mod health;
 mod metrics;
+mod openapi;
 mod overview;
 mod page;
 mod routes;
@@ -39,10 +41,9 @@ use std::{
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -56,7 +57,7 @@ use axum::{
 use futures_util::FutureExt;
 use rollcall_common::{
     address::Address,
-    id::{Kind, NoRandomness, random},
+    id::{NoRandomness, random},
     identity::Pin,
     time::BootTime,
 };
@@ -65,16 +66,14 @@ use tracing::Instrument;
 
 pub use self::server::{BindError, Server};
 use self::{
-    access::{Failures, Permission},
+    access::Failures,
     error::{Problem, ProblemCode},
-    extract::{Call, Id, Json, Query, RequestId},
+    extract::RequestId,
     metrics::{AnswerLabel, Counts},
-    routes::{Route, Routes},
+    routes::{Routes, Table},
 };
 use crate::{registry::Registry, store::RegistryStore};
 
-/// How long an answer may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Connections at once where the configuration names no number.
 pub const DEFAULT_CONNECTIONS: usize = 512;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -132,6 +131,8 @@ pub(crate) struct State {
     heartbeat_ages: bool,
     counts: Counts,
     failures: Mutex<Failures>,
+    /// The OpenAPI document, once the routes are known.
+    contract: OnceLock<String>,
     /// Request ids: unique across restarts by the first, within one by the second.
     run: String,
     requests: AtomicU64,
@@ -160,58 +161,24 @@ pub async fn bind(parts: Parts, settings: Settings) -> Result<Server, StartError
 }
 
 /// The router and what it serves.
-fn router(state: Arc<State>) -> (Router, Vec<Route>) {
+fn router(state: Arc<State>) -> (Router, Table) {
     let (router, table) = table(Arc::clone(&state)).finish();
+    state.contract.get_or_init(|| openapi::contract(&table).to_string());
     (router.layer(middleware::from_fn_with_state(state, attend)), table)
 }
 
-/// Every route there is. A kind's word in a path is one of four, so that a service of any id has a place;
-/// without a kind, an id that is one of the fixed words here is found under its kind only.
+/// Every route there is: each resource brings its own.
 fn table(state: Arc<State>) -> Routes {
-    use Permission as P;
-    const ROOT: &str = "/api/admin/services";
-    let (get, post, put, delete) = (Method::GET, Method::POST, Method::PUT, Method::DELETE);
-    let mut routes = Routes::new(state)
-        .add(get.clone(), "/livez", P::Open, health::livez)
-        .add(get.clone(), "/readyz", P::Open, health::readyz)
-        .add(get.clone(), "/metrics", P::Scrape, metrics::scrape)
-        .add(get.clone(), ROOT, P::Read, |call: Call, query: Query| services::list(None, call, query))
-        .add(get.clone(), &format!("{ROOT}/stats"), P::Read, overview::stats)
-        .add(get.clone(), &format!("{ROOT}/tree"), P::Read, overview::tree)
-        .add(get.clone(), &format!("{ROOT}/{{id}}"), P::Read, services::show_any)
-        .add(get.clone(), "/api/admin/audit", P::Read, audit::list)
-        .add(get.clone(), "/api/admin/tokens", P::Read, tokens::list)
-        .add(post.clone(), "/api/admin/tokens", P::Mint, tokens::create)
-        .add(get.clone(), "/api/admin/tokens/{id}", P::Read, tokens::show)
-        .add(post.clone(), "/api/admin/tokens/{id}/revoke", P::Operate, tokens::revoke);
-    for kind in Kind::ALL {
-        let all = format!("{ROOT}/{}", kind.plural());
-        let one = format!("{all}/{{id}}");
-        let status = format!("{one}/status");
-        let set_status = move |call: Call, id: Id, body: Json<_>| services::set_status(kind, call, id, body);
-        routes = routes
-            .add(get.clone(), &all, P::Read, move |call: Call, query: Query| services::list(Some(kind), call, query))
-            .add(post.clone(), &all, P::Operate, move |call: Call, body: Json<_>| services::register(kind, call, body))
-            .add(get.clone(), &one, P::Read, move |call: Call, id: Id, query: Query| {
-                services::show(kind, call, id, query)
-            })
-            .add(delete.clone(), &one, P::Administer, move |call: Call, id: Id, query: Query| {
-                services::remove(kind, call, id, query)
-            })
-            // The body decides whether this takes an administrator: see `services::ACTS`.
-            .add(post.clone(), &status, P::Operate, set_status)
-            .add(put.clone(), &status, P::Operate, set_status)
-            .add(get.clone(), &format!("{one}/history"), P::Read, move |call: Call, id: Id, query: Query| {
-                services::history(kind, call, id, query)
-            });
-        if let Some(parent) = kind.parent() {
-            let below = format!("{ROOT}/{}/{{id}}/{}", parent.plural(), kind.plural());
-            routes = routes.add(get.clone(), &below, P::Read, move |call: Call, id: Id, query: Query| {
-                services::children(parent, kind, call, id, query)
-            });
-        }
-    }
-    routes
+    let resources: [fn(Routes) -> Routes; 7] = [
+        health::routes,
+        metrics::routes,
+        openapi::routes,
+        overview::routes,
+        services::routes,
+        audit::routes,
+        tokens::routes,
+    ];
+    resources.into_iter().fold(Routes::new(state), |routes, resource| resource(routes))
 }
 
 impl State {
@@ -234,6 +201,7 @@ impl State {
             heartbeat_ages: settings.heartbeat_ages,
             counts: Counts::default(),
             failures: Mutex::default(),
+            contract: OnceLock::new(),
             run,
             requests: AtomicU64::new(1),
         })
@@ -269,7 +237,7 @@ async fn attend(Held(state): Held<Arc<State>>, mut request: Request, next: Next)
     request.extensions_mut().insert(id.clone());
     let answer = match host_problem(&state, &request) {
         Some(problem) => problem.into_response(),
-        None => bounded(&state, next.run(request)).instrument(span.clone()).await,
+        None => caught(&state, next.run(request)).instrument(span.clone()).await,
     };
     let answer = finish(answer, &id.0);
     let _entered = span.enter();
@@ -278,22 +246,12 @@ async fn attend(Held(state): Held<Arc<State>>, mut request: Request, next: Next)
     answer
 }
 
-async fn bounded(state: &State, answer: impl Future<Output = Response>) -> Response {
-    match tokio::time::timeout(ANSWER_WITHIN, AssertUnwindSafe(answer).catch_unwind()).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => {
-            state.counts.panics.inc();
-            tracing::error!("a request ended in a panic");
-            Problem::new(ProblemCode::Internal, "the log has more under the request id").into_response()
-        }
-        Err(_) => {
-            let detail = format!(
-                "there was no answer within {} s; a change may still have been made: look before you try again",
-                ANSWER_WITHIN.as_secs()
-            );
-            Problem::new(ProblemCode::TimedOut, detail).into_response()
-        }
-    }
+async fn caught(state: &State, answer: impl Future<Output = Response>) -> Response {
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
+        state.counts.panics.inc();
+        tracing::error!("a request ended in a panic");
+        Problem::new(ProblemCode::Internal, "the log has more under the request id").into_response()
+    })
 }
 
 fn host_problem(state: &State, request: &Request) -> Option<Problem> {
@@ -315,6 +273,7 @@ fn method_word(method: &Method) -> &'static str {
         "HEAD" => "HEAD",
         "POST" => "POST",
         "PUT" => "PUT",
+        "PATCH" => "PATCH",
         "DELETE" => "DELETE",
         _ => "other",
     }
@@ -324,7 +283,10 @@ fn method_word(method: &Method) -> &'static str {
 fn finish(mut answer: Response, request_id: &str) -> Response {
     if let Some(problem) = answer.extensions_mut().remove::<Problem>() {
         let carried = std::mem::take(answer.headers_mut());
+        let extensions = std::mem::take(answer.extensions_mut());
         answer = problem.respond(request_id);
+        answer.extensions_mut().extend(extensions);
+        answer.extensions_mut().insert(problem.code());
         if let Some(allow) = carried.get(header::ALLOW) {
             answer.headers_mut().insert(header::ALLOW, allow.clone());
         }

@@ -93,6 +93,21 @@ pub enum Permission {
     Administer,
 }
 
+impl Permission {
+    /// The word in the API's contract.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Scrape => "scrape",
+            Self::Read => "read",
+            Self::Mint => "mint",
+            Self::Operate => "operate",
+            Self::Administer => "administer",
+        }
+    }
+}
+
 /// Whoever passed the guard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {

@@ -27,7 +27,7 @@ const RETRY_SECS: u32 = 1;
 macro_rules! problems {
     ($($(#[$doc:meta])* $name:ident = $status:ident, $word:literal, $title:literal;)*) => {
         /// Why a request did not pass. Words are a treaty: they keep their meaning.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum ProblemCode {
             $($(#[$doc])* $name,)*
         }

@@ -1,11 +1,11 @@
 //! What handlers are handed: each extractor's failure is a problem document.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{collections::HashSet, str::FromStr, sync::Arc, time::Duration};
 
 use axum::{
-    body::to_bytes,
+    body::{Bytes, to_bytes},
     extract::{FromRequest, FromRequestParts, Request},
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, Uri, header, request::Parts},
 };
 use rollcall_common::id::ServiceId;
 use serde::de::DeserializeOwned;
@@ -14,10 +14,11 @@ use super::{
     State,
     access::{Caller, Permission},
     error::{Problem, ProblemCode},
+    routes::{Form, Operation, Param},
 };
 use crate::registry::services::By;
 
-/// Largest body, in bytes.
+/// Largest body where an operation names no other, in bytes.
 pub(super) const MAX_BODY: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
@@ -59,37 +60,64 @@ impl FromRequestParts<Arc<State>> for Call {
     }
 }
 
-/// The query's pairs, decoded, in order.
+/// The query's pairs, decoded, in order. The guard has read them: each name is one that the operation declares,
+/// and none that takes one value comes twice.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Query(pub(super) Vec<(String, String)>);
 
 impl FromRequestParts<Arc<State>> for Query {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Problem> {
-        match axum::extract::Query::<Vec<(String, String)>>::from_request_parts(parts, state).await {
-            Ok(axum::extract::Query(pairs)) => Ok(Self(pairs)),
-            Err(rejection) => Err(Problem::new(ProblemCode::InvalidQuery, rejection.body_text())),
-        }
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<State>) -> Result<Self, Problem> {
+        let read = parts.extensions.remove::<Self>();
+        read.ok_or_else(|| Problem::new(ProblemCode::Internal, "the route has no guard"))
     }
 }
 
 impl Query {
-    /// Refuses every parameter, for routes that take none.
-    pub(super) fn none(&self) -> Result<(), Problem> {
-        match self.0.first() {
-            None => Ok(()),
-            Some((name, _)) => Err(unknown_parameter(name, &[])),
+    /// Reads what comes behind the question mark.
+    ///
+    /// # Errors
+    /// [`ProblemCode::InvalidQuery`] for what the operation does not declare.
+    pub(super) fn read(text: &str, operation: &Operation) -> Result<Self, Problem> {
+        let invalid = |detail: String| Problem::new(ProblemCode::InvalidQuery, detail);
+        let uri = Uri::builder().path_and_query(format!("/?{text}")).build();
+        let pairs = uri.map_err(|error| invalid(error.to_string())).and_then(|uri| {
+            axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri)
+                .map_err(|rejection| invalid(rejection.body_text()))
+        });
+        let pairs = pairs?.0;
+        let mut once = HashSet::new();
+        for (name, _) in &pairs {
+            let Some(param) = operation.query_param(name) else {
+                return Err(unknown_parameter(name, &operation.query));
+            };
+            if param.form == Form::One && !once.insert(param.name) {
+                let detail = format!("{name} comes more than once and takes one value");
+                return Err(invalid(detail).with("parameter", param.name));
+            }
         }
+        let missing = |param: &&Param| param.required && pairs.iter().all(|(name, _)| name != param.name);
+        if let Some(param) = operation.query.iter().find(missing) {
+            return Err(invalid(format!("{} is required", param.name)).with("parameter", param.name));
+        }
+        Ok(Self(pairs))
+    }
+
+    /// The value of a parameter that comes once.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// The complaint about a parameter that a route does not know.
-pub(super) fn unknown_parameter(name: &str, allowed: &[&'static str]) -> Problem {
+pub(super) fn unknown_parameter(name: &str, allowed: &[Param]) -> Problem {
     let name: String = name.chars().take(80).collect();
+    let allowed: Vec<&str> = allowed.iter().map(|param| param.name).collect();
     let known = if allowed.is_empty() { "takes none".to_owned() } else { format!("takes {}", allowed.join(", ")) };
     Problem::new(ProblemCode::InvalidQuery, format!("unknown parameter {name:?}: this route {known}"))
         .with("parameter", name)
-        .with("allowed", allowed.to_vec())
+        .with("allowed", allowed)
 }
 
 /// The `{id}` of a path.
@@ -122,21 +150,29 @@ impl<T: DeserializeOwned> FromRequest<Arc<State>> for Json<T> {
         if !is_json(request.headers()) {
             return Err(Problem::new(ProblemCode::MediaType, "send the body with Content-Type: application/json"));
         }
-        let too_large = || Problem::new(ProblemCode::TooLarge, format!("a body has at most {MAX_BODY} bytes"));
-        let length = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-        if length.is_some_and(|length| length > MAX_BODY as u64) {
-            return Err(too_large());
-        }
-        let body = tokio::time::timeout(BODY_WITHIN, to_bytes(request.into_body(), MAX_BODY)).await;
-        let bytes = match body {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(_)) => return Err(too_large()),
-            Err(_) => {
-                let detail = format!("the body did not arrive within {} s", BODY_WITHIN.as_secs());
-                return Err(Problem::new(ProblemCode::SlowBody, detail));
-            }
-        };
+        let bytes = whole(request).await?;
         parse(&bytes).map(Self)
+    }
+}
+
+/// The whole body, within the operation's bound and in time.
+///
+/// # Errors
+/// [`ProblemCode::TooLarge`] and [`ProblemCode::SlowBody`].
+pub(super) async fn whole(request: Request) -> Result<Bytes, Problem> {
+    let most = request.extensions().get::<Arc<Operation>>().map_or(MAX_BODY, |operation| operation.body_limit);
+    let too_large = || Problem::new(ProblemCode::TooLarge, format!("a body has at most {most} bytes here"));
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > most as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_WITHIN, to_bytes(request.into_body(), most)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err(too_large()),
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} s", BODY_WITHIN.as_secs());
+            Err(Problem::new(ProblemCode::SlowBody, detail))
+        }
     }
 }
 

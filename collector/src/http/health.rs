@@ -8,11 +8,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::{LivenessSight, State};
+use super::{
+    LivenessSight, State,
+    access::Permission,
+    routes::{Operation, Routes},
+};
 
 /// What `/readyz` answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Readiness {
     ready: bool,
     registry: StoreState,
@@ -20,19 +25,39 @@ pub(super) struct Readiness {
     draining: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct StoreState {
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<String>,
     ok: bool,
 }
 
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .tag("health", "Whether the collector lives and is of use")
+        .add(
+            Operation::get("/livez", Permission::Open, "get_liveness").about("Whether the process lives").answer_as(
+                200,
+                "text/plain",
+                "It does",
+            ),
+            livez,
+        )
+        .add(
+            Operation::get("/readyz", Permission::Open, "get_readiness")
+                .about("Whether the collector is of use")
+                .answer::<Readiness>(200, "It takes changes and answers queries")
+                .answer::<Readiness>(503, "It does not, and says which part fails"),
+            readyz,
+        )
+}
+
 /// Living means answering.
-pub(super) async fn livez() -> &'static str {
+async fn livez() -> &'static str {
     "ok\n"
 }
 
-pub(super) async fn readyz(Held(state): Held<Arc<State>>) -> Response {
+async fn readyz(Held(state): Held<Arc<State>>) -> Response {
     let readiness = judge(state.registry.store_ok(), (state.liveness)(), state.draining.is_cancelled());
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(readiness)).into_response()

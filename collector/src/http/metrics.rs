@@ -20,8 +20,10 @@ use rollcall_common::{id::Kind, lease::Presence, lifecycle::Status};
 
 use super::{
     State,
+    access::Permission,
     error::{Problem, ProblemCode},
-    extract::{Call, Query},
+    extract::Call,
+    routes::{Operation, Routes},
     scan::walk,
 };
 
@@ -47,8 +49,16 @@ pub(super) struct Counts {
     pub(super) panics: Counter,
 }
 
-pub(super) async fn scrape(call: Call, query: Query) -> Result<Response, Problem> {
-    query.none()?;
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.tag("metrics", "For Prometheus").add(
+        Operation::get("/metrics", Permission::Scrape, "get_metrics")
+            .about("What the collector counts, and what the roster holds")
+            .answer_as(200, "application/openmetrics-text", "The exposition"),
+        scrape,
+    )
+}
+
+async fn scrape(call: Call) -> Result<Response, Problem> {
     let mut exposition = Exposition::default();
     let state = &call.state;
     state.registry.metrics().register(&mut exposition);

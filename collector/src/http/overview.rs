@@ -10,12 +10,16 @@ use rollcall_common::{
     service::Source,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     State,
+    access::Permission,
     error::{Problem, ProblemCode},
-    extract::{Call, Query, unknown_parameter},
+    extract::{Call, Query},
     filter::health_of,
+    openapi::words,
+    routes::{Operation, Param, Routes},
     scan::{Seen, presence_of, walk},
 };
 
@@ -28,12 +32,16 @@ const MAX_NODES: usize = 10_000;
 type Counts = BTreeMap<&'static str, u64>;
 
 /// The counts of one kind, or of all.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct Tally {
     total: u64,
+    #[schema(value_type = words::Counts)]
     status: Counts,
+    #[schema(value_type = words::Counts)]
     presence: Counts,
+    #[schema(value_type = words::Counts)]
     health: Counts,
+    #[schema(value_type = words::Counts)]
     source: Counts,
 }
 
@@ -76,10 +84,11 @@ impl Tally {
 }
 
 /// Everything that is counted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Stats {
     #[serde(flatten)]
     all: Tally,
+    #[schema(value_type = BTreeMap<String, Tally>)]
     kinds: BTreeMap<&'static str, Tally>,
     connections: usize,
     interval_ms: u32,
@@ -91,19 +100,24 @@ pub(super) struct Stats {
 }
 
 /// A node of the tree.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Node {
+    #[schema(value_type = words::Kind)]
     kind: Kind,
     id: String,
     checker_kind: Option<String>,
+    #[schema(value_type = words::Status)]
     status: Status,
+    #[schema(value_type = words::Presence)]
     presence: Presence,
+    #[schema(value_type = words::Health)]
     health: Health,
+    #[schema(value_type = Vec<Node>, no_recursion)]
     children: Vec<Self>,
 }
 
 /// The tree, or the part below one service.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Tree {
     items: Vec<Node>,
     /// Whether nodes were left out because there are more than was asked for.
@@ -112,8 +126,31 @@ pub(super) struct Tree {
     epoch: u64,
 }
 
-pub(super) async fn stats(call: Call, query: Query) -> Result<axum::Json<Stats>, Problem> {
-    query.none()?;
+const TREE: &[Param] = &[
+    Param::of::<words::Key>("root", "Only what is below this service"),
+    Param::of::<words::Number>("limit", "Most nodes, 1 to 10,000; 1,000 where it is not given"),
+];
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .tag("overview", "The whole at a glance")
+        .add(
+            Operation::get("/api/admin/services/stats", Permission::Read, "get_stats")
+                .about("Counts by kind, status, presence, health and source")
+                .answer::<Stats>(200, "The counts"),
+            stats,
+        )
+        .add(
+            Operation::get("/api/admin/services/tree", Permission::Read, "get_tree")
+                .about("Pollers, their agents, their checkers")
+                .query(TREE)
+                .answer::<Tree>(200, "The tree, or the part below one service")
+                .gives(&[ProblemCode::UnknownService]),
+            tree,
+        )
+}
+
+async fn stats(call: Call) -> Result<axum::Json<Stats>, Problem> {
     let registry = &call.state.registry;
     let position = registry.read(|roster| roster.position());
     let kinds = call.state.tally();
@@ -143,7 +180,7 @@ pub(super) async fn stats(call: Call, query: Query) -> Result<axum::Json<Stats>,
     }))
 }
 
-pub(super) async fn tree(call: Call, query: Query) -> Result<axum::Json<Tree>, Problem> {
+async fn tree(call: Call, query: Query) -> Result<axum::Json<Tree>, Problem> {
     let (mut root, mut limit) = (None, DEFAULT_NODES);
     for (name, value) in &query.0 {
         match name.as_str() {
@@ -161,7 +198,7 @@ pub(super) async fn tree(call: Call, query: Query) -> Result<axum::Json<Tree>, P
                     Problem::new(ProblemCode::InvalidQuery, detail).with("parameter", "limit")
                 })?;
             }
-            other => return Err(unknown_parameter(other, &["root", "limit"])),
+            _ => {}
         }
     }
     let position = call.state.registry.read(|roster| roster.position());

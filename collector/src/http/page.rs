@@ -4,8 +4,17 @@
 //! as page 1, nothing is given twice, and what is inserted or removed in between disturbs nobody. Its form
 //! is opaque to callers and may change.
 
+use std::borrow::Cow;
+
 use data_encoding::BASE64URL_NOPAD;
 use serde::Serialize;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        ObjectBuilder, Ref, RefOr, Schema,
+        schema::{SchemaType, Type},
+    },
+};
 
 use super::error::{Problem, ProblemCode};
 use crate::store::Position;
@@ -28,6 +37,37 @@ pub(super) struct Page<T> {
     pub seq: u64,
     /// The registry's epoch: seqs of different epochs do not compare.
     pub epoch: u64,
+}
+
+impl<T: ToSchema> PartialSchema for Page<T> {
+    fn schema() -> RefOr<Schema> {
+        let items = Ref::from_schema_name(T::name()).to_array_builder();
+        let next = ObjectBuilder::new()
+            .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+            .description(Some("The cursor of the next page; null on the last"));
+        let whole = |about| ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).description(Some(about));
+        ObjectBuilder::new()
+            .property("items", items)
+            .property("next", next)
+            .property("seq", whole("The registry's seq when the page was begun"))
+            .property("epoch", whole("The registry's epoch: seqs of different epochs do not compare"))
+            .required("items")
+            .required("next")
+            .required("seq")
+            .required("epoch")
+            .into()
+    }
+}
+
+impl<T: ToSchema> ToSchema for Page<T> {
+    fn name() -> Cow<'static, str> {
+        format!("PageOf{}", T::name()).into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((T::name().into_owned(), T::schema()));
+        T::schemas(schemas);
+    }
 }
 
 impl<T> Page<T> {

@@ -1,10 +1,54 @@
-//! The route table: nothing is served without a declared permission.
+//! The route table: what is served, declared once, as data.
 //!
-//! `Routes` is the only way to add a route, and it demands a [`Permission`] with each. The guard in front
-//! of every handler reads that very declaration, so that the table that tests walk and the table that is
-//! enforced are one.
+//! Each resource file owns a `routes(Routes) -> Routes` that adds its operations. An [`Operation`] is built
+//! where it is added and says everything that a caller may know: method, path, permission, name, words,
+//! parameters, bodies, answers and the problems that it can give. Four readers share that one declaration,
+//! so that none can differ from another: the guard in front of every handler (permission, unknown or repeated
+//! query parameters, the time an answer may take, the size of a body), the OpenAPI document
+//! ([`super::openapi`]), the metrics' route label, and the tests that walk the table.
+//!
+//! ```ignore
+//! const QUERY: &[Param] = &[
+//!     Param::of::<words::Limit>("limit", "Items of a page"),
+//!     Param::list::<words::Status>("status", "Only these"),       // status=active,pending
+//!     Param::each::<words::LabelTest>("label", "Only with it"),   // label=a&label=b
+//!     Param::of::<words::Flag>("dry_run", "Only look").required(),
+//! ];
+//!
+//! pub(super) fn routes(routes: Routes) -> Routes {
+//!     routes
+//!         .tag("widgets", "Things that are made")
+//!         .add(
+//!             Operation::get("/api/admin/widgets", Permission::Read, "list_widgets")
+//!                 .about("Widgets, by id")
+//!                 .query(QUERY)
+//!                 .answer::<Page<WidgetView>>(200, "A page"),
+//!             list,
+//!         )
+//!         .add(
+//!             Operation::post("/api/admin/widgets/{id}/turn", Permission::Operate, "turn_widget")
+//!                 .about("Turns a widget")
+//!                 .path::<words::Id>("id", "The widget")
+//!                 .body::<TurnBody>()
+//!                 .answer::<WidgetView>(200, "As it is now")
+//!                 .empty(204, "It stood that way already")
+//!                 .gives(&[ProblemCode::UnknownWidget]),
+//!             turn,
+//!         )
+//! }
+//! ```
+//!
+//! View types derive `utoipa::ToSchema`; a field of a domain type names its schema from
+//! [`super::openapi::words`]: `#[schema(value_type = words::Kind)]`. What every operation can answer (401, 403,
+//! 400, 429, 500 and so on) is added by the table itself, see [`Operation::problems`].
+//!
+//! The contract is pinned by `collector/openapi.json`; `UPDATE_SNAPSHOT=1 cargo test --workspace --lib
+//! http::openapi` renews it, and its difference belongs to the change that caused it.
 
-use std::sync::Arc;
+mod operation;
+mod param;
+
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,52 +60,78 @@ use axum::{
     routing::{MethodFilter, on},
 };
 
+pub(super) use self::{
+    operation::{Answer, Operation, Shape},
+    param::{Form, Param},
+};
 use super::{
     State,
     access::{self, Permission},
     error::{Problem, ProblemCode},
+    extract::Query,
     server::Peer,
 };
 
-/// One route as declared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Route {
-    /// Its method.
-    pub method: Method,
-    /// Its path, with `{names}` for the parts that vary.
-    pub path: String,
-    /// What it demands.
-    pub permission: Permission,
-}
+/// How long an answer may take, unless its operation streams.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Routes on their way to a router.
 pub(super) struct Routes {
     state: Arc<State>,
     router: Router<Arc<State>>,
-    table: Vec<Route>,
+    table: Vec<Arc<Operation>>,
+    tags: Vec<Tag>,
+}
+
+/// A group of operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tag {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+}
+
+/// What is served: the table that the guard, the document and the tests read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    /// Every operation, in the order of declaration.
+    pub operations: Vec<Arc<Operation>>,
+    /// Their groups.
+    pub tags: Vec<Tag>,
 }
 
 impl Routes {
     pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state, router: Router::new(), table: Vec::new() }
+        Self { state, router: Router::new(), table: Vec::new(), tags: Vec::new() }
     }
 
-    /// Adds a route. Two routes of one path and method are a mistake that ends the start-up.
-    pub(super) fn add<H, T>(mut self, method: Method, path: &str, permission: Permission, handler: H) -> Self
+    /// Names the group of the operations that follow.
+    pub(super) fn tag(mut self, name: &'static str, about: &'static str) -> Self {
+        self.tags.retain(|tag| tag.name != name);
+        self.tags.push(Tag { name, about });
+        self
+    }
+
+    /// Adds an operation. Two of one path and method are a mistake that ends the start-up.
+    pub(super) fn add<H, T>(mut self, mut operation: Operation, handler: H) -> Self
     where
         H: Handler<T, Arc<State>>,
         T: 'static,
     {
-        let Ok(filter) = MethodFilter::try_from(method.clone()) else { return self };
-        let gate = Gate { state: Arc::clone(&self.state), permission };
+        let Ok(filter) = MethodFilter::try_from(operation.method.clone()) else { return self };
+        operation.tag = self.tags.last().map_or("", |tag| tag.name);
+        let operation = Arc::new(operation);
+        let gate = Gate { state: Arc::clone(&self.state), operation: Arc::clone(&operation) };
         let guarded = on(filter, handler).route_layer(middleware::from_fn_with_state(gate, guard));
-        self.router = self.router.route(path, guarded);
-        self.table.push(Route { method, path: path.into(), permission });
+        self.router = self.router.route(&operation.path, guarded);
+        self.table.push(operation);
         self
     }
 
     /// The router, and what it serves.
-    pub(super) fn finish(self) -> (Router, Vec<Route>) {
+    pub(super) fn finish(self) -> (Router, Table) {
+        let table = Table { operations: self.table, tags: self.tags };
         let router = self
             .router
             .fallback(|| async { Problem::new(ProblemCode::NotFound, "no such path; the API is under /api/admin") })
@@ -69,31 +139,55 @@ impl Routes {
                 Problem::new(ProblemCode::MethodNotAllowed, format!("{method} is not allowed on this path"))
             })
             .with_state(self.state);
-        (router, self.table)
+        (router, table)
     }
 }
 
 #[derive(Clone)]
 struct Gate {
     state: Arc<State>,
-    permission: Permission,
+    operation: Arc<Operation>,
 }
 
+/// What stands in front of every handler: who asks, then what is asked, then how long it may take.
 async fn guard(Held(gate): Held<Gate>, mut request: Request, next: Next) -> Response {
-    if gate.permission == Permission::Open {
-        return next.run(request).await;
-    }
-    match admit(&gate, &request) {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+    let operation = gate.operation;
+    let passed = admit(&gate.state, &operation, &request).and_then(|caller| {
+        let query = Query::read(request.uri().query().unwrap_or_default(), &operation)?;
+        Ok((caller, query))
+    });
+    let mut answer = match passed {
+        Ok((caller, query)) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            request.extensions_mut().insert(query);
+            request.extensions_mut().insert(Arc::clone(&operation));
+            in_time(&operation, next.run(request)).await
         }
         Err(problem) => problem.into_response(),
-    }
+    };
+    answer.extensions_mut().insert(operation);
+    answer
 }
 
-fn admit(gate: &Gate, request: &Request) -> Result<access::Caller, Problem> {
-    let state = &gate.state;
+async fn in_time(operation: &Operation, answer: impl Future<Output = Response>) -> Response {
+    if operation.streams {
+        return answer.await;
+    }
+    tokio::time::timeout(ANSWER_WITHIN, answer).await.unwrap_or_else(|_| {
+        let detail = format!(
+            "there was no answer within {} s; a change may still have been made: look before you try again",
+            ANSWER_WITHIN.as_secs()
+        );
+        Problem::new(ProblemCode::TimedOut, detail).into_response()
+    })
+}
+
+fn admit(state: &State, operation: &Operation, request: &Request) -> Result<Option<access::Caller>, Problem> {
+    if operation.permission == Permission::Open {
+        return Ok(None);
+    }
     let now = state.registry.now();
     let caller = access::bearer(request.headers())
         .and_then(|credential| state.registry.read(|roster| access::check(roster, &credential, now.wall)));
@@ -108,6 +202,6 @@ fn admit(gate: &Gate, request: &Request) -> Result<access::Caller, Problem> {
             None => problem,
         }
     })?;
-    caller.demand(gate.permission)?;
-    Ok(caller)
+    caller.demand(operation.permission)?;
+    Ok(Some(caller))
 }

@@ -4,7 +4,7 @@
 //! wished status means is found in the lifecycle table itself ([`act_for`]), so that the two cannot differ.
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use rollcall_common::{
@@ -14,14 +14,17 @@ use rollcall_common::{
     service::{CheckerKind, Pairs, Source},
 };
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::{
     State,
     access::Permission,
     error::{Problem, ProblemCode},
-    extract::{Call, Id, Json, Query, unknown_parameter},
-    filter::Wanted,
+    extract::{Call, Id, Json, Query},
+    filter::{self, Wanted},
+    openapi::words,
     page::{self, Page},
+    routes::{Operation, Param, Routes},
     scan::{Listing, Seen},
     view::{IntervalView, Light, ServiceDetail, ServiceView},
 };
@@ -39,39 +42,149 @@ const ACTS: [(Act, &str, Permission); 4] = [
 ];
 
 /// A service to register ahead of its first heartbeat.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegisterBody {
+    #[schema(value_type = words::Id)]
     id: ServiceId,
+    /// Required of agents and checkers, and of nothing else.
+    #[schema(value_type = Option<words::Id>)]
     parent: Option<ServiceId>,
+    /// For checkers.
+    #[schema(value_type = Option<words::Id>)]
     checker_kind: Option<CheckerKind>,
+    /// The onboarding package's component.
+    #[schema(value_type = Option<words::Text>)]
     component_id: Option<Text>,
     #[serde(default)]
+    #[schema(value_type = words::Pairs)]
     labels: Pairs,
     #[serde(default)]
+    #[schema(value_type = words::Pairs)]
     metadata: Pairs,
 }
 
 /// A change of status: either the act, or the status that it is to lead to.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StatusBody {
+    /// Where it is to stand.
+    #[schema(value_type = Option<words::Status>)]
     status: Option<Status>,
+    /// `revoke`, `unrevoke`, `delete` or `recover`.
     act: Option<String>,
+    /// Why, for the audit trail.
     #[serde(default)]
+    #[schema(value_type = words::Text)]
     reason: Text,
 }
 
-pub(super) async fn list(
-    kind: Option<Kind>,
-    call: Call,
-    query: Query,
-) -> Result<axum::Json<Page<ServiceView>>, Problem> {
+const REASON: &[Param] = &[Param::of::<words::Text>("reason", "Why, for the audit trail")];
+const HISTORY: &[Param] = &[
+    Param::of::<words::Limit>("limit", "Rows of a page"),
+    Param::of::<words::Flag>("superseded", "Also rows that a later finding replaced"),
+];
+const ROOT: &str = "/api/admin/services";
+
+/// A kind's word in a path is one of four, so that a service of any id has a place; without a kind, an id that
+/// is one of the fixed words here is found under its kind only.
+pub(super) fn routes(routes: Routes) -> Routes {
+    let routes = routes
+        .tag("services", "What is registered, and what is observed of it")
+        .add(
+            Operation::get(ROOT, Permission::Read, "list_services")
+                .about("Services of every kind, in the order of the tree of kinds and then by id")
+                .query(&[filter::KIND, filter::PARENT])
+                .query(filter::QUERY)
+                .answer::<Page<ServiceView>>(200, "A page"),
+            |call: Call, query: Query| list(None, call, query),
+        )
+        .add(
+            Operation::get(&format!("{ROOT}/{{id}}"), Permission::Read, "find_service")
+                .about("A service by its id alone, where one kind only has it")
+                .path::<words::Id>("id", "The service")
+                .answer::<ServiceDetail>(200, "The service")
+                .gives(&[ProblemCode::UnknownService, ProblemCode::Ambiguous]),
+            show_any,
+        );
+    Kind::ALL.into_iter().fold(routes, of_kind)
+}
+
+/// The operations of one kind.
+fn of_kind(routes: Routes, kind: Kind) -> Routes {
+    use Permission as P;
+    let (word, words) = (kind.as_str(), kind.plural());
+    let all = format!("{ROOT}/{words}");
+    let one = format!("{all}/{{id}}");
+    let known =
+        |operation: Operation| operation.path::<words::Id>("id", "The service").gives(&[ProblemCode::UnknownService]);
+    let list_all = Operation::get(&all, P::Read, &format!("list_{words}"))
+        .about(format!("Services of kind {word}, by id"))
+        .query(&[filter::PARENT])
+        .query(filter::QUERY)
+        .answer::<Page<ServiceView>>(200, "A page");
+    let register_one = Operation::post(&all, P::Operate, &format!("register_{word}"))
+        .about(format!("Registers a service of kind {word} ahead of its first heartbeat"))
+        .body::<RegisterBody>()
+        .answer::<ServiceDetail>(201, "It is registered; `Location` says where it is found")
+        .gives(&[
+            ProblemCode::Exists,
+            ProblemCode::ParentMissing,
+            ProblemCode::ParentUnwanted,
+            ProblemCode::ParentUnknown,
+            ProblemCode::ParentKind,
+            ProblemCode::ParentBarred,
+        ]);
+    let show_one = known(Operation::get(&one, P::Read, &format!("get_{word}")))
+        .about(format!("One service of kind {word}, with everything that is known of it"))
+        .answer::<ServiceDetail>(200, "The service");
+    let remove_one = known(Operation::delete(&one, P::Administer, &format!("remove_{word}")))
+        .about("Removes a service for good")
+        .more("Pending and active services are not removed: delete or revoke them first.")
+        .query(REASON)
+        .empty(204, "It is gone")
+        .gives(&[ProblemCode::NoArrow, ProblemCode::Refused]);
+    let history_of = known(Operation::get(&format!("{one}/history"), P::Read, &format!("get_{word}_history")))
+        .about("Presence intervals of a service, newest first")
+        .query(HISTORY)
+        .answer::<Page<IntervalView>>(200, "The newest intervals")
+        .gives(&[ProblemCode::StoreUnavailable]);
+    // The body decides whether this takes an administrator: see `ACTS`.
+    let status = |method: Method, id: String| {
+        known(Operation::new(method, &format!("{one}/status"), P::Operate, &id))
+            .about("Changes the status of a service, by the act or by the status that it is to lead to")
+            .more("Revoking and deleting take an administrator; letting back in takes an operator.")
+            .body::<StatusBody>()
+            .answer::<ServiceDetail>(200, "As it is now")
+            .gives(&[ProblemCode::NoArrow, ProblemCode::Refused])
+    };
+    let set = move |call: Call, id: Id, body: Json<_>| set_status(kind, call, id, body);
+    let mut routes = routes
+        .add(list_all, move |call: Call, query: Query| list(Some(kind), call, query))
+        .add(register_one, move |call: Call, body: Json<_>| register(kind, call, body))
+        .add(show_one, move |call: Call, id: Id| show(kind, call, id))
+        .add(remove_one, move |call: Call, id: Id, query: Query| remove(kind, call, id, query))
+        .add(status(Method::POST, format!("change_{word}_status")), set)
+        .add(status(Method::PUT, format!("set_{word}_status")), set)
+        .add(history_of, move |call: Call, id: Id, query: Query| history(kind, call, id, query));
+    if let Some(parent) = kind.parent() {
+        let below = format!("{ROOT}/{}/{{id}}/{words}", parent.plural());
+        let list_below = known(Operation::get(&below, P::Read, &format!("list_{words}_of_{parent}")))
+            .about(format!("The {words} of one {parent}, by id"))
+            .query(filter::QUERY)
+            .answer::<Page<ServiceView>>(200, "A page");
+        routes =
+            routes.add(list_below, move |call: Call, id: Id, query: Query| children(parent, kind, call, id, query));
+    }
+    routes
+}
+
+async fn list(kind: Option<Kind>, call: Call, query: Query) -> Result<axum::Json<Page<ServiceView>>, Problem> {
     Ok(axum::Json(call.state.page(Wanted::read(kind, &query.0)?)))
 }
 
 /// `…/pollers/{id}/agents` and `…/agents/{id}/checkers`.
-pub(super) async fn children(
+async fn children(
     parent: Kind,
     child: Kind,
     call: Call,
@@ -80,23 +193,18 @@ pub(super) async fn children(
 ) -> Result<axum::Json<Page<ServiceView>>, Problem> {
     let key = ServiceKey::new(parent, id.0);
     call.state.find(&key)?;
-    if query.0.iter().any(|(name, _)| name == "parent") {
-        return Err(Problem::new(ProblemCode::InvalidQuery, "the path names the parent already"));
-    }
     let mut pairs = query.0;
     pairs.push(("parent".into(), key.id.to_string()));
     Ok(axum::Json(call.state.page(Wanted::read(Some(child), &pairs)?)))
 }
 
-pub(super) async fn show(kind: Kind, call: Call, id: Id, query: Query) -> Result<axum::Json<ServiceDetail>, Problem> {
-    query.none()?;
+async fn show(kind: Kind, call: Call, id: Id) -> Result<axum::Json<ServiceDetail>, Problem> {
     let seen = call.state.find(&ServiceKey::new(kind, id.0))?;
     Ok(axum::Json(call.state.detail(&seen)))
 }
 
 /// A lookup without a kind: answered where it is unambiguous.
-pub(super) async fn show_any(call: Call, id: Id, query: Query) -> Result<axum::Json<ServiceDetail>, Problem> {
-    query.none()?;
+async fn show_any(call: Call, id: Id) -> Result<axum::Json<ServiceDetail>, Problem> {
     let found: Vec<Seen> =
         Kind::ALL.into_iter().filter_map(|kind| call.state.find(&ServiceKey::new(kind, id.0.clone())).ok()).collect();
     match found.as_slice() {
@@ -110,7 +218,7 @@ pub(super) async fn show_any(call: Call, id: Id, query: Query) -> Result<axum::J
     }
 }
 
-pub(super) async fn register(kind: Kind, call: Call, Json(body): Json<RegisterBody>) -> Result<Response, Problem> {
+async fn register(kind: Kind, call: Call, Json(body): Json<RegisterBody>) -> Result<Response, Problem> {
     let key = ServiceKey::new(kind, body.id);
     let request = Register {
         key: key.clone(),
@@ -132,7 +240,7 @@ pub(super) async fn register(kind: Kind, call: Call, Json(body): Json<RegisterBo
     Ok(response)
 }
 
-pub(super) async fn set_status(
+async fn set_status(
     kind: Kind,
     call: Call,
     id: Id,
@@ -149,29 +257,16 @@ pub(super) async fn set_status(
     Ok(axum::Json(call.state.detail(&seen)))
 }
 
-pub(super) async fn remove(kind: Kind, call: Call, id: Id, query: Query) -> Result<StatusCode, Problem> {
-    let mut reason = Text::default();
-    for (name, value) in &query.0 {
-        match name.as_str() {
-            "reason" => {
-                reason =
-                    Text::new(value).map_err(|error| Problem::new(ProblemCode::InvalidQuery, error.to_string()))?;
-            }
-            other => return Err(unknown_parameter(other, &["reason"])),
-        }
-    }
+async fn remove(kind: Kind, call: Call, id: Id, query: Query) -> Result<StatusCode, Problem> {
+    let reason = Text::new(query.get("reason").unwrap_or_default())
+        .map_err(|error| Problem::new(ProblemCode::InvalidQuery, error.to_string()).with("parameter", "reason"))?;
     let key = ServiceKey::new(kind, id.0);
     let request = Move { key, act: Act::Remove, reason: reason.to_string(), by: call.by() };
     call.state.registry.ask(request).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn history(
-    kind: Kind,
-    call: Call,
-    id: Id,
-    query: Query,
-) -> Result<axum::Json<Page<IntervalView>>, Problem> {
+async fn history(kind: Kind, call: Call, id: Id, query: Query) -> Result<axum::Json<Page<IntervalView>>, Problem> {
     let (mut limit, mut superseded) = (page::DEFAULT_LIMIT, false);
     for (name, value) in &query.0 {
         match (name.as_str(), value.as_str()) {
@@ -181,7 +276,7 @@ pub(super) async fn history(
             ("superseded", _) => {
                 return Err(Problem::new(ProblemCode::InvalidQuery, "superseded is true or false"));
             }
-            (other, _) => return Err(unknown_parameter(other, &["limit", "superseded"])),
+            (_, _) => {}
         }
     }
     let key = ServiceKey::new(kind, id.0);

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{
-    access::Role,
+    access::{Permission, Role},
     fixture::{World, row, settings},
+    routes::Operation,
     server::Peer,
     *,
 };
@@ -28,7 +29,7 @@ fn world() -> World {
 struct Api {
     world: World,
     router: Router,
-    table: Vec<Route>,
+    table: Table,
 }
 
 impl Api {
@@ -51,6 +52,15 @@ impl Api {
         request.extensions_mut().insert(Peer("127.0.0.1:5".parse().unwrap()));
         let answer = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = answer.into_parts();
+        // Whatever is answered, the table declares it.
+        if let Some(operation) = parts.extensions.get::<Arc<Operation>>() {
+            let status = parts.status.as_u16();
+            let name = format!("{} {} answered {status}", operation.method, operation.path);
+            match parts.extensions.get::<ProblemCode>() {
+                Some(code) => assert!(operation.problems().contains(code), "{name} {}: undeclared", code.as_str()),
+                None => assert!(operation.answers.iter().any(|answer| answer.status == status), "{name}: undeclared"),
+            }
+        }
         let bytes = to_bytes(body, 1 << 20).await.unwrap();
         let value = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
@@ -78,6 +88,9 @@ fn declared() -> BTreeMap<(String, String), Permission> {
         ("GET", "/livez".to_owned(), P::Open),
         ("GET", "/readyz".into(), P::Open),
         ("GET", "/metrics".into(), P::Scrape),
+        ("GET", "/api/openapi.json".into(), P::Open),
+        ("GET", "/api/docs".into(), P::Open),
+        ("GET", "/api/docs/{file}".into(), P::Open),
         ("GET", "/api/admin/services".into(), P::Read),
         ("GET", "/api/admin/services/stats".into(), P::Read),
         ("GET", "/api/admin/services/tree".into(), P::Read),
@@ -109,9 +122,12 @@ fn declared() -> BTreeMap<(String, String), Permission> {
 fn the_table_is_the_declared_one() {
     let world = world();
     let (_, table) = router(world.state(world.registry()));
-    let count = table.len();
-    let served: BTreeMap<_, _> =
-        table.into_iter().map(|route| ((route.method.to_string(), route.path), route.permission)).collect();
+    let count = table.operations.len();
+    let served: BTreeMap<_, _> = table
+        .operations
+        .iter()
+        .map(|route| ((route.method.to_string(), route.path.clone()), route.permission))
+        .collect();
     assert_eq!(served.len(), count, "each route once");
     assert_eq!(served, declared());
 }
@@ -120,10 +136,10 @@ fn the_table_is_the_declared_one() {
 #[tokio::test]
 async fn every_route_lets_in_exactly_its_roles() {
     let api = Api::new();
-    for route in &api.table {
+    for route in &api.table.operations {
         let token = format!("{}", rollcall_common::token::TokenId([1; 10]));
         let id = if route.path.contains("/tokens/") { &token } else { "a" };
-        let path = route.path.replace("{id}", id);
+        let path = route.path.replace("{id}", id).replace("{file}", "start.js");
         let ask = async |role: &str| {
             let request = api.request(role, &route.method, &path).header(header::CONTENT_TYPE, "application/json");
             api.send(request.body(Body::from("{}")).unwrap()).await.0.as_u16()

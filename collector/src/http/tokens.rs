@@ -20,11 +20,15 @@ use rollcall_common::{
     token::{MAX_ADDRESSES, MAX_TEXT, Secret, Token, TokenId},
 };
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::{
+    access::Permission,
     error::{Problem, ProblemCode},
-    extract::{Call, Id, Json, Query, unknown_parameter},
+    extract::{Call, Id, Json, Query},
+    openapi::words,
     page::{self, Page},
+    routes::{Operation, Param, Routes},
     view::{NewTokenView, TokenView},
 };
 use crate::{
@@ -44,55 +48,110 @@ const DEFAULT_REJOINS: u32 = 5;
 const MAX_RANGES: usize = 32;
 
 /// What a token is to allow.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateBody {
+    #[schema(value_type = words::Kind)]
     kind: Kind,
+    #[schema(value_type = Option<words::Id>)]
     parent: Option<ServiceId>,
     /// A fixed id.
+    #[schema(value_type = Option<words::Id>)]
     id: Option<ServiceId>,
     id_prefix: Option<String>,
     #[serde(default)]
     assigned: bool,
+    #[schema(value_type = Option<words::Id>)]
     checker_kind: Option<CheckerKind>,
     max_uses: Option<u32>,
+    #[schema(value_type = Option<words::Duration>)]
     ttl: Option<String>,
+    #[schema(value_type = Option<words::Time>)]
     expires_at: Option<String>,
+    #[schema(value_type = Option<words::Time>)]
     not_before: Option<String>,
     #[serde(default)]
+    #[schema(value_type = Vec<words::Range>)]
     cidr_allow: Vec<Cidr>,
     #[serde(default)]
+    #[schema(value_type = words::Pairs)]
     labels: Pairs,
     rejoin_limit: Option<RejoinLimit>,
     #[serde(default)]
+    #[schema(value_type = words::Text)]
     note: Text,
     /// For a sidecar on the collector's own host: the token carries a loopback address.
     #[serde(default)]
     local: bool,
     /// Instead of the advertised ones.
     #[serde(default)]
+    #[schema(value_type = Vec<words::Address>)]
     addresses: Vec<Address>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(untagged)]
 enum RejoinLimit {
     Times(u32),
     Word(Unlimited),
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Unlimited {
     Unlimited,
 }
 
 /// Nothing, or an empty object.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Empty {}
 
-pub(super) async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<Response, Problem> {
+const LIST: &[Param] = &[
+    Param::of::<words::TokenState>("state", "Only tokens that stand there"),
+    Param::of::<words::Limit>("limit", "Tokens of a page"),
+    Param::of::<words::Cursor>("cursor", "Where the page begins"),
+];
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    const ROOT: &str = "/api/admin/tokens";
+    let known =
+        |operation: Operation| operation.path::<words::TokenId>("id", "The token").gives(&[ProblemCode::UnknownToken]);
+    routes
+        .tag("tokens", "What lets a sidecar in for the first time")
+        .add(
+            Operation::get(ROOT, Permission::Read, "list_tokens")
+                .about("Onboarding tokens, by id, without their secrets")
+                .query(LIST)
+                .answer::<Page<TokenView>>(200, "A page"),
+            list,
+        )
+        .add(
+            Operation::post(ROOT, Permission::Mint, "create_token")
+                .about("Makes an onboarding token")
+                .more("The answer is the only one that ever holds the secret.")
+                .body::<CreateBody>()
+                .answer::<NewTokenView<'static>>(201, "The token")
+                .gives(&[ProblemCode::NoAddress, ProblemCode::ParentUnwanted, ProblemCode::ParentMissing]),
+            create,
+        )
+        .add(
+            known(Operation::get(&format!("{ROOT}/{{id}}"), Permission::Read, "get_token"))
+                .about("One onboarding token, without its secret")
+                .answer::<TokenView>(200, "The token"),
+            show,
+        )
+        .add(
+            known(Operation::post(&format!("{ROOT}/{{id}}/revoke"), Permission::Operate, "revoke_token"))
+                .about("Ends an onboarding token; identities that it gave stay")
+                .body::<Empty>()
+                .answer::<TokenView>(200, "As it is now")
+                .gives(&[ProblemCode::TokenRevoked]),
+            revoke,
+        )
+}
+
+async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<Response, Problem> {
     let state = &call.state;
     let now = state.registry.now().wall;
     let policy = policy_of(&body, now)?;
@@ -120,14 +179,14 @@ pub(super) async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<R
     Ok((StatusCode::CREATED, axum::Json(view)).into_response())
 }
 
-pub(super) async fn list(call: Call, query: Query) -> Result<axum::Json<Page<TokenView>>, Problem> {
+async fn list(call: Call, query: Query) -> Result<axum::Json<Page<TokenView>>, Problem> {
     let (mut after, mut limit, mut state) = (None, page::DEFAULT_LIMIT, None);
     for (name, value) in &query.0 {
         match name.as_str() {
             "cursor" => after = Some(page::seek::<TokenId>(value)?),
             "limit" => limit = page::limit(value)?,
             "state" => state = Some(state_of(value)?),
-            other => return Err(unknown_parameter(other, &["state", "limit", "cursor"])),
+            _ => {}
         }
     }
     let now = call.state.registry.now().wall;
@@ -142,16 +201,11 @@ pub(super) async fn list(call: Call, query: Query) -> Result<axum::Json<Page<Tok
     Ok(axum::Json(Page::at(position, items, last)))
 }
 
-pub(super) async fn show(call: Call, id: Id<TokenId>, query: Query) -> Result<axum::Json<TokenView>, Problem> {
-    query.none()?;
+async fn show(call: Call, id: Id<TokenId>) -> Result<axum::Json<TokenView>, Problem> {
     view(&call, id.0)
 }
 
-pub(super) async fn revoke(
-    call: Call,
-    id: Id<TokenId>,
-    Json(Empty {}): Json<Empty>,
-) -> Result<axum::Json<TokenView>, Problem> {
+async fn revoke(call: Call, id: Id<TokenId>, Json(Empty {}): Json<Empty>) -> Result<axum::Json<TokenView>, Problem> {
     call.state.registry.ask(RevokeToken { id: id.0, by: call.by() }).await?;
     view(&call, id.0)
 }
@@ -166,8 +220,7 @@ fn invalid(detail: impl Into<String>) -> Problem {
 }
 
 fn state_of(text: &str) -> Result<TokenState, Problem> {
-    use TokenState::{Exhausted, Expired, NotYetValid, Revoked, Usable};
-    let all = [Usable, NotYetValid, Expired, Exhausted, Revoked];
+    let all = TokenState::ALL;
     all.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
         let allowed = all.map(TokenState::as_str).to_vec();
         Problem::new(ProblemCode::InvalidQuery, format!("state is one of {}", allowed.join(", ")))

@@ -15,8 +15,15 @@ use rollcall_common::{
 };
 use serde::{Serialize, Serializer};
 use serde_json::Value;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
 
-use super::scan::{Seen, presence_of};
+use super::{
+    openapi::words,
+    scan::{Seen, presence_of},
+};
 use crate::{
     registry::{links::Link, tokens::TokenState},
     store::rows::{AuditEvent, IdRule, IdentityRow, IntervalRow, TokenRow},
@@ -26,6 +33,14 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Time(pub Timestamp);
 
+impl PartialSchema for Time {
+    fn schema() -> RefOr<Schema> {
+        words::Time::schema()
+    }
+}
+
+impl ToSchema for Time {}
+
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
@@ -33,9 +48,10 @@ impl Serialize for Time {
 }
 
 /// A service, as lists show it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct ServiceView {
     /// What it is.
+    #[schema(value_type = words::Kind)]
     pub kind: Kind,
     /// Its id within the kind.
     pub id: String,
@@ -48,10 +64,12 @@ pub(super) struct ServiceView {
     /// The onboarding package's component.
     pub component_id: Option<String>,
     /// Its lifecycle status.
+    #[schema(value_type = words::Status)]
     pub status: Status,
     /// Since when it has that status.
     pub status_since: Time,
     /// What is observed.
+    #[schema(value_type = words::Presence)]
     pub presence: Presence,
     /// Why there is no verdict; only with `unknown`.
     pub presence_reason: Option<&'static str>,
@@ -61,6 +79,7 @@ pub(super) struct ServiceView {
     /// What is said of it.
     pub health: HealthView,
     /// How it was registered.
+    #[schema(value_type = words::Source)]
     pub source: Source,
     /// When it was registered.
     pub first_registered: Time,
@@ -81,8 +100,10 @@ pub(super) struct ServiceView {
     /// Who registered it.
     pub created_by: String,
     /// Labels.
+    #[schema(value_type = words::Pairs)]
     pub labels: BTreeMap<String, String>,
     /// Free metadata.
+    #[schema(value_type = words::Pairs)]
     pub metadata: BTreeMap<String, String>,
     /// The granted interval, in milliseconds, once there was a heartbeat.
     pub interval_ms: Option<u32>,
@@ -101,9 +122,10 @@ pub(super) struct ServiceView {
 }
 
 /// What is said of a service.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct HealthView {
     /// The word.
+    #[schema(value_type = words::Health)]
     pub health: Health,
     /// Why, in words.
     pub reason: String,
@@ -112,7 +134,7 @@ pub(super) struct HealthView {
 }
 
 /// A service with everything that is known of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct ServiceDetail {
     /// As in lists.
     #[serde(flatten)]
@@ -124,7 +146,7 @@ pub(super) struct ServiceDetail {
 }
 
 /// A bound identity.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct IdentityView {
     /// The serial of the certificate in use.
     pub serial: String,
@@ -145,7 +167,7 @@ pub(super) struct IdentityView {
 }
 
 /// A host as its sidecar told it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct HostView {
     /// Its name.
     pub hostname: String,
@@ -285,13 +307,15 @@ fn map(pairs: &Pairs) -> BTreeMap<String, String> {
 }
 
 /// An onboarding token without its secret.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct TokenView {
     /// Its public half.
     pub id: String,
     /// Where it stands: `usable`, `not_yet_valid`, `expired`, `exhausted` or `revoked`.
+    #[schema(value_type = words::TokenState)]
     pub state: &'static str,
     /// The kind it registers.
+    #[schema(value_type = words::Kind)]
     pub kind: Kind,
     /// The parent it binds to; `null` leaves the choice to the sidecar.
     pub parent: Option<String>,
@@ -310,6 +334,7 @@ pub(super) struct TokenView {
     /// Source addresses allowed; empty = any.
     pub cidr_allow: Vec<String>,
     /// Labels that every service gets.
+    #[schema(value_type = words::Pairs)]
     pub labels: BTreeMap<String, String>,
     /// Rejoins allowed to each identity; `null` = without limit.
     pub rejoin_limit: Option<u32>,
@@ -330,7 +355,7 @@ pub(super) struct TokenView {
 }
 
 /// What id a token gives.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "rule", rename_all = "snake_case")]
 pub(super) enum IdRuleView {
     /// Exactly this one.
@@ -382,9 +407,10 @@ impl TokenView {
 }
 
 /// A token at its creation: the only answer that ever holds the secret.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct NewTokenView<'a> {
     /// The whole token.
+    #[schema(value_type = words::Token)]
     pub token: &'a str,
     /// Where sidecars will dial.
     pub addresses: Vec<String>,
@@ -394,7 +420,7 @@ pub(super) struct NewTokenView<'a> {
 }
 
 /// An audit event.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct AuditView {
     /// Its place in the commit order.
     pub seq: u64,
@@ -409,6 +435,7 @@ pub(super) struct AuditView {
     /// The request that caused it.
     pub request_id: Option<String>,
     /// Details, before and after.
+    #[schema(value_type = words::Details)]
     pub details: BTreeMap<String, Value>,
 }
 
@@ -430,17 +457,19 @@ impl AuditView {
 }
 
 /// A row of presence history.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct IntervalView {
     /// Begin.
     pub from: Time,
     /// End; `null` while it lasts.
     pub to: Option<Time>,
     /// What was observed.
+    #[schema(value_type = words::Presence)]
     pub presence: Presence,
     /// Why, in one word.
     pub cause: String,
     /// What the verdict rests on.
+    #[schema(value_type = words::Anything)]
     pub evidence: Value,
     /// When the verdict fell.
     pub decided_at: Time,

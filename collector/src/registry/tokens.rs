@@ -166,6 +166,9 @@ pub enum TokenState {
 }
 
 impl TokenState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::Usable, Self::NotYetValid, Self::Expired, Self::Exhausted, Self::Revoked];
+
     /// Where a token stands now.
     #[must_use]
     pub fn of(token: &TokenRow, now: Timestamp) -> Self {

@@ -8,6 +8,8 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("quinn", &["agent/src/link", "collector/src/ingest"]),
     ("quinn_proto", &["collector/src/ingest"]),
     ("axum", &["collector/src/http"]),
+    ("utoipa", &["collector/src/http"]),
+    ("utoipa_swagger_ui", &["collector/src/http"]),
     ("redis", &["collector/src/store/redis"]),
     ("sqlx", &["collector/src/store/sqlite", "collector/src/store/postgres"]),
     ("sysinfo", &["agent/src/sample/host"]),

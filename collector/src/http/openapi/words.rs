@@ -1,0 +1,130 @@
+//! Schemas of the words that domain types bring to the wire. View types name them by
+//! `#[schema(value_type = words::Kind)]`, parameters by `Param::of::<words::Kind>`.
+//!
+//! They stand beside the domain types and take their words from them, so that a word added there is added
+//! here, and the domain knows nothing of documents.
+
+use std::borrow::Cow;
+
+use rollcall_common::{health, id, lease, lifecycle, service, token};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        Object, ObjectBuilder, RefOr, Schema,
+        schema::{AdditionalProperties, KnownFormat, SchemaFormat, Type},
+    },
+};
+
+use crate::{http::page, registry::tokens};
+
+macro_rules! words {
+    ($($(#[doc = $doc:literal])* $name:ident = $object:expr;)*) => {$(
+        $(#[doc = $doc])*
+        #[derive(Debug)]
+        #[allow(dead_code, reason = "a word stands for its schema and is never made")]
+        pub(crate) struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let object: ObjectBuilder = $object;
+                object.description(Some(concat!($($doc),*).trim())).into()
+            }
+        }
+
+        impl ToSchema for $name {
+            fn name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+        }
+    )*};
+}
+
+fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words))
+}
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+fn matching(pattern: &str, longest: usize) -> ObjectBuilder {
+    text().pattern(Some(pattern)).max_length(Some(longest))
+}
+
+fn number(minimum: i64, maximum: i64) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(minimum)).maximum(Some(maximum))
+}
+
+fn whole() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0))
+}
+
+fn open_object(values: Schema) -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .additional_properties(Some(AdditionalProperties::RefOr(RefOr::T(values))))
+}
+
+fn size(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// What an id of a service, a checker kind and the like is made of; `..` is refused besides.
+const NAME: &str = "^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$";
+
+words! {
+    /// What a service is.
+    Kind = one_of(id::Kind::ALL.map(id::Kind::as_str));
+    /// The lifecycle status.
+    Status = one_of(lifecycle::Status::ALL.map(lifecycle::Status::as_str));
+    /// What is observed.
+    Presence = one_of(lease::Presence::ALL.map(lease::Presence::as_str));
+    /// What is said of a service.
+    Health = one_of(health::Health::ALL.map(health::Health::as_str));
+    /// How a service was registered.
+    Source = one_of(service::Source::ALL.map(service::Source::as_str));
+    /// Where a token stands.
+    TokenState = one_of(tokens::TokenState::ALL.map(tokens::TokenState::as_str));
+    /// A name: 1 to 64 of a-z 0-9 . _ - that begins and ends with a letter or digit, without `..`.
+    Id = matching(NAME, 64);
+    /// The public half of a token, credential or package.
+    TokenId = matching("^[a-z2-7]{16}$", 16);
+    /// A service by kind and id, as in `agent/edge-17`.
+    Key = matching("^(poller|agent|checker|instance)/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$", 75);
+    /// A moment, RFC 3339 in UTC.
+    Time = text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+    /// A span of time, as in `30s`, `1h30m` or `7d`.
+    Duration = matching("^([0-9]{1,10}(ms|s|m|h|d|w))+$", 64);
+    /// Labels or metadata: at most 32 pairs.
+    Pairs = open_object(Schema::Object(Object::builder().schema_type(Type::String)
+        .max_length(Some(service::MAX_VALUE)).build())).max_properties(Some(service::MAX_PAIRS))
+        .property_names(Some(Schema::Object(Object::builder().schema_type(Type::String)
+            .pattern(Some("^[a-z0-9_.-]{1,63}$")).build())));
+    /// Counts by word.
+    Counts = open_object(Schema::Object(Object::builder().schema_type(Type::Integer).minimum(Some(0)).build()));
+    /// Anything that JSON can say.
+    Anything = ObjectBuilder::new().schema_type(utoipa::openapi::schema::SchemaType::AnyValue);
+    /// An object whose members depend on the occasion.
+    Details = ObjectBuilder::new().schema_type(Type::Object)
+        .additional_properties(Some(AdditionalProperties::FreeForm(true)));
+    /// Items of a page.
+    Limit = number(1, size(page::MAX_LIMIT)).default(Some(page::DEFAULT_LIMIT.into()));
+    /// Where the next page begins: `next` of the page before, as it was.
+    Cursor = matching("^[A-Za-z0-9_-]{1,512}$", 512);
+    /// A place in the registry's commit order.
+    Seq = whole();
+    /// A whole number, not negative.
+    Number = whole();
+    /// Yes or no.
+    Flag = ObjectBuilder::new().schema_type(Type::Boolean);
+    /// Free words, one line.
+    Text = text().max_length(Some(256));
+    /// A text to look for.
+    Search = text().max_length(Some(128));
+    /// An address that sidecars dial: host and port.
+    Address = matching("^.+:[0-9]{1,5}$", 300);
+    /// A range of addresses, as in `192.0.2.0/24`.
+    Range = text().max_length(Some(64));
+    /// A whole onboarding token. It is shown once.
+    Token = text().max_length(Some(token::MAX_TEXT));
+}
