@@ -6,17 +6,31 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `reach`, `context` | which collector, with which credential |
 //! | `client` | requests, and what their failures mean |
-//! | `print` | tables, JSON, colour, a reader that went away |
+//! | `print` | tables, JSON, YAML, colour, a reader that went away |
+//! | `list`, `watch` | what every list can do; a list that goes on |
+//! | `which` | services as operators name them |
+//! | `progress` | how far bulk work has come |
 //! | `services`, `tokens`, `records` | the commands |
-//! | `watch` | a list that goes on |
+//!
+//! A resource has a file of its own with a `Command` (each command with examples), a `run` that takes client and
+//! screen, and a [`list::Sheet`] for its list. Here it has one variant of `Command` and one arm.
 
+#[allow(dead_code, reason = "what a request can have is whole, whichever part commands use")]
 mod client;
+mod context;
+#[allow(dead_code, reason = "what a list can have is whole, whichever part commands use")]
+mod list;
 mod print;
+#[allow(dead_code, reason = "bulk commands come and go")]
+mod progress;
+mod reach;
 mod records;
 mod services;
 mod tokens;
 mod watch;
+mod which;
 
 use std::{
     ffi::OsString,
@@ -25,11 +39,13 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 
 use self::{
-    client::{Client, Reach},
+    client::Client,
     print::Screen,
+    reach::{Reach, Target},
 };
 use crate::config::{Config, Flags, Source};
 
@@ -95,13 +111,14 @@ const EXAMPLES: &str = "\
 Examples:
   rollcall-collector serve                                    run the collector
   rollcall-collector check                                    check the configuration
-  rollcall-collector token create --kind poller --id site-3   let a poller enroll
+  rollcall-collector tokens create --kind poller --id site-3  let a poller enroll
   rollcall-collector services list --presence lost,late       who is silent?
   rollcall-collector services show agent/edge-17              everything about one
   rollcall-collector services revoke agent/edge-17            refuse it from now on
 
 The operator's commands call the HTTP API at --api (or ROLLCALL_API) with the credential in --credential-file
-(or ROLLCALL_CREDENTIAL_FILE).
+(or ROLLCALL_CREDENTIAL_FILE); `context add` remembers both under a name. Services are named agent/edge-17 or
+agent edge-17.
 
 Exit codes: 0 well, 64 usage, 69 collector unreachable, 77 refused, 78 configuration.";
 
@@ -109,6 +126,8 @@ Exit codes: 0 well, 64 usage, 69 collector unreachable, 77 refused, 78 configura
 #[derive(Debug, Parser)]
 #[command(name = "rollcall-collector", version, after_help = EXAMPLES, max_term_width = 110)]
 pub struct Cli {
+    #[command(flatten)]
+    reach: Reach,
     #[command(subcommand)]
     command: Command,
 }
@@ -116,38 +135,44 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the collector.
+    #[command(after_help = "Example:\n  rollcall-collector serve --config /etc/rollcall/collector.toml")]
     Serve(ServeArgs),
     /// Check the configuration and show what would be in force.
+    #[command(after_help = "Example:\n  rollcall-collector check --config /etc/rollcall/collector.toml")]
     Check(ServeArgs),
     /// Make, list and revoke onboarding tokens.
-    #[command(alias = "tokens")]
-    Token {
-        #[command(flatten)]
-        reach: Reach,
-        #[command(subcommand)]
-        command: tokens::Command,
-    },
+    #[command(alias = "token", subcommand)]
+    Tokens(tokens::Command),
     /// List, look at and change services.
-    #[command(alias = "service")]
-    Services {
-        #[command(flatten)]
-        reach: Reach,
-        #[command(subcommand)]
-        command: services::Command,
-    },
+    #[command(alias = "service", subcommand)]
+    Services(services::Command),
     /// Show the audit trail, newest first.
-    Audit {
-        #[command(flatten)]
-        reach: Reach,
-        #[command(flatten)]
-        args: records::AuditArgs,
-    },
+    #[command(after_help = AUDIT_EXAMPLES)]
+    Audit(records::AuditArgs),
     /// Count services by kind, status and presence.
-    Stats {
-        #[command(flatten)]
-        reach: Reach,
+    #[command(after_help = "Examples:\n  rollcall-collector stats\n  rollcall-collector stats --output json")]
+    Stats,
+    /// Remember collectors, and choose among them.
+    #[command(alias = "contexts", subcommand)]
+    Context(context::Command),
+    /// Print the completions of a shell.
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell.
+        shell: Shell,
     },
 }
+
+const AUDIT_EXAMPLES: &str = "\
+Examples:
+  rollcall-collector audit --object agent/edge-17
+  rollcall-collector audit --action service.revoked --output json";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  rollcall-collector completions bash > /etc/bash_completion.d/rollcall-collector
+  rollcall-collector completions zsh > \"${fpath[1]}/_rollcall-collector\"
+  rollcall-collector completions fish > ~/.config/fish/completions/rollcall-collector.fish";
 
 /// Settings that flags lay over the configuration files and the environment.
 #[derive(Debug, Args)]
@@ -222,8 +247,9 @@ pub enum Start {
 
 /// Reads the command line and does what it says, except for running the collector.
 pub fn start(args: impl IntoIterator<Item = OsString>, source: &dyn Source) -> Start {
-    let outcome = match Cli::try_parse_from(args) {
-        Ok(cli) => run(cli.command, source, Screen::of_process(source)),
+    let cli = grammar().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let outcome = match cli {
+        Ok(cli) => run(cli, source, Screen::of_process(source)),
         Err(error) => {
             // Help and version are asked for, and go to stdout; clap knows which.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Well };
@@ -247,27 +273,52 @@ pub fn fail(exit: Exit, why: &str) -> ExitCode {
     exit.into()
 }
 
-fn run(command: Command, source: &dyn Source, mut screen: Screen) -> Result<Start, Failure> {
+/// The grammar. Flags that reach a collector are hidden where there is none to reach.
+fn grammar() -> clap::Command {
+    let mut grammar = Cli::command();
+    grammar.build();
+    for local in ["serve", "check", "completions"] {
+        grammar = grammar.mut_subcommand(local, |command| {
+            command.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
+        });
+    }
+    grammar
+}
+
+fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> {
+    let Cli { reach, command } = cli;
+    let mut screen = screen.speaking(&reach);
     let load = |args: ServeArgs| {
         Config::load(source, &args.flags()).map_err(|errors| Failure::new(Exit::Config, errors.to_string()))
     };
+    let serves = matches!(command, Command::Serve(_) | Command::Check(_));
+    if serves && !reach.is_default() {
+        return Err(Failure::usage("serve and check reach no collector: leave --api, --context and the like out"));
+    }
     match command {
         Command::Serve(args) => return load(args).map(|config| Start::Serve(Box::new(config))),
         Command::Check(args) => {
             let config = load(args)?;
             screen.config(&config)?;
         }
-        Command::Token { reach, command } => {
+        Command::Tokens(command) => {
             operate(&reach, source, screen, async |client, screen| tokens::run(&client, screen, command).await)?;
         }
-        Command::Services { reach, command } => {
+        Command::Services(command) => {
             operate(&reach, source, screen, async |client, screen| services::run(&client, screen, command).await)?;
         }
-        Command::Audit { reach, args } => {
+        Command::Audit(args) => {
             operate(&reach, source, screen, async |client, screen| records::audit(&client, screen, args).await)?;
         }
-        Command::Stats { reach } => {
+        Command::Stats => {
             operate(&reach, source, screen, async |client, screen| records::stats(&client, screen).await)?;
+        }
+        Command::Context(command) => context::run(&reach, source, &mut screen, command)?,
+        Command::Completions { shell } => {
+            // Gathered first: the generator knows no reader that went away.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rollcall-collector", &mut script);
+            screen.text(&String::from_utf8_lossy(&script))?;
         }
     }
     Ok(Start::Done(Exit::Well))
@@ -277,11 +328,10 @@ fn run(command: Command, source: &dyn Source, mut screen: Screen) -> Result<Star
 fn operate(
     reach: &Reach,
     source: &dyn Source,
-    screen: Screen,
+    mut screen: Screen,
     command: impl AsyncFnOnce(Client, &mut Screen) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let client = Client::open(reach, source)?;
-    let mut screen = screen.speaking(reach.output);
+    let client = Client::open(Target::find(reach, source)?, source)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command(client, &mut screen))
 }

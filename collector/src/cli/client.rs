@@ -1,121 +1,153 @@
-//! The operator's side of the HTTP API: one request at a time, and words for each way it can fail.
+//! The operator's side of the HTTP API: requests, and words for each way they can fail.
+//!
+//! A command asks with [`Client::get`], [`Client::post`], [`Client::list`] and the like; where it needs
+//! headers, another body or the answer's bytes, with [`Client::call`]. Requests that may safely be repeated
+//! are, when the collector asks for patience (503 or 429 with `Retry-After`), for a bounded time.
 
-use std::{path::PathBuf, time::Duration};
+mod failures;
 
-use clap::{Args, ValueEnum};
-use reqwest::{Method, StatusCode, Url};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reqwest::{
+    Method, Response, StatusCode, Url,
+    header::{self, HeaderMap, HeaderValue},
+};
+use rollcall_common::token::Credential;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{Exit, Failure};
-use crate::config::{self, CREDENTIAL_FILE, DEFAULT_HTTP, Source};
+pub(super) use super::list::Listed;
+use super::{
+    Exit, Failure,
+    reach::{Target, shown},
+};
+use crate::config::Source;
+
+pub(super) use super::print::Output;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Longer than the collector gives itself for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// A stream goes on for as long as it has something to say.
+const STREAM_WITHIN: Duration = Duration::from_secs(30 * 86_400);
 /// Items that one request asks for.
 const PAGE: usize = 1000;
-
-/// How to reach the collector and what to print.
-#[derive(Debug, Args)]
-pub(super) struct Reach {
-    /// The collector's API [env: ROLLCALL_API] [default: http://127.0.0.1:7410].
-    #[arg(long, value_name = "URL", global = true, help_heading = "Reaching the collector")]
-    pub(super) api: Option<String>,
-    /// File with the credential [env: ROLLCALL_CREDENTIAL_FILE]
-    /// [default: admin.credential in the state directory].
-    #[arg(long, value_name = "FILE", global = true, help_heading = "Reaching the collector")]
-    pub(super) credential_file: Option<PathBuf>,
-    /// What to print: a table for people, the API's JSON, or the bare essence for a shell.
-    #[arg(long, short, value_enum, default_value_t = Output::Table, global = true)]
-    pub(super) output: Output,
-}
-
-/// What to print.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// What the API answered.
-    Json,
-    /// Ids, one a line; for a new token, the token alone.
-    Raw,
-}
+/// How often a request is repeated at most.
+const TRIES: u32 = 5;
+/// Longest pause between two of them.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Longest answer that is read as one document: well above a page of the largest items.
+const MAX_DOCUMENT: usize = 64 << 20;
 
 /// A way to a collector.
 pub(super) struct Client {
     http: reqwest::Client,
-    base: Url,
+    target: Target,
     credential: Zeroizing<String>,
-    file: PathBuf,
 }
 
-/// A list that was followed through its pages.
-pub(super) struct Listed {
-    pub(super) items: Vec<Value>,
-    /// Whether there are more than were asked for.
-    pub(super) more: bool,
-    pub(super) seq: Value,
-    pub(super) epoch: Value,
+/// What a collector answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The document; `null` where there is none.
+    pub(super) document: Value,
+    /// Its version, for `If-Match`.
+    pub(super) etag: Option<String>,
+}
+
+/// Reads a credential from a file and checks that it is one.
+pub(super) fn credential(source: &dyn Source, file: &Path) -> Result<Zeroizing<String>, Failure> {
+    let text = source.file(file).map(Zeroizing::new).map_err(|error| {
+        let hint = "run as the collector's user or as root, or name another file with --credential-file or \
+                    ROLLCALL_CREDENTIAL_FILE";
+        Failure::new(Exit::Config, format!("cannot read the credential in {}: {error}; {hint}", file.display()))
+    })?;
+    credential_text(&text, &file.display().to_string())
+}
+
+/// Checks that a text is a credential: ours, or a signed token of an identity provider.
+pub(super) fn credential_text(text: &str, place: &str) -> Result<Zeroizing<String>, Failure> {
+    let text = text.trim();
+    let ours = text.parse::<Credential>().is_ok();
+    let parts: Vec<&str> = text.split('.').collect();
+    let url_safe =
+        |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let signed = parts.len() == 3 && parts.iter().all(url_safe);
+    if ours || signed {
+        return Ok(Zeroizing::new(text.to_owned()));
+    }
+    let message = format!(
+        "{place} holds no credential: it must be one line, rollcall_adm1_… or rollcall_api1_…, or a JSON Web Token"
+    );
+    Err(Failure::new(Exit::Config, message))
 }
 
 impl Client {
-    /// Finds the collector's address and the credential.
-    pub(super) fn open(reach: &Reach, source: &dyn Source) -> Result<Self, Failure> {
-        let variable = |name| source.variable(name).filter(|value| !value.is_empty());
-        let api = reach.api.clone().or_else(|| variable("ROLLCALL_API").and_then(|value| value.into_string().ok()));
-        let base = base(api.as_deref().unwrap_or(&format!("http://{DEFAULT_HTTP}")))?;
-        let named = reach.credential_file.clone().or_else(|| variable("ROLLCALL_CREDENTIAL_FILE").map(PathBuf::from));
-        let state_dir = || variable("ROLLCALL_STATE_DIR").map_or_else(|| config::state_dir_of(source), PathBuf::from);
-        let file = named.unwrap_or_else(|| state_dir().join(CREDENTIAL_FILE));
-        let text = source.file(&file).map(Zeroizing::new).map_err(|error| {
-            let hint = "run as the collector's user or as root, or name another file with --credential-file or \
-                        ROLLCALL_CREDENTIAL_FILE";
-            Failure::new(Exit::Config, format!("cannot read the credential in {}: {error}; {hint}", file.display()))
-        })?;
-        let credential = Zeroizing::new(text.trim().to_owned());
-        if credential.parse::<rollcall_common::token::Credential>().is_err() {
-            let message = format!(
-                "{} holds no credential: it must be one line, rollcall_adm1_… or rollcall_api1_…",
-                file.display()
-            );
-            return Err(Failure::new(Exit::Config, message));
-        }
-        let http = reqwest::Client::builder()
+    /// Makes a way to a collector. Nothing is sent yet.
+    pub(super) fn open(target: Target, source: &dyn Source) -> Result<Self, Failure> {
+        let credential = credential(source, &target.credential_file)?;
+        let config = |message: String| Failure::new(Exit::Config, message);
+        let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_WITHIN)
             .timeout(ANSWER_WITHIN)
-            // The collector is on this host: a proxy could only see what it must not.
+            // A proxy could only see what it must not.
             .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| Failure::new(Exit::Config, format!("the HTTP client does not start: {error}")))?;
-        Ok(Self { http, base, credential, file })
+            .redirect(reqwest::redirect::Policy::none());
+        if let Some(path) = &target.ca_file {
+            let pem = source
+                .file(path)
+                .map_err(|error| config(format!("cannot read the certificates in {}: {error}", path.display())))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).ok().filter(|all| !all.is_empty());
+            let certificates = certificates
+                .ok_or_else(|| config(format!("{} holds no certificate: it must be PEM", path.display())))?;
+            http = http.tls_certs_only(certificates);
+        } else if target.api.scheme() == "http" {
+            // No TLS will be spoken: a host without certificates of its own is as good.
+            http = http.tls_certs_only([]);
+        }
+        let http = http.build().map_err(|error| config(format!("the HTTP client does not start: {error}")))?;
+        Ok(Self { http, target, credential })
     }
 
     /// Reads something.
     pub(super) async fn get(&self, path: &str, query: &[(String, String)]) -> Result<Value, Failure> {
-        self.send(Method::GET, path, query, None).await
+        Ok(self.call(Method::GET, path).query(query).send().await?.document)
     }
 
-    /// Changes something.
+    /// Does something that must not be done twice by accident; for what creates, see [`Self::create`].
     pub(super) async fn post(&self, path: &str, body: Value) -> Result<Value, Failure> {
-        self.send(Method::POST, path, &[], Some(body)).await
+        Ok(self.call(Method::POST, path).json(&body).send().await?.document)
+    }
+
+    /// Creates something, once however often the request is repeated.
+    pub(super) async fn create(&self, path: &str, body: Value) -> Result<Value, Failure> {
+        Ok(self.call(Method::POST, path).json(&body).once().send().await?.document)
     }
 
     /// Removes something.
     pub(super) async fn delete(&self, path: &str, query: &[(String, String)]) -> Result<(), Failure> {
-        self.send(Method::DELETE, path, query, None).await.map(drop)
+        self.call(Method::DELETE, path).query(query).send().await.map(drop)
+    }
+
+    /// A request with everything that it can have.
+    pub(super) fn call(&self, method: Method, path: &str) -> Call<'_> {
+        let mut url = self.target.api.clone();
+        url.set_path(path);
+        // What reads or replaces is the same thing done twice.
+        let repeats = method != Method::POST && method != Method::PATCH;
+        Call { client: self, method, url, headers: HeaderMap::new(), body: Vec::new(), repeats }
     }
 
     /// Follows a list through its pages, up to a number of items.
     pub(super) async fn list(&self, path: &str, query: &[(String, String)], max: usize) -> Result<Listed, Failure> {
-        let mut listed = Listed { items: Vec::new(), more: true, seq: Value::Null, epoch: Value::Null };
-        let mut cursor: Option<String> = None;
+        let mut listed = Listed { more: true, ..Listed::default() };
         while listed.more && listed.items.len() < max {
             let mut query = query.to_vec();
             query.push(("limit".into(), (max - listed.items.len()).min(PAGE).to_string()));
-            query.extend(cursor.take().map(|cursor| ("cursor".into(), cursor)));
+            query.extend(listed.next.take().map(|cursor| ("cursor".into(), cursor)));
             let mut page = self.get(path, &query).await?;
             let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) else {
                 return Err(self.strange("an answer without items"));
@@ -125,106 +157,182 @@ impl Client {
                 listed.seq = page.get_mut("seq").map(Value::take).unwrap_or_default();
                 listed.epoch = page.get_mut("epoch").map(Value::take).unwrap_or_default();
             }
-            cursor = page.get("next").and_then(Value::as_str).map(str::to_owned);
-            listed.more = cursor.is_some();
+            listed.next = page.get("next").and_then(Value::as_str).map(str::to_owned);
+            listed.more = listed.next.is_some();
         }
         Ok(listed)
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        query: &[(String, String)],
-        body: Option<Value>,
-    ) -> Result<Value, Failure> {
-        let mut url = self.base.clone();
-        url.set_path(path);
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
-        let mut request = self.http.request(method, url).bearer_auth(self.credential.as_str());
-        if let Some(body) = &body {
-            request = request.json(body);
-        }
-        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
-        let status = answer.status();
-        let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
-        if status == StatusCode::NO_CONTENT {
-            return Ok(Value::Null);
-        }
-        let document: Value = serde_json::from_slice(&bytes)
-            .map_err(|_| self.strange(&format!("an answer that is no JSON, with status {status}")))?;
-        if status.is_success() { Ok(document) } else { Err(self.refused(status, &document)) }
+    /// Where it leads.
+    pub(super) fn api(&self) -> &str {
+        shown(&self.target.api)
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        // The error's own words repeat the URL; its innermost cause says what happened.
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
-        let api = self.api();
-        let message = if error.is_timeout() {
-            format!("the collector at {api} did not answer in time")
-        } else if error.is_connect() {
-            format!(
-                "cannot reach the collector at {api}: {cause}\nstart it with `systemctl start rollcall-collector` or \
-                 `rollcall-collector serve`, or name another one with --api or ROLLCALL_API"
-            )
-        } else {
-            format!("the conversation with the collector at {api} broke off: {cause}")
-        };
-        Failure::new(Exit::Unreachable, message)
-    }
-
-    fn refused(&self, status: StatusCode, document: &Value) -> Failure {
-        let text = |name: &str| document.get(name).and_then(Value::as_str);
-        let detail = text("detail").or_else(|| text("title")).unwrap_or("no reason was given");
-        let request = text("request_id").map(|id| format!(", request {id}")).unwrap_or_default();
-        let code = text("code").map(|code| format!(" ({code}{request})")).unwrap_or_default();
-        let detail: String = detail.chars().filter(|c| !c.is_control()).collect();
-        if status == StatusCode::UNAUTHORIZED {
-            let message = format!(
-                "the collector at {} did not accept the credential in {}: {detail}{code}",
-                self.api(),
-                self.file.display()
-            );
-            return Failure::new(Exit::Refused, message);
-        }
-        let exit = if status.is_server_error() { Exit::Unreachable } else { Exit::Refused };
-        Failure::new(exit, format!("{detail}{code}"))
-    }
-
-    fn strange(&self, what: &str) -> Failure {
-        Failure::new(Exit::Unreachable, format!("{} gave {what}: is it a Rollcall collector?", self.api()))
-    }
-
-    fn api(&self) -> &str {
-        self.base.as_str().trim_end_matches('/')
+    /// The file of the credential that it uses.
+    pub(super) fn credential_file(&self) -> &PathBuf {
+        &self.target.credential_file
     }
 }
 
-/// Reads the API's address: scheme, host and port.
-fn base(text: &str) -> Result<Url, Failure> {
-    let bad =
-        |why: &str| Failure::usage(format!("--api (or ROLLCALL_API) {text:?} {why}: write http://127.0.0.1:7410"));
-    let url: Url = text.parse().map_err(|_| bad("is no URL"))?;
-    if url.scheme() != "http" {
-        return Err(bad("must begin with http://"));
+/// A request in the making.
+pub(super) struct Call<'a> {
+    client: &'a Client,
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    repeats: bool,
+}
+
+impl Call<'_> {
+    /// Query parameters.
+    pub(super) fn query(mut self, query: &[(String, String)]) -> Self {
+        if !query.is_empty() {
+            self.url.query_pairs_mut().extend_pairs(query);
+        }
+        self
     }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(Failure::usage("--api (or ROLLCALL_API) takes no credential: that belongs into a file of its own"));
+
+    /// A JSON body.
+    pub(super) fn json(self, body: &Value) -> Self {
+        self.body("application/json", body.to_string().into_bytes())
     }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(bad("must be scheme, host and port alone"));
+
+    /// A body of another type.
+    pub(super) fn body(mut self, media_type: &'static str, bytes: Vec<u8>) -> Self {
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        self.body = bytes;
+        self
     }
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let loopback = host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
-    if !loopback && host != "localhost" {
-        return Err(bad("is on another host, and the credential would travel unencrypted; open an SSH tunnel to it"));
+
+    /// A header. Secrets are never shown by what prints a request.
+    pub(super) fn header(mut self, name: &'static str, value: &str) -> Self {
+        if let Ok(mut value) = HeaderValue::from_str(value) {
+            value.set_sensitive(true);
+            self.headers.insert(name, value);
+        }
+        self
     }
-    Ok(url)
+
+    /// Only if the thing is still of this version.
+    pub(super) fn if_match(self, etag: Option<&str>) -> Self {
+        match etag {
+            Some(etag) => self.header("if-match", etag),
+            None => self,
+        }
+    }
+
+    /// Names the request, so that the collector knows a repetition and does it once.
+    pub(super) fn once(mut self) -> Self {
+        let mut name = [0; 16];
+        if getrandom::fill(&mut name).is_ok() {
+            self.repeats = true;
+            return self.header("idempotency-key", &data_encoding::HEXLOWER.encode(&name));
+        }
+        self
+    }
+
+    /// Sends it and reads the answer's document.
+    pub(super) async fn send(self) -> Result<Answer, Failure> {
+        let client = self.client;
+        let answer = self.respond(ANSWER_WITHIN).await?;
+        let etag = answer.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        let status = answer.status();
+        let bytes = whole(client, answer).await?;
+        if bytes.is_empty() {
+            return Ok(Answer { document: Value::Null, etag });
+        }
+        let document = serde_json::from_slice(&bytes)
+            .map_err(|_| client.strange(&format!("an answer that is no JSON, with status {status}")))?;
+        Ok(Answer { document, etag })
+    }
+
+    /// Sends it; the answer is read piece by piece.
+    pub(super) async fn stream(self) -> Result<Stream, Failure> {
+        let target = self.client.target.clone();
+        let answer = self.respond(STREAM_WITHIN).await?;
+        Ok(Stream { target, answer })
+    }
+
+    /// Sends it as often as is polite, and refuses what the collector refuses.
+    async fn respond(self, within: Duration) -> Result<Response, Failure> {
+        let Self { client, method, url, headers, body, repeats } = self;
+        let mut tries = 1;
+        loop {
+            let mut attempt = client.http.request(method.clone(), url.clone()).timeout(within);
+            attempt = attempt.bearer_auth(client.credential.as_str()).headers(headers.clone());
+            if !body.is_empty() {
+                attempt = attempt.body(body.clone());
+            }
+            let answer = tokio::time::timeout(ANSWER_WITHIN, attempt.send());
+            let answer = match answer.await {
+                Ok(answer) => answer.map_err(|error| client.target.unreachable(&error))?,
+                Err(_) => return Err(client.target.silent()),
+            };
+            let status = answer.status();
+            if status.is_success() {
+                return Ok(answer);
+            }
+            match pause(status, answer.headers()).filter(|_| repeats && tries < TRIES) {
+                Some(pause) => {
+                    tries += 1;
+                    tokio::time::sleep(pause).await;
+                }
+                None => {
+                    let bytes = whole(client, answer).await?;
+                    return Err(client.target.refused(status, &bytes));
+                }
+            }
+        }
+    }
+}
+
+async fn whole(client: &Client, mut answer: Response) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| client.target.unreachable(&error))? {
+        if bytes.len() + chunk.len() > MAX_DOCUMENT {
+            return Err(client.strange("an answer without end"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// How long a collector asks to wait, where it does.
+fn pause(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    let patience = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+    let secs = headers.get(header::RETRY_AFTER).filter(|_| patience)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(secs)).filter(|pause| *pause <= LONGEST_PAUSE)
+}
+
+/// An answer that is read piece by piece.
+pub(super) struct Stream {
+    target: Target,
+    answer: Response,
+}
+
+impl Stream {
+    /// The next piece; nothing at the end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        let chunk = self.answer.chunk().await.map_err(|error| self.target.unreachable(&error))?;
+        Ok(chunk.map(|chunk| chunk.to_vec()))
+    }
+
+    /// How long it will be, where that is known.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.answer.content_length()
+    }
+
+    /// A header of the answer.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.answer.headers().get(name)?.to_str().ok()
+    }
+}
+
+impl Client {
+    fn strange(&self, what: &str) -> Failure {
+        self.target.strange(what)
+    }
 }
 
 #[cfg(test)]
@@ -232,23 +340,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_api_is_a_plain_local_address() {
-        for good in ["http://127.0.0.1:7410", "http://localhost:7410/", "http://[::1]:1"] {
-            assert!(base(good).is_ok(), "{good}");
+    fn credentials_are_ours_or_signed_by_somebody() {
+        let ours = Credential::random(rollcall_common::token::CredentialKind::Bootstrap).unwrap().reveal().to_string();
+        for good in [ours.as_str(), "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln-_", " eyJ.a.b\n"] {
+            assert_eq!(credential_text(good, "x").unwrap().as_str(), good.trim());
         }
-        for (bad, word) in [
-            ("127.0.0.1:7410", "no URL"),
-            ("https://127.0.0.1:7410", "begin with http://"),
-            ("http://127.0.0.1:7410/api", "alone"),
-            ("http://user:hush@127.0.0.1:7410", "no credential"),
-            ("http://collector.example.net:7410", "SSH tunnel"),
-            ("http://127.0.0.1.evil.example", "SSH tunnel"),
-        ] {
-            let failure = base(bad).unwrap_err();
-            assert_eq!(failure.exit(), Exit::Usage);
-            let shown = failure.to_string();
-            assert!(shown.contains(word), "{bad}: {shown}");
-            assert!(!shown.contains("hush"), "{shown}");
+        for bad in ["", "hush", "a.b", "a..b", "a.b.c.d", "eyJ.a.b\nhush", "eyJ.ä.b"] {
+            let failure = credential_text(bad, "/f").unwrap_err();
+            assert_eq!(failure.exit(), Exit::Config);
+            assert!(failure.to_string().starts_with("/f holds no credential"), "{failure}");
+            assert!(!failure.to_string().contains("hush"), "{failure}");
         }
+    }
+
+    #[test]
+    fn patience_is_asked_for_and_bounded() {
+        let headers =
+            |text: &'static str| HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static(text))]);
+        assert_eq!(pause(StatusCode::SERVICE_UNAVAILABLE, &headers("2")), Some(Duration::from_secs(2)));
+        assert_eq!(pause(StatusCode::TOO_MANY_REQUESTS, &headers("1")), Some(Duration::from_secs(1)));
+        assert_eq!(pause(StatusCode::TOO_MANY_REQUESTS, &headers("3600")), None, "nobody waits for an hour");
+        assert_eq!(pause(StatusCode::SERVICE_UNAVAILABLE, &headers("soon")), None);
+        assert_eq!(pause(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new()), None);
+        assert_eq!(pause(StatusCode::FORBIDDEN, &headers("2")), None);
     }
 }

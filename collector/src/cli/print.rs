@@ -1,6 +1,7 @@
-//! What people and scripts get to see: tables, JSON, bare words; colour on a terminal only.
+//! What people and scripts get to see: tables, JSON, YAML, bare words; colour on a terminal only.
 //!
-//! Everything goes through one locked handle, so that a reader that goes away (`… | head`) ends the command
+//! A command asks [`Screen::output`] which of three shapes is wanted and gives that; whether a document is
+//! printed as JSON or YAML is decided here. Everything goes through one locked handle, so that a reader that goes away (`… | head`) ends the command
 //! quietly. Texts from outside lose what could move a terminal's cursor.
 
 use std::io::{self, IsTerminal, Write};
@@ -12,15 +13,32 @@ use rollcall_common::{
 };
 use serde_json::Value;
 
-use super::client::Output;
+use super::{
+    Failure,
+    reach::{Format, Reach, When},
+};
 use crate::config::{Config, Liveness, RegistryAt, Source, duration};
+
+/// What a command prints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Output {
+    /// Tables and sentences, for people.
+    #[default]
+    Table,
+    /// What the API answered: [`Screen::json`] prints it in the form that was asked for, JSON or YAML.
+    Json,
+    /// Ids, one a line; for a new secret, the secret alone.
+    Raw,
+}
 
 /// Where output goes.
 pub(super) struct Screen {
     out: Box<dyn Write>,
-    output: Output,
+    format: Format,
     terminal: bool,
     colour: bool,
+    /// What a terminal and the environment say of colours.
+    colour_wanted: bool,
 }
 
 impl Screen {
@@ -29,23 +47,35 @@ impl Screen {
         let terminal = io::stdout().is_terminal();
         let is = |name: &str, word: &str| source.variable(name).is_some_and(|value| value == word);
         let plain = source.variable("NO_COLOR").is_some_and(|value| !value.is_empty()) || is("TERM", "dumb");
-        Self { out: Box::new(io::stdout().lock()), output: Output::Table, terminal, colour: terminal && !plain }
+        let colour = terminal && !plain;
+        let out = Box::new(io::stdout().lock());
+        Self { out, format: Format::Table, terminal, colour, colour_wanted: colour }
     }
 
     /// Output that is kept, as on no terminal.
     #[cfg(test)]
     pub(super) fn kept(out: Box<dyn Write>) -> Self {
-        Self { out, output: Output::Table, terminal: false, colour: false }
+        Self { out, format: Format::Table, terminal: false, colour: false, colour_wanted: false }
     }
 
-    /// Output of a form.
-    pub(super) fn speaking(mut self, output: Output) -> Self {
-        self.output = output;
+    /// Output as the flags want it.
+    pub(super) fn speaking(mut self, reach: &Reach) -> Self {
+        self.format = reach.output.unwrap_or_default();
+        self.colour = match reach.color.unwrap_or_default() {
+            When::Auto => self.colour_wanted,
+            When::Always => true,
+            When::Never => false,
+        };
         self
     }
 
+    /// What is wanted.
     pub(super) fn output(&self) -> Output {
-        self.output
+        match self.format {
+            Format::Table => Output::Table,
+            Format::Json | Format::Yaml => Output::Json,
+            Format::Raw => Output::Raw,
+        }
     }
 
     pub(super) fn is_terminal(&self) -> bool {
@@ -58,17 +88,64 @@ impl Screen {
         self.out.flush()
     }
 
-    /// A document, as the API gave it.
+    /// What is no answer, on standard error: it must not end up in what a script reads.
+    pub(super) fn remark(&mut self, text: &str) -> io::Result<()> {
+        writeln!(io::stderr().lock(), "{text}")
+    }
+
+    /// A text as it is, without a line's end.
+    pub(super) fn text(&mut self, text: &str) -> io::Result<()> {
+        write!(self.out, "{text}")?;
+        self.out.flush()
+    }
+
+    /// A document, as the API gave it, in JSON or YAML.
     pub(super) fn json(&mut self, document: &Value) -> io::Result<()> {
+        if self.format == Format::Yaml {
+            return self.yaml(document);
+        }
         serde_json::to_writer_pretty(&mut self.out, document)?;
         writeln!(self.out)?;
         self.out.flush()
     }
 
-    /// A table under headings, one row a line.
+    /// One of many documents: a line of JSON, or a YAML document of a stream.
+    pub(super) fn document_line(&mut self, document: &Value) -> io::Result<()> {
+        if self.format == Format::Yaml {
+            writeln!(self.out, "---")?;
+            return self.yaml(document);
+        }
+        writeln!(self.out, "{document}")?;
+        self.out.flush()
+    }
+
+    fn yaml(&mut self, document: &Value) -> io::Result<()> {
+        let text = serde_saphyr::to_string(document).map_err(io::Error::other)?;
+        writeln!(self.out, "{}", text.trim_end_matches('\n'))?;
+        self.out.flush()
+    }
+
+    /// One thing: its document, its id, or facts about it.
+    pub(super) fn one(
+        &mut self,
+        item: &Value,
+        id: impl FnOnce(&Value) -> String,
+        facts: impl FnOnce(&Value) -> Vec<(&'static str, Word)>,
+    ) -> Result<(), Failure> {
+        match self.output() {
+            Output::Json => self.json(item)?,
+            Output::Raw => self.line(&id(item))?,
+            Output::Table => self.facts(facts(item))?,
+        }
+        Ok(())
+    }
+
+    /// A table under headings, if there are any; one row a line.
     pub(super) fn table(&mut self, headings: &[&str], rows: Vec<Vec<Word>>) -> io::Result<()> {
         let mut table = self.bare();
-        table.set_header(headings.iter().map(|heading| self.cell(&Word::faint(*heading))));
+        if !headings.is_empty() {
+            table.set_header(headings.iter().map(|heading| self.cell(&Word::faint(*heading))));
+        }
         for row in rows {
             table.add_row(row.iter().map(|word| self.cell(word)));
         }
@@ -142,7 +219,10 @@ impl Screen {
         // A script reads lines: only a terminal's width may break them.
         let arrangement = if self.terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
         table.set_content_arrangement(arrangement);
-        if !self.colour {
+        if self.colour {
+            // Whether there is a terminal was asked already.
+            table.enforce_styling();
+        } else {
             table.force_no_tty();
         }
         table
@@ -210,9 +290,11 @@ impl Word {
     /// A status, presence or health, with the tone of its meaning.
     pub(super) fn state(text: impl AsRef<str>) -> Self {
         let tone = match text.as_ref() {
-            "alive" | "active" | "healthy" | "usable" => Tone::Good,
-            "late" | "unknown" | "pending" | "degraded" | "not_yet_valid" => Tone::Doubtful,
-            "lost" | "revoked" | "unhealthy" => Tone::Bad,
+            "alive" | "active" | "healthy" | "usable" | "activated" | "done" | "succeeded" => Tone::Good,
+            "late" | "unknown" | "pending" | "degraded" | "not_yet_valid" | "issued" | "delivered" | "running" => {
+                Tone::Doubtful
+            }
+            "lost" | "revoked" | "unhealthy" | "failed" => Tone::Bad,
             _ => Tone::Faint,
         };
         Self { tone, ..Self::plain(text) }
@@ -285,6 +367,14 @@ mod tests {
         ] {
             assert_eq!(age(&item, "at", now).text(), expected);
         }
+    }
+
+    #[test]
+    fn documents_are_json_or_yaml() {
+        let document = json!({"items": [{"id": "a", "note": "yes", "n": 1, "none": null, "text": "a: b\n- c"}]});
+        let text = serde_saphyr::to_string(&document).unwrap();
+        let back: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(back, document, "{text}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Failure,
     client::{Client, Output},
+    list::{self, Column, Flags, Sheet},
     print::{Screen, Word, field, word},
 };
 
@@ -18,39 +19,31 @@ pub(super) struct AuditArgs {
     /// Only this action, as in service.revoked.
     #[arg(long)]
     action: Option<String>,
-    /// At most so many.
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    max: u32,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 pub(super) async fn audit(client: &Client, screen: &mut Screen, args: AuditArgs) -> Result<(), Failure> {
     let given = [("object", args.object), ("action", args.action)];
     let query: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-    let max = usize::try_from(args.max).unwrap_or(usize::MAX);
-    let listed = client.list("/api/admin/audit", &query, max).await?;
-    match screen.output() {
-        Output::Json => screen.json(&json!({ "items": listed.items, "more": listed.more }))?,
-        Output::Raw => {
-            for item in &listed.items {
-                screen.line(&item.to_string())?;
-            }
-        }
-        Output::Table => {
-            let rows = listed.items.iter().map(|item| {
-                vec![
-                    word(item, "seq"),
-                    word(item, "at"),
-                    word(item, "action"),
-                    word(item, "object"),
-                    word(item, "actor"),
-                    Word::faint(details(item)),
-                ]
-            });
-            screen.table(&["SEQ", "AT", "ACTION", "OBJECT", "BY", "DETAILS"], rows.collect())?;
-        }
-    }
-    Ok(())
+    list::run(client, screen, "/api/admin/audit", &query, &args.flags, &SHEET).await
 }
+
+static SHEET: Sheet = Sheet {
+    columns: &[
+        Column::new("seq", |item, _| word(item, "seq")),
+        Column::new("at", |item, _| word(item, "at")),
+        Column::new("action", |item, _| word(item, "action")),
+        Column::new("object", |item, _| word(item, "object")),
+        Column::new("by", |item, _| word(item, "actor")),
+        Column::new("details", |item, _| Word::faint(details(item))),
+        Column::hidden("request", |item, _| word(item, "request_id")),
+    ],
+    id: |item| field(item, "seq"),
+    told: &["action", "object", "by"],
+    none: "nothing is recorded of that",
+    max: 100,
+};
 
 /// The details that say something, in words.
 fn details(item: &Value) -> String {

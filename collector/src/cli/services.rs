@@ -2,24 +2,20 @@
 
 mod picture;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
-use rollcall_common::{
-    id::{Kind, NameError, ServiceId, ServiceKey},
-    time::Timestamp,
-};
+use rollcall_common::id::{Kind, ServiceId, ServiceKey};
 use serde_json::{Value, json};
 
+pub(super) use super::which::{ROOT, key_of};
 use super::{
     Failure,
-    client::{Client, Listed, Output},
+    client::{Client, Output},
+    list::{self, Column, Flags, Sheet},
     print::{Screen, Word, age, field, now, word},
-    watch,
+    which::{Named, Which, path},
 };
-use crate::config::duration;
-
-pub(super) const ROOT: &str = "/api/admin/services";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -27,11 +23,15 @@ pub(super) enum Command {
     #[command(alias = "ls", after_help = LIST_EXAMPLES)]
     List(ListArgs),
     /// Show one service with its identity and its host.
+    #[command(after_help = SHOW_EXAMPLES)]
     Show {
         #[command(flatten)]
         which: Which,
     },
     /// Show pollers, the agents under them, and the checkers under those.
+    #[command(
+        after_help = "Examples:\n  rollcall-collector services tree\n  rollcall-collector services tree poller/site-3"
+    )]
     Tree {
         /// Only what is below this service, as in poller/site-3.
         root: Option<ServiceKey>,
@@ -40,6 +40,7 @@ pub(super) enum Command {
         max: usize,
     },
     /// Show when a service was alive, lost, stopped or not observed.
+    #[command(after_help = "Example:\n  rollcall-collector services history agent/edge-17 --limit 10")]
     History {
         #[command(flatten)]
         which: Which,
@@ -56,14 +57,19 @@ pub(super) enum Command {
     )]
     Register(RegisterArgs),
     /// Refuse a service from now on and close its connection.
+    #[command(after_help = "Example:\n  rollcall-collector services revoke agent/edge-17 --reason 'host stolen'")]
     Revoke(Change),
     /// Take a revocation back.
+    #[command(after_help = "Example:\n  rollcall-collector services unrevoke agent/edge-17")]
     Unrevoke(Change),
     /// Delete a service softly; it can be recovered for 7 days.
+    #[command(after_help = "Example:\n  rollcall-collector services delete agent/edge-17 --reason 'host retired'")]
     Delete(Change),
     /// Take a soft deletion back.
+    #[command(after_help = "Example:\n  rollcall-collector services recover agent/edge-17")]
     Recover(Change),
     /// Remove the record of an inactive, revoked or deleted service at once; the audit trail stays.
+    #[command(after_help = "Example:\n  rollcall-collector services remove agent/edge-17")]
     Remove(Change),
 }
 
@@ -72,7 +78,13 @@ Examples:
   rollcall-collector services list --kind agent --parent site-3
   rollcall-collector services list --presence lost,late --label env=prod
   rollcall-collector services list --status pending --output raw
+  rollcall-collector services list --columns id,presence,labels.site --no-headers
   rollcall-collector services list --watch";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  rollcall-collector services show agent/edge-17
+  rollcall-collector services show edge-17 --output yaml";
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -103,18 +115,14 @@ pub(super) struct ListArgs {
     /// Only with this text in id, parent, component, labels, metadata or host name.
     #[arg(long, short = 'q', value_name = "TEXT")]
     query: Option<String>,
-    /// At most so many.
-    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    max: u32,
-    /// Go on looking: a picture on a terminal, changed lines elsewhere. Optionally how often.
-    #[arg(long, value_name = "EVERY", num_args = 0..=1, default_missing_value = "2s", value_parser = every)]
-    watch: Option<Duration>,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct RegisterArgs {
-    /// Kind and id, as in agent/edge-17.
-    service: ServiceKey,
+    #[command(flatten)]
+    service: Named,
     /// Id of its parent: required for agents and checkers.
     #[arg(long, value_name = "ID")]
     parent: Option<ServiceId>,
@@ -133,32 +141,12 @@ pub(super) struct RegisterArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Which {
-    /// Kind and id, as in agent/edge-17, or the id alone where one kind has it.
-    service: Name,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct Change {
     #[command(flatten)]
     which: Which,
     /// Why, for the audit trail.
     #[arg(long, default_value = "")]
     reason: String,
-}
-
-/// A service as an operator names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Name {
-    Key(ServiceKey),
-    Id(ServiceId),
-}
-
-impl std::str::FromStr for Name {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.contains('/') { text.parse().map(Self::Key) } else { text.parse().map(Self::Id) }
-    }
 }
 
 pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) -> Result<(), Failure> {
@@ -177,15 +165,9 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
 }
 
 async fn list(client: &Client, screen: &mut Screen, args: ListArgs) -> Result<(), Failure> {
-    let max = usize::try_from(args.max).unwrap_or(usize::MAX);
-    let watch = args.watch;
+    let flags = args.flags.clone();
     let (path, query) = question(args);
-    if let Some(every) = watch {
-        return watch::run(client, screen, &path, &query, max, every).await;
-    }
-    let listed = client.list(&path, &query, max).await?;
-    print_list(screen, &listed, now())?;
-    Ok(())
+    list::run(client, screen, &path, &query, &flags, &SHEET).await
 }
 
 fn question(args: ListArgs) -> (String, Vec<(String, String)>) {
@@ -204,51 +186,32 @@ fn question(args: ListArgs) -> (String, Vec<(String, String)>) {
     (path, given.chain(labels).collect())
 }
 
-/// Prints a list in the form that was asked for.
-pub(super) fn print_list(screen: &mut Screen, listed: &Listed, now: Timestamp) -> Result<(), Failure> {
-    match screen.output() {
-        Output::Json => {
-            let document = json!({
-                "items": listed.items, "more": listed.more, "seq": listed.seq, "epoch": listed.epoch,
-            });
-            screen.json(&document)?;
-        }
-        Output::Raw => {
-            for item in &listed.items {
-                screen.line(&key_of(item))?;
-            }
-        }
-        Output::Table => {
-            let headings = ["KIND", "ID", "PARENT", "STATUS", "PRESENCE", "HEALTH", "LAST SEEN", "FROM"];
-            let rows = listed.items.iter().map(|item| row(item, now)).collect();
-            screen.table(&headings, rows)?;
-            if listed.items.is_empty() {
-                screen.line("nothing matches")?;
-            } else if listed.more {
-                screen.line(&format!("… and more: only the first {} are shown, see --max", listed.items.len()))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn row(item: &Value, now: Timestamp) -> Vec<Word> {
-    let kind = match field(item, "checker_kind") {
-        checks if checks.is_empty() => word(item, "kind"),
-        checks => Word::plain(format!("{} {checks}", field(item, "kind"))),
-    };
-    let from = field(item, "connected_from");
-    vec![
-        kind,
-        word(item, "id"),
-        word(item, "parent"),
-        Word::state(field(item, "status")),
-        presence(item),
-        Word::state(item.get("health").map(|health| field(health, "health")).unwrap_or_default()),
-        age(item, "last_seen", now),
-        if from.is_empty() { Word::faint("-") } else { Word::plain(from) },
-    ]
-}
+static SHEET: Sheet = Sheet {
+    columns: &[
+        Column::new("kind", |item, _| match field(item, "checker_kind") {
+            checks if checks.is_empty() => word(item, "kind"),
+            checks => Word::plain(format!("{} {checks}", field(item, "kind"))),
+        }),
+        Column::new("id", |item, _| word(item, "id")),
+        Column::new("parent", |item, _| word(item, "parent")),
+        Column::new("status", |item, _| Word::state(field(item, "status"))),
+        Column::new("presence", |item, _| presence(item)),
+        Column::new("health", |item, _| {
+            Word::state(item.get("health").map(|health| field(health, "health")).unwrap_or_default())
+        }),
+        Column::new("last_seen", |item, now| age(item, "last_seen", now)),
+        Column::new("from", |item, _| word(item, "connected_from")),
+        Column::hidden("source", |item, _| word(item, "source")),
+        Column::hidden("first_registered", |item, now| age(item, "first_registered", now)),
+        Column::hidden("first_seen", |item, now| age(item, "first_seen", now)),
+        Column::hidden("created_by", |item, _| word(item, "created_by")),
+        Column::hidden("identity", |item, _| word(item, "spiffe_identity")),
+    ],
+    id: key_of,
+    told: &["status", "presence", "health"],
+    none: "nothing matches",
+    max: 10_000,
+};
 
 /// The presence, with the reason where there is no verdict.
 pub(super) fn presence(item: &Value) -> Word {
@@ -259,23 +222,13 @@ pub(super) fn presence(item: &Value) -> Word {
     }
 }
 
-/// `kind/id` of an item.
-pub(super) fn key_of(item: &Value) -> String {
-    format!("{}/{}", field(item, "kind"), field(item, "id"))
-}
-
 async fn show(client: &Client, screen: &mut Screen, which: &Which) -> Result<(), Failure> {
-    let item = client.get(&which.path(), &[]).await?;
+    let item = client.get(&which.path()?, &[]).await?;
     print_one(screen, &item)
 }
 
 fn print_one(screen: &mut Screen, item: &Value) -> Result<(), Failure> {
-    match screen.output() {
-        Output::Json => screen.json(item)?,
-        Output::Raw => screen.line(&key_of(item))?,
-        Output::Table => screen.facts(picture::facts(item, now()))?,
-    }
-    Ok(())
+    screen.one(item, key_of, |item| picture::facts(item, now()))
 }
 
 async fn tree(client: &Client, screen: &mut Screen, root: Option<ServiceKey>, max: usize) -> Result<(), Failure> {
@@ -333,15 +286,16 @@ async fn history(
 
 async fn register(client: &Client, screen: &mut Screen, args: RegisterArgs) -> Result<(), Failure> {
     let map = |pairs: Vec<(String, String)>| pairs.into_iter().collect::<BTreeMap<_, _>>();
+    let key = args.service.key()?;
     let body = json!({
-        "id": args.service.id,
+        "id": key.id,
         "parent": args.parent,
         "checker_kind": args.checker_kind,
         "component_id": args.component_id,
         "labels": map(args.label),
         "metadata": map(args.metadata),
     });
-    let item = client.post(&format!("{ROOT}/{}", args.service.kind.plural()), body).await?;
+    let item = client.create(&format!("{ROOT}/{}", key.kind.plural()), body).await?;
     print_one(screen, &item)
 }
 
@@ -368,39 +322,10 @@ async fn remove(client: &Client, screen: &mut Screen, change: &Change) -> Result
     Ok(())
 }
 
-impl Which {
-    fn path(&self) -> String {
-        match &self.service {
-            Name::Key(key) => path(key),
-            Name::Id(id) => format!("{ROOT}/{id}"),
-        }
-    }
-
-    /// The kind is looked up where the operator left it out.
-    async fn key(&self, client: &Client) -> Result<ServiceKey, Failure> {
-        match &self.service {
-            Name::Key(key) => Ok(key.clone()),
-            Name::Id(_) => {
-                let item = client.get(&self.path(), &[]).await?;
-                key_of(&item).parse().map_err(|error: NameError| Failure::usage(error.to_string()))
-            }
-        }
-    }
-}
-
-fn path(key: &ServiceKey) -> String {
-    format!("{ROOT}/{}/{}", key.kind.plural(), key.id)
-}
-
 /// `key=value`.
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     pair.map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| "write KEY=VALUE, as in site=3".into())
-}
-
-fn every(text: &str) -> Result<Duration, String> {
-    let every = duration::parse(text).map_err(|error| error.to_string())?;
-    if every < Duration::from_millis(200) { Err("at most five times a second".into()) } else { Ok(every) }
 }
 
 #[cfg(test)]
@@ -419,8 +344,7 @@ mod tests {
             checker_kind: None,
             label: vec!["env=prod".into(), "rack".into()],
             query: Some("zürich & co".into()),
-            max: 10,
-            watch: None,
+            flags: Flags { max: Some(10), columns: Vec::new(), no_headers: false, watch: None },
         };
         let (path, query) = question(args);
         assert_eq!(path, "/api/admin/services/agents");
@@ -429,10 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_pairs_are_read() {
-        assert_eq!("agents/x".parse::<Name>().unwrap(), Name::Key("agent/x".parse().unwrap()));
-        assert_eq!("x".parse::<Name>().unwrap(), Name::Id("x".parse().unwrap()));
-        assert!("robot/x".parse::<Name>().is_err() && "../x".parse::<Name>().is_err());
+    fn pairs_are_read() {
         assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert!(pair("=b").is_err() && pair("a").is_err());
     }

@@ -51,7 +51,7 @@ impl Write for Paper {
 
 fn printed(line: &str, world: &World) -> Result<String, Failure> {
     let paper = Paper::default();
-    run(parsed(line).unwrap().command, world, Screen::kept(Box::new(paper.clone())))?;
+    run(parsed(line).unwrap(), world, Screen::kept(Box::new(paper.clone())))?;
     let bytes = paper.0.lock().unwrap().clone();
     Ok(String::from_utf8(bytes).unwrap())
 }
@@ -66,6 +66,78 @@ fn the_commands_are_well_formed() {
 }
 
 #[test]
+fn every_command_has_help_with_examples() {
+    fn walk(command: &clap::Command, path: &str, bare: &mut Vec<String>) {
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let path = format!("{path} {}", sub.get_name());
+            let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+            let leaf = sub.get_subcommands().next().is_none();
+            let examples = sub.get_after_help().is_some_and(|help| help.to_string().contains("rollcall-collector "));
+            if about.is_empty() || (leaf && !examples) {
+                bare.push(path.clone());
+            }
+            walk(sub, &path, bare);
+        }
+    }
+    let mut bare = Vec::new();
+    walk(&grammar(), "", &mut bare);
+    assert!(bare.is_empty(), "no description, or no example in after_help: {bare:?}");
+}
+
+#[test]
+fn examples_are_commands_that_are_understood() {
+    fn walk(command: &clap::Command, wrong: &mut Vec<String>) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in help.lines().filter(|line| line.starts_with("  rollcall-collector ")) {
+            // What follows two blanks explains; pipes and redirections belong to the shell.
+            let line = line.trim().split("  ").next().unwrap_or_default();
+            let line = line.split(['|', '>', '<']).next().unwrap_or_default();
+            let words = shell_words(line);
+            if let Err(error) = grammar().try_get_matches_from(words) {
+                wrong.push(format!("{line}: {error}"));
+            }
+        }
+        for sub in command.get_subcommands() {
+            walk(sub, wrong);
+        }
+    }
+    let mut wrong = Vec::new();
+    walk(&grammar(), &mut wrong);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Words as a shell sees them, as far as quotes go.
+fn shell_words(line: &str) -> Vec<String> {
+    let (mut words, mut quote) = (vec![String::new()], None);
+    for c in line.trim().chars() {
+        match (quote, c) {
+            (None, ' ') => words.push(String::new()),
+            (None, '\'' | '"') => quote = Some(c),
+            (Some(open), c) if open == c => quote = None,
+            (_, c) => words.last_mut().unwrap().push(c),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[test]
+fn flags_that_reach_a_collector_are_hidden_where_there_is_none() {
+    let help = |line: &str| grammar().try_get_matches_from(line.split_whitespace()).unwrap_err().to_string();
+    assert!(help("x services list --help").contains("--credential-file"));
+    assert!(help("x --help").contains("--credential-file"));
+    assert!(!help("x serve --help").contains("--credential-file"), "{}", help("x serve --help"));
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = printed(&format!("x completions {shell}"), &World::default()).unwrap();
+        assert!(script.contains("rollcall-collector") && script.contains("services"), "{shell}");
+    }
+}
+
+#[test]
 fn every_command_is_understood() {
     for line in [
         "x serve --config /etc/c.toml --ttl 3s --interval 1s --advertise a:1,b:2",
@@ -77,6 +149,15 @@ fn every_command_is_understood() {
         "x services list --watch 5s",
         "x services --api http://127.0.0.1:1 --credential-file /f list",
         "x services list --api http://127.0.0.1:1 --credential-file /f",
+        "x --api http://127.0.0.1:1 --context c -o yaml --color never services list --columns id,labels.site --no-headers",
+        "x service show agent edge-17",
+        "x tokens list --columns id --output yaml",
+        "x context add prod --api https://c.example.net --ca-file /ca --credential-stdin --use",
+        "x context list",
+        "x context use prod",
+        "x context remove prod",
+        "x context show --context prod",
+        "x completions zsh",
         "x services show agent/edge-17",
         "x services show edge-17",
         "x services tree poller/p",
@@ -112,6 +193,14 @@ fn nonsense_ends_with_64_and_help_with_0() {
         "x services list --watch 1ms",
         "x services list --max 0",
         "x services register agent",
+        "x services show agent edge 17",
+        "x services list -o xml",
+        "x services list --color sometimes",
+        "x serve --api http://127.0.0.1:1",
+        "x --context c check",
+        "x completions ksh",
+        "x context add ../c --api http://127.0.0.1:1",
+        "x --context nowhere stats",
     ] {
         assert_eq!(exit(line), Exit::Usage, "{line}");
     }
@@ -123,7 +212,7 @@ fn nonsense_ends_with_64_and_help_with_0() {
 #[test]
 fn serve_hands_back_a_checked_configuration() {
     let line = "x serve --name c1 --interval 1s --ttl 3s --log-format json --http-listen 127.0.0.1:0";
-    match run(parsed(line).unwrap().command, &World::default(), Screen::kept(Box::new(io::sink()))) {
+    match run(parsed(line).unwrap(), &World::default(), Screen::kept(Box::new(io::sink()))) {
         Ok(Start::Serve(config)) => {
             assert_eq!(config.name.as_str(), "c1");
             assert_eq!(config.pace.ttl_ms, 3_000);
@@ -152,6 +241,41 @@ fn a_missing_or_wrong_credential_names_its_file() {
     assert!(!failed.to_string().contains("hush"), "{failed}");
     let text = failure("x stats --credential-file /flag/file", &world).to_string();
     assert!(text.contains("/flag/file"), "{text}");
+}
+
+#[test]
+fn contexts_name_collectors() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::default();
+    world.variables.insert("XDG_CONFIG_HOME".into(), dir.path().into());
+    let file = dir.path().join("rollcall/cli.toml");
+    let reread = |world: &mut World| {
+        world.files.insert(file.clone(), std::fs::read_to_string(&file).unwrap());
+    };
+    let credential = rollcall_common::token::Credential::random(rollcall_common::token::CredentialKind::Bootstrap);
+    let credential = credential.unwrap().reveal().to_string();
+    world.files.insert("/c/prod".into(), credential.clone());
+    let add = "x context add prod --api https://c.example.net --credential-file /c/prod";
+    assert!(printed(add, &world).unwrap().contains("--context prod"));
+    reread(&mut world);
+    assert!(failure(add, &world).to_string().contains("add --replace"));
+    printed("x context add lab --api http://127.0.0.1:9", &world).unwrap();
+    reread(&mut world);
+    assert!(!world.files[&file].contains(&credential), "a secret has no place in it");
+    let listed = printed("x context list", &world).unwrap();
+    assert!(listed.lines().nth(1).is_some_and(|line| line.contains("lab") && !line.contains('*')), "{listed}");
+    assert!(listed.lines().nth(2).is_some_and(|line| line.contains("* ") && line.contains("prod")), "{listed}");
+    let shown = printed("x context show -o json", &world).unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["api"], "https://c.example.net");
+    assert_eq!(shown["credential_from"], "context prod");
+    printed("x context use lab", &world).unwrap();
+    reread(&mut world);
+    assert!(printed("x context show", &world).unwrap().contains("http://127.0.0.1:9"));
+    assert!(printed("x --context prod context show -o raw", &world).unwrap().starts_with("https://c.example.net"));
+    printed("x context remove prod", &world).unwrap();
+    reread(&mut world);
+    assert_eq!(failure("x --context prod stats", &world).exit(), Exit::Usage);
 }
 
 #[test]
@@ -203,13 +327,24 @@ fn lists_are_tables_documents_or_bare_ids() {
         assert_eq!(raw.lines().next(), Some("agent/a00"));
         let cut = printed("x services list --max 7 -o json", world).unwrap();
         let cut: serde_json::Value = serde_json::from_str(&cut).unwrap();
-        assert_eq!((cut["items"].as_array().map(Vec::len), &cut["more"]), (Some(7), &true.into()));
+        assert_eq!(cut["items"].as_array().map(Vec::len), Some(7));
+        assert!(cut["next"].is_string() && cut["seq"].is_u64() && cut["epoch"].is_u64(), "{cut}");
+        let yaml = printed("x -o yaml services list --max 7", world).unwrap();
+        let yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+        assert_eq!(yaml, cut);
+        let bare =
+            printed("x services list --kind agent --max 1 --no-headers --columns presence,labels.x,id", world).unwrap();
+        assert_eq!(bare.split_whitespace().collect::<Vec<_>>(), ["never_seen", "-", "a00"]);
+        assert_eq!(failure("x services list --columns nope", world).exit(), Exit::Usage);
+        let coloured = printed("x services list --max 1 --color always", world).unwrap();
+        assert!(coloured.contains('\u{1b}'), "{coloured}");
         assert!(printed("x services list --max 7", world).unwrap().contains("only the first 7"));
         assert!(printed("x services list --status revoked", world).unwrap().contains("nothing matches"));
 
         let tree = printed("x services tree poller/p -o raw", world).unwrap();
         assert_eq!(tree.lines().count(), 26);
         assert!(printed("x services show a03", world).unwrap().contains("agent/a03"));
+        assert!(printed("x services show agent a03", world).unwrap().contains("agent/a03"));
         assert!(printed("x token list -o raw", world).unwrap().lines().count() == 5);
         assert!(printed("x stats", world).unwrap().contains("never_seen"));
     });

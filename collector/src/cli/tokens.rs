@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Failure,
     client::{Client, Output},
+    list::{self, Column, Flags, Sheet},
     print::{Screen, Word, age, field, now, word},
     services::pair,
 };
@@ -27,22 +28,23 @@ pub(super) enum Command {
     #[command(after_help = CREATE_EXAMPLES)]
     Create(Box<CreateArgs>),
     /// List tokens, without their secrets.
-    #[command(alias = "ls")]
+    #[command(alias = "ls", after_help = LIST_EXAMPLES)]
     List {
         /// usable, not_yet_valid, expired, exhausted or revoked.
         #[arg(long, value_name = "WORD")]
         state: Option<String>,
-        /// At most so many.
-        #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-        max: u32,
+        #[command(flatten)]
+        flags: Flags,
     },
     /// Show one token, without its secret.
+    #[command(after_help = "Example:\n  rollcall-collector tokens show nq2k6zjw4m5pd3xo")]
     Show {
         /// The token's id: the part after rollcall_enr1_.
         #[arg(value_parser = id)]
         token: TokenId,
     },
     /// Make a token useless; services that it registered stay.
+    #[command(after_help = "Example:\n  rollcall-collector tokens revoke nq2k6zjw4m5pd3xo")]
     Revoke {
         /// The token's id: the part after rollcall_enr1_.
         #[arg(value_parser = id)]
@@ -52,10 +54,15 @@ pub(super) enum Command {
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
-  rollcall-collector token create --kind poller --id site-3
-  rollcall-collector token create --kind agent --parent site-3 --id-prefix edge- --uses 200 --ttl 7d
-  rollcall-collector token create --kind agent --parent site-3 --output raw > /etc/rollcall/agent/token
-  rollcall-collector token create --kind poller --local --output raw";
+  rollcall-collector tokens create --kind poller --id site-3
+  rollcall-collector tokens create --kind agent --parent site-3 --id-prefix edge- --uses 200 --ttl 7d
+  rollcall-collector tokens create --kind agent --parent site-3 --output raw > /etc/rollcall/agent/token
+  rollcall-collector tokens create --kind poller --local --output raw";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  rollcall-collector tokens list --state usable
+  rollcall-collector tokens list --columns id,kind,created_by,last_used";
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
@@ -112,7 +119,7 @@ pub(super) struct CreateArgs {
 pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create(client, screen, *args).await,
-        Command::List { state, max } => list(client, screen, state, max).await,
+        Command::List { state, flags } => list(client, screen, state, &flags).await,
         Command::Show { token } => show(screen, &client.get(&format!("{ROOT}/{token}"), &[]).await?),
         Command::Revoke { token } => {
             let item = client.post(&format!("{ROOT}/{token}/revoke"), json!({})).await?;
@@ -125,7 +132,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
 }
 
 async fn create(client: &Client, screen: &mut Screen, args: CreateArgs) -> Result<(), Failure> {
-    let item = client.post(ROOT, body(args)).await?;
+    let item = client.create(ROOT, body(args)).await?;
     match screen.output() {
         Output::Json => screen.json(&item)?,
         Output::Raw => screen.line(&field(&item, "token"))?,
@@ -174,48 +181,32 @@ fn body(args: CreateArgs) -> Value {
     body
 }
 
-async fn list(client: &Client, screen: &mut Screen, state: Option<String>, max: u32) -> Result<(), Failure> {
+async fn list(client: &Client, screen: &mut Screen, state: Option<String>, flags: &Flags) -> Result<(), Failure> {
     let query: Vec<_> = state.map(|state| ("state".to_owned(), state)).into_iter().collect();
-    let listed = client.list(ROOT, &query, usize::try_from(max).unwrap_or(usize::MAX)).await?;
-    match screen.output() {
-        Output::Json => screen.json(&json!({ "items": listed.items, "more": listed.more }))?,
-        Output::Raw => {
-            for item in &listed.items {
-                screen.line(&field(item, "id"))?;
-            }
-        }
-        Output::Table => {
-            let now = now();
-            let rows = listed.items.iter().map(|item| {
-                vec![
-                    word(item, "id"),
-                    Word::state(field(item, "state")),
-                    word(item, "kind"),
-                    word(item, "parent"),
-                    Word::plain(rule(item)),
-                    Word::plain(format!("{}/{}", field(item, "uses"), field(item, "max_uses"))),
-                    age(item, "expires_at", now),
-                    word(item, "note"),
-                ]
-            });
-            screen.table(&["ID", "STATE", "KIND", "PARENT", "GIVES", "USES", "EXPIRES", "NOTE"], rows.collect())?;
-            if listed.items.is_empty() {
-                screen.line("there are none")?;
-            } else if listed.more {
-                screen.line(&format!("… and more: only the first {} are shown, see --max", listed.items.len()))?;
-            }
-        }
-    }
-    Ok(())
+    list::run(client, screen, ROOT, &query, flags, &SHEET).await
 }
 
+static SHEET: Sheet = Sheet {
+    columns: &[
+        Column::new("id", |item, _| word(item, "id")),
+        Column::new("state", |item, _| Word::state(field(item, "state"))),
+        Column::new("kind", |item, _| word(item, "kind")),
+        Column::new("parent", |item, _| word(item, "parent")),
+        Column::new("gives", |item, _| Word::plain(rule(item))),
+        Column::new("uses", |item, _| Word::plain(format!("{}/{}", field(item, "uses"), field(item, "max_uses")))),
+        Column::new("expires", |item, now| age(item, "expires_at", now)),
+        Column::new("note", |item, _| word(item, "note")),
+        Column::hidden("created_by", |item, _| word(item, "created_by")),
+        Column::hidden("last_used", |item, now| age(item, "last_used_at", now)),
+    ],
+    id: |item| field(item, "id"),
+    told: &["state", "uses"],
+    none: "there are none",
+    max: 1_000,
+};
+
 fn show(screen: &mut Screen, item: &Value) -> Result<(), Failure> {
-    match screen.output() {
-        Output::Json => screen.json(item)?,
-        Output::Raw => screen.line(&field(item, "id"))?,
-        Output::Table => screen.facts(facts(item, now()))?,
-    }
-    Ok(())
+    screen.one(item, |item| field(item, "id"), |item| facts(item, now()))
 }
 
 fn facts(item: &Value, now: Timestamp) -> Vec<(&'static str, Word)> {

@@ -17,6 +17,8 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("comfy_table", &["collector/src/cli"]),
     ("cronexpr", &["collector/src/schedule"]),
     ("ulid", &["collector/src/store/rows/upkeep"]),
+    ("clap_complete", &["collector/src/cli"]),
+    ("indicatif", &["collector/src/cli"]),
     (
         "rcgen",
         &["collector/src/ca", "agent/src/key", "agent/src/enroll", "agent/src/vault", "agent/src/identity/specimen"],

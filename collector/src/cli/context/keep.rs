@@ -1,0 +1,63 @@
+//! Files of the operator's own: written whole or not at all, readable by their owner only.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+use super::super::{Exit, Failure};
+
+/// Longest credential that is read from standard input.
+const MAX_LINE: u64 = 4096;
+
+/// Puts a file in the place of whatever was there.
+pub(super) fn file(path: &Path, text: &str) -> Result<(), Failure> {
+    write(path, text).map_err(|error| Failure::new(Exit::Output, format!("cannot write {}: {error}", path.display())))
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
+    let temporary = dir.join(format!(".{name}.{}", std::process::id()));
+    let written = (|| {
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        // The first error is the one to tell of.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// What standard input holds.
+pub(super) fn line_of_stdin() -> Result<Zeroizing<String>, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    let read = io::stdin().lock().take(MAX_LINE).read_to_string(&mut text);
+    read.map_err(|error| Failure::new(Exit::Config, format!("cannot read the credential: {error}")))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn files_are_replaced_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/cli.toml");
+        file(&path, "one").unwrap();
+        file(&path, "two").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
+    }
+}
