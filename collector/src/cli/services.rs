@@ -223,7 +223,7 @@ pub(super) fn presence(item: &Value) -> Word {
 }
 
 async fn show(client: &Client, screen: &mut Screen, which: &Which) -> Result<(), Failure> {
-    let item = client.get(&which.path()?, &[]).await?;
+    let item = client.get(&which.path(), &[]).await?;
     print_one(screen, &item)
 }
 
@@ -286,7 +286,7 @@ async fn history(
 
 async fn register(client: &Client, screen: &mut Screen, args: RegisterArgs) -> Result<(), Failure> {
     let map = |pairs: Vec<(String, String)>| pairs.into_iter().collect::<BTreeMap<_, _>>();
-    let key = args.service.key()?;
+    let key = args.service.key;
     let body = json!({
         "id": key.id,
         "parent": args.parent,

@@ -1,6 +1,6 @@
 //! Services as operators name them: `agent/edge-17`, `agent edge-17`, or the id alone where one kind has it.
 
-use clap::Args;
+use clap::{ArgMatches, Args, FromArgMatches, error::ErrorKind};
 use rollcall_common::id::{NameError, ServiceId, ServiceKey};
 
 use super::{Failure, client::Client, print::field};
@@ -8,20 +8,27 @@ use super::{Failure, client::Client, print::field};
 /// Where services are.
 pub(super) const ROOT: &str = "/api/admin/services";
 
-/// A service that exists.
+/// One or two words on the command line.
 #[derive(Debug, Clone, Args)]
-pub(super) struct Which {
-    /// Kind and id, as in agent/edge-17 or agent edge-17, or the id alone where one kind has it.
-    #[arg(value_name = "SERVICE", required = true, num_args = 1..=2, value_parser = part)]
+struct Words {
+    /// Kind and id, as in agent/edge-17 or agent edge-17; where a service exists, its id alone will do if one kind
+    /// has it.
+    #[arg(value_name = "SERVICE", required = true, num_args = 1..=2)]
     service: Vec<String>,
 }
 
+/// A service that exists.
+#[derive(Debug, Clone)]
+pub(super) struct Which {
+    /// What was said.
+    pub(super) name: Name,
+}
+
 /// A service of a kind, whether it exists or not.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone)]
 pub(super) struct Named {
-    /// Kind and id, as in agent/edge-17 or agent edge-17.
-    #[arg(value_name = "SERVICE", required = true, num_args = 1..=2, value_parser = part)]
-    service: Vec<String>,
+    /// The service.
+    pub(super) key: ServiceKey,
 }
 
 /// A service as an operator names it.
@@ -40,50 +47,66 @@ impl std::str::FromStr for Name {
     }
 }
 
-impl Named {
-    /// The service.
-    pub(super) fn key(&self) -> Result<ServiceKey, Failure> {
-        match named(&self.service)? {
-            Name::Key(key) => Ok(key),
-            Name::Id(id) => Err(Failure::usage(format!("say of what kind {id} is, as in agent/{id}"))),
+macro_rules! read_from_words {
+    ($name:ident, $read:expr) => {
+        // Nonsense is refused with the rest of the command line, before anything is asked.
+        impl FromArgMatches for $name {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                let words = Words::from_arg_matches(matches)?;
+                $read(&words.service).map_err(|why| clap::Error::raw(ErrorKind::ValueValidation, format!("{why}\n")))
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                *self = Self::from_arg_matches(matches)?;
+                Ok(())
+            }
         }
+
+        impl Args for $name {
+            fn augment_args(command: clap::Command) -> clap::Command {
+                Words::augment_args(command)
+            }
+
+            fn augment_args_for_update(command: clap::Command) -> clap::Command {
+                Words::augment_args_for_update(command)
+            }
+        }
+    };
+}
+
+read_from_words!(Which, |words: &[String]| named(words).map(|name| Which { name }).map_err(|error| error.to_string()));
+read_from_words!(Named, keyed);
+
+fn keyed(words: &[String]) -> Result<Named, String> {
+    match named(words).map_err(|error| error.to_string())? {
+        Name::Key(key) => Ok(Named { key }),
+        Name::Id(id) => Err(format!("say of what kind {id} is, as in agent/{id}")),
     }
 }
 
-impl Which {
-    /// What was said.
-    pub(super) fn name(&self) -> Result<Name, Failure> {
-        named(&self.service)
-    }
+fn named(words: &[String]) -> Result<Name, NameError> {
+    words.join("/").parse()
+}
 
+impl Which {
     /// Where the API has it.
-    pub(super) fn path(&self) -> Result<String, Failure> {
-        Ok(match self.name()? {
-            Name::Key(key) => path(&key),
+    pub(super) fn path(&self) -> String {
+        match &self.name {
+            Name::Key(key) => path(key),
             Name::Id(id) => format!("{ROOT}/{id}"),
-        })
+        }
     }
 
     /// The service; its kind is looked up where the operator left it out.
     pub(super) async fn key(&self, client: &Client) -> Result<ServiceKey, Failure> {
-        match self.name()? {
-            Name::Key(key) => Ok(key),
+        match &self.name {
+            Name::Key(key) => Ok(key.clone()),
             Name::Id(id) => {
                 let item = client.get(&format!("{ROOT}/{id}"), &[]).await?;
                 key_of(&item).parse().map_err(|error: NameError| Failure::usage(error.to_string()))
             }
         }
     }
-}
-
-/// Each word alone is a kind, an id or both: nonsense is refused before anything is asked.
-fn part(text: &str) -> Result<String, NameError> {
-    text.parse::<Name>().map(|_| text.to_owned())
-}
-
-fn named(words: &[String]) -> Result<Name, Failure> {
-    let text = words.join("/");
-    text.parse().map_err(|error: NameError| Failure::usage(error.to_string()))
 }
 
 /// Where the API has a service.
@@ -114,6 +137,6 @@ mod tests {
         for bad in [&["robot/x"][..], &["../x"], &["agent", "x/y"], &["agent/x", "y"], &["A"]] {
             assert!(named(&words(bad)).is_err(), "{bad:?}");
         }
-        assert!(Named { service: words(&["x"]) }.key().unwrap_err().to_string().contains("as in agent/x"));
+        assert!(keyed(&words(&["x"])).unwrap_err().contains("as in agent/x"));
     }
 }
