@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `routes` | the table: every operation declared once, with its permission, words, parameters and answers |
 //! | `openapi` | the contract, made from that table, and its viewer |
+//! | `gate`, `call` | who asks, and may they; nothing outside the caller's scope |
 //! | [`access`] | roles, credentials, hosts, the brake on guessing |
 //! | [`bootstrap`] | the first credential |
 //! | [`error`] | problem documents |
@@ -19,11 +20,13 @@
 pub mod access;
 mod audit;
 pub mod bootstrap;
+mod call;
 pub mod error;
 mod extract;
 mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod gate;
 mod health;
 mod metrics;
 mod openapi;

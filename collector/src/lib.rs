@@ -15,6 +15,7 @@ pub mod keeper;
 pub mod metrics;
 pub mod registry;
 pub mod schedule;
+pub mod scope;
 pub mod serve;
 pub mod statedir;
 pub mod store;

@@ -86,9 +86,8 @@ enum Standing {
 
 fn standing(roster: &Roster, found: Option<&[u8]>, now: Timestamp) -> Standing {
     let ours = || roster.credentials().filter(|row| row.role == WORD);
-    let lives = |row: &CredentialRow| row.revoked_at.is_none() && row.expires_at.is_none_or(|end| now < end);
     let held = found.and_then(|bytes| std::str::from_utf8(bytes).ok()?.parse::<Credential>().ok());
-    if held.is_some_and(|held| ours().any(|row| row.id == held.id && row.hash == held.hash() && lives(row))) {
+    if held.is_some_and(|held| ours().any(|row| row.id == held.id && row.hash == held.hash() && row.is_live(now))) {
         return Standing::Settled(Bootstrap::Kept);
     }
     let replaces: Vec<_> = ours().filter(|row| row.revoked_at.is_none()).map(|row| row.id).collect();
@@ -101,14 +100,7 @@ fn standing(roster: &Roster, found: Option<&[u8]>, now: Timestamp) -> Standing {
 
 fn make(now: Timestamp) -> Result<(CredentialRow, Zeroizing<String>), NoRandomness> {
     let credential = Credential::random(CredentialKind::Bootstrap)?;
-    let row = CredentialRow {
-        id: credential.id,
-        hash: credential.hash(),
-        role: WORD.into(),
-        created_at: now,
-        expires_at: None,
-        revoked_at: None,
-    };
+    let row = CredentialRow::new(credential.id, credential.hash(), WORD, now);
     let mut text = credential.reveal();
     text.push('\n');
     Ok((row, text))

@@ -10,13 +10,12 @@ use axum::{
 use rollcall_common::id::ServiceId;
 use serde::de::DeserializeOwned;
 
+pub(super) use super::call::Call;
 use super::{
     State,
-    access::{Caller, Permission},
     error::{Problem, ProblemCode},
     routes::{Form, Operation, Param},
 };
-use crate::registry::services::By;
 
 /// Largest body where an operation names no other, in bytes.
 pub(super) const MAX_BODY: usize = 64 * 1024;
@@ -26,39 +25,6 @@ const BODY_WITHIN: Duration = Duration::from_secs(5);
 /// The name of a request: in its answer, in the log and in the audit trail.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(pub(super) Arc<str>);
-
-/// An authenticated request: what every handler behind a permission begins with.
-pub(super) struct Call {
-    pub(super) state: Arc<State>,
-    pub(super) caller: Caller,
-    request_id: RequestId,
-}
-
-impl Call {
-    /// The caller, for the audit trail.
-    pub(super) fn by(&self) -> By {
-        self.caller.by(&self.request_id.0)
-    }
-
-    /// Refuses what the role does not allow, where the body decides what is asked.
-    pub(super) fn demand(&self, permission: Permission) -> Result<(), Problem> {
-        self.caller.demand(permission)
-    }
-}
-
-impl FromRequestParts<Arc<State>> for Call {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Problem> {
-        let caller = parts.extensions.get::<Caller>().cloned();
-        let request_id = parts.extensions.get::<RequestId>().cloned();
-        match (caller, request_id) {
-            (Some(caller), Some(request_id)) => Ok(Self { state: Arc::clone(state), caller, request_id }),
-            // An open route has no caller: its handler must not ask for one.
-            (_, _) => Err(Problem::new(ProblemCode::Internal, "the route has no guard")),
-        }
-    }
-}
 
 /// The query's pairs, decoded, in order. The guard has read them: each name is one that the operation declares,
 /// and none that takes one value comes twice.

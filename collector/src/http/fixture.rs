@@ -27,7 +27,7 @@ use crate::{
         Position, RegistryStore, StoreError,
         rows::{
             Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, CredentialRow, IdRule, IntervalRow, Loaded,
-            ObserverMark, Prune, ServiceRow, TokenPolicy, TokenRow,
+            ObserverMark, Prune, Scope, ServiceRow, TokenPolicy, TokenRow,
         },
     },
 };
@@ -125,7 +125,8 @@ pub(crate) fn token(number: u8) -> TokenRow {
     }
 }
 
-/// A deployment with services, tokens and one credential for each role.
+/// A deployment with services, tokens and credentials: one for each role, an expired one, and `<role>@3` for
+/// those that reach only what has the label `site=3`.
 pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) credentials: BTreeMap<&'static str, String>,
@@ -141,16 +142,14 @@ impl World {
             ..Loaded::default()
         };
         let mut credentials = BTreeMap::new();
-        for word in Role::ALL.map(Role::as_str).into_iter().chain(["expired"]) {
+        for word in Role::ALL.map(Role::as_str).into_iter().chain(["expired", "viewer@3", "operator@3", "admin@3"]) {
             let credential = Credential::random(CredentialKind::ApiKey).unwrap();
             credentials.insert(word, credential.reveal().to_string());
+            let role = if word == "expired" { "admin" } else { word.trim_end_matches("@3") };
             loaded.credentials.push(CredentialRow {
-                id: credential.id,
-                hash: credential.hash(),
-                role: if word == "expired" { "admin".into() } else { word.into() },
-                created_at: NOW,
                 expires_at: (word == "expired").then_some(NOW),
-                revoked_at: None,
+                scope: if word.ends_with("@3") { "site=3".parse().unwrap() } else { Scope::everything() },
+                ..CredentialRow::new(credential.id, credential.hash(), role, NOW)
             });
         }
         Self { clock: Arc::new(ManualClock::new(NOW)), credentials, loaded }

@@ -26,6 +26,7 @@ use super::{
     routes::{Operation, Routes},
     scan::walk,
 };
+use crate::scope::Scope;
 
 /// Most heartbeat ages in one scrape.
 const MAX_AGES: usize = 10_000;
@@ -89,7 +90,7 @@ impl fmt::Debug for Services {
 impl Collector for Services {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let state = &self.0;
-        let kinds = state.tally();
+        let kinds = state.tally(&Scope::everything());
         let mut services = gauges(&mut encoder, "service_registry_services", "Registered services")?;
         for (kind, tally) in &kinds {
             for status in Status::ALL {
@@ -120,7 +121,7 @@ impl Services {
         let registry = &self.0.registry;
         let now = registry.now();
         let mut ages: Vec<(Kind, String, f64)> = Vec::new();
-        walk(registry, None, |_, entry, sight| {
+        walk(registry, &Scope::everything(), None, |_, entry, sight| {
             let beat = sight.and_then(|sight| sight.last_beat).filter(|_| ages.len() < MAX_AGES);
             if let Some(beat) = beat {
                 let key = &entry.row.key;

@@ -22,6 +22,7 @@ use super::{
     routes::{Operation, Param, Routes},
     scan::{Seen, presence_of, walk},
 };
+use crate::scope::Scope;
 
 /// Nodes of a tree where the caller names no number.
 const DEFAULT_NODES: usize = 1_000;
@@ -136,12 +137,14 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .tag("overview", "The whole at a glance")
         .add(
             Operation::get("/api/admin/services/stats", Permission::Read, "get_stats")
+                .scoped()
                 .about("Counts by kind, status, presence, health and source")
                 .answer::<Stats>(200, "The counts"),
             stats,
         )
         .add(
             Operation::get("/api/admin/services/tree", Permission::Read, "get_tree")
+                .scoped()
                 .about("Pollers, their agents, their checkers")
                 .query(TREE)
                 .answer::<Tree>(200, "The tree, or the part below one service")
@@ -153,7 +156,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 async fn stats(call: Call) -> Result<axum::Json<Stats>, Problem> {
     let registry = &call.state.registry;
     let position = registry.read(|roster| roster.position());
-    let kinds = call.state.tally();
+    let kinds = call.state.tally(call.scope());
     let mut all = Tally::default();
     for tally in kinds.values() {
         all.total += tally.total;
@@ -170,7 +173,7 @@ async fn stats(call: Call) -> Result<axum::Json<Stats>, Problem> {
     Ok(axum::Json(Stats {
         all,
         kinds: kinds.into_iter().map(|(kind, tally)| (kind.plural(), tally)).collect(),
-        connections: registry.links().len(),
+        connections: call.connections(),
         interval_ms: pace.interval_ms,
         ttl_ms: pace.ttl_ms,
         collector: registry.whoami().collector.to_string(),
@@ -188,7 +191,7 @@ async fn tree(call: Call, query: Query) -> Result<axum::Json<Tree>, Problem> {
                 let key: ServiceKey = value.parse().map_err(|error: rollcall_common::id::NameError| {
                     Problem::new(ProblemCode::InvalidQuery, error.to_string()).with("parameter", "root")
                 })?;
-                call.state.find(&key)?;
+                call.find(&key)?;
                 root = Some(key);
             }
             "limit" => {
@@ -203,7 +206,10 @@ async fn tree(call: Call, query: Query) -> Result<axum::Json<Tree>, Problem> {
     }
     let position = call.state.registry.read(|roster| roster.position());
     let mut seen = Vec::new();
-    walk(&call.state.registry, None, |roster, entry, sight| seen.push(Seen::look(roster, entry, sight)));
+    let scope = call.scope();
+    walk(&call.state.registry, scope, None, |roster, entry, sight| {
+        seen.push(Seen::look(roster, scope, entry, sight));
+    });
     let (items, truncated) = grow(seen, root.as_ref(), limit);
     Ok(axum::Json(Tree { items, truncated, seq: position.seq.0, epoch: position.epoch }))
 }
@@ -256,10 +262,10 @@ fn hang(
 }
 
 impl State {
-    /// Counts every service, by kind.
-    pub(super) fn tally(&self) -> BTreeMap<Kind, Tally> {
+    /// Counts every service within a scope, by kind.
+    pub(super) fn tally(&self, scope: &Scope) -> BTreeMap<Kind, Tally> {
         let mut kinds: BTreeMap<Kind, Tally> = Kind::ALL.into_iter().map(|kind| (kind, Tally::default())).collect();
-        walk(&self.registry, None, |_, entry, sight| {
+        walk(&self.registry, scope, None, |_, entry, sight| {
             let row = &entry.row;
             let tally = kinds.entry(row.key.kind).or_default();
             tally.count(row.status, presence_of(sight.as_ref()), health_of(row), row.source);

@@ -22,7 +22,8 @@
 //!             Operation::get("/api/admin/widgets", Permission::Read, "list_widgets")
 //!                 .about("Widgets, by id")
 //!                 .query(QUERY)
-//!                 .answer::<Page<WidgetView>>(200, "A page"),
+//!                 .answer::<Page<WidgetView>>(200, "A page")
+//!                 .scoped(),                                       // it asks `call.scope()`
 //!             list,
 //!         )
 //!         .add(
@@ -66,10 +67,9 @@ pub(super) use self::{
 };
 use super::{
     State,
-    access::{self, Permission},
     error::{Problem, ProblemCode},
     extract::Query,
-    server::Peer,
+    gate::admit,
 };
 
 /// How long an answer may take, unless its operation streams.
@@ -182,26 +182,4 @@ async fn in_time(operation: &Operation, answer: impl Future<Output = Response>) 
         );
         Problem::new(ProblemCode::TimedOut, detail).into_response()
     })
-}
-
-fn admit(state: &State, operation: &Operation, request: &Request) -> Result<Option<access::Caller>, Problem> {
-    if operation.permission == Permission::Open {
-        return Ok(None);
-    }
-    let now = state.registry.now();
-    let caller = access::bearer(request.headers())
-        .and_then(|credential| state.registry.read(|roster| access::check(roster, &credential, now.wall)));
-    let caller = caller.map_err(|problem| {
-        state.counts.unauthenticated.inc();
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-        let wait = peer.and_then(|ip| state.note_failure(ip, now.boot));
-        match wait {
-            Some(secs) => {
-                Problem::new(ProblemCode::Throttled, "too many failed attempts from this address").retry_after(secs)
-            }
-            None => problem,
-        }
-    })?;
-    caller.demand(operation.permission)?;
-    Ok(Some(caller))
 }

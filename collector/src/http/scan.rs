@@ -11,10 +11,13 @@ use rollcall_common::{
 };
 
 use super::filter::Wanted;
-use crate::registry::{
-    Registry,
-    leases::Sight,
-    roster::{Below, Entry, Roster, Slot},
+use crate::{
+    registry::{
+        Registry,
+        leases::Sight,
+        roster::{Below, Entry, Roster, Slot},
+    },
+    scope::Scope,
 };
 
 /// Entries that are looked at before the lock is let go.
@@ -33,9 +36,27 @@ pub(super) struct Seen {
 
 impl Seen {
     /// Looks at an entry.
-    pub(super) fn look(roster: &Roster, entry: &Entry, sight: Option<Sight>) -> Self {
-        Self { entry: entry.clone(), sight, below: roster.below(&entry.row.key) }
+    pub(super) fn look(roster: &Roster, scope: &Scope, entry: &Entry, sight: Option<Sight>) -> Self {
+        Self { entry: entry.clone(), sight, below: below_within(roster, scope, &entry.row.key) }
     }
+}
+
+/// How many of those below a service lie within a scope.
+fn below_within(roster: &Roster, scope: &Scope, key: &ServiceKey) -> Below {
+    if scope.is_everything() {
+        return roster.below(key);
+    }
+    let count = |key: &ServiceKey| {
+        let within = roster.children(key).filter(|child| scope.admits(&child.row.labels)).count();
+        u32::try_from(within).unwrap_or(u32::MAX)
+    };
+    let children = count(key);
+    let checkers = match key.kind {
+        Kind::Poller => roster.children(key).map(|agent| count(&agent.row.key)).fold(0, u32::saturating_add),
+        Kind::Agent => children,
+        Kind::Checker | Kind::Instance => 0,
+    };
+    Below { children, checkers }
 }
 
 /// What is observed, where there is no lease: nothing was ever heard.
@@ -44,10 +65,11 @@ pub(super) fn presence_of(sight: Option<&Sight>) -> Presence {
     sight.map_or(Presence::NeverSeen, |sight| sight.presence)
 }
 
-/// Visits entries behind `after`, at most a stride of them. Answers where to go on; `None` = the end, or
+/// Visits entries behind `after` that lie within a scope; looks at a stride of them at most. Answers where to go on; `None` = the end, or
 /// the visitor has seen enough.
 pub(super) fn stride(
     roster: &Roster,
+    scope: &Scope,
     kind: Option<Kind>,
     after: Option<&ServiceKey>,
     visit: &mut dyn FnMut(&Entry) -> ControlFlow<()>,
@@ -57,7 +79,7 @@ pub(super) fn stride(
         if n == STRIDE {
             return last;
         }
-        if visit(entry).is_break() {
+        if scope.admits(&entry.row.labels) && visit(entry).is_break() {
             return None;
         }
         last = Some(entry.row.key.clone());
@@ -65,13 +87,18 @@ pub(super) fn stride(
     None
 }
 
-/// Visits every entry of a kind, or all of them, stride by stride.
-pub(super) fn walk(registry: &Registry, kind: Option<Kind>, mut visit: impl FnMut(&Roster, &Entry, Option<Sight>)) {
+/// Visits every entry of a kind, or all of them, that lies within a scope, stride by stride.
+pub(super) fn walk(
+    registry: &Registry,
+    scope: &Scope,
+    kind: Option<Kind>,
+    mut visit: impl FnMut(&Roster, &Entry, Option<Sight>),
+) {
     let now = registry.now().boot;
     let mut after = None;
     loop {
         let next = registry.read(|roster| {
-            stride(roster, kind, after.as_ref(), &mut |entry| {
+            stride(roster, scope, kind, after.as_ref(), &mut |entry| {
                 visit(roster, entry, registry.leases().sight(entry.slot, now));
                 ControlFlow::Continue(())
             })
@@ -86,6 +113,7 @@ pub(super) fn walk(registry: &Registry, kind: Option<Kind>, mut visit: impl FnMu
 /// A page of a list on its way: strides until it is full or the roster ends.
 #[derive(Debug)]
 pub(super) struct Listing {
+    scope: Scope,
     wanted: Wanted,
     after: Option<ServiceKey>,
     found: Vec<Seen>,
@@ -94,16 +122,16 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Begins a page.
+    /// Begins a page of what lies within a scope.
     #[must_use]
-    pub(super) fn new(wanted: Wanted) -> Self {
-        Self { after: wanted.after.clone(), wanted, found: Vec::new(), more: false }
+    pub(super) fn new(scope: Scope, wanted: Wanted) -> Self {
+        Self { scope, after: wanted.after.clone(), wanted, found: Vec::new(), more: false }
     }
 
     /// Goes one stride. Answers whether there is another to go.
     pub(super) fn advance(&mut self, roster: &Roster, sight: &dyn Fn(Slot) -> Option<Sight>) -> bool {
-        let Self { wanted, after, found, more } = self;
-        let next = stride(roster, wanted.kind, after.as_ref(), &mut |entry| {
+        let Self { scope, wanted, after, found, more } = self;
+        let next = stride(roster, scope, wanted.kind, after.as_ref(), &mut |entry| {
             let sight = sight(entry.slot);
             if !wanted.filter.passes(entry, presence_of(sight.as_ref())) {
                 return ControlFlow::Continue(());
@@ -113,7 +141,7 @@ impl Listing {
                 *more = true;
                 return ControlFlow::Break(());
             }
-            found.push(Seen::look(roster, entry, sight));
+            found.push(Seen::look(roster, scope, entry, sight));
             ControlFlow::Continue(())
         });
         let goes_on = next.is_some();

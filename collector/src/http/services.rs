@@ -17,7 +17,6 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
-    State,
     access::Permission,
     error::{Problem, ProblemCode},
     extract::{Call, Id, Json, Query},
@@ -25,13 +24,10 @@ use super::{
     openapi::words,
     page::{self, Page},
     routes::{Operation, Param, Routes},
-    scan::{Listing, Seen},
-    view::{IntervalView, Light, ServiceDetail, ServiceView},
+    scan::Seen,
+    view::{IntervalView, ServiceDetail, ServiceView},
 };
-use crate::registry::{
-    Refusal,
-    services::{Move, Register, standing},
-};
+use crate::registry::services::{Move, Register, standing};
 
 /// The acts that an operator may ask for.
 const ACTS: [(Act, &str, Permission); 4] = [
@@ -93,6 +89,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .tag("services", "What is registered, and what is observed of it")
         .add(
             Operation::get(ROOT, Permission::Read, "list_services")
+                .scoped()
                 .about("Services of every kind, in the order of the tree of kinds and then by id")
                 .query(&[filter::KIND, filter::PARENT])
                 .query(filter::QUERY)
@@ -101,6 +98,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
         .add(
             Operation::get(&format!("{ROOT}/{{id}}"), Permission::Read, "find_service")
+                .scoped()
                 .about("A service by its id alone, where one kind only has it")
                 .path::<words::Id>("id", "The service")
                 .answer::<ServiceDetail>(200, "The service")
@@ -119,11 +117,13 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
     let known =
         |operation: Operation| operation.path::<words::Id>("id", "The service").gives(&[ProblemCode::UnknownService]);
     let list_all = Operation::get(&all, P::Read, &format!("list_{words}"))
+        .scoped()
         .about(format!("Services of kind {word}, by id"))
         .query(&[filter::PARENT])
         .query(filter::QUERY)
         .answer::<Page<ServiceView>>(200, "A page");
     let register_one = Operation::post(&all, P::Operate, &format!("register_{word}"))
+        .scoped()
         .about(format!("Registers a service of kind {word} ahead of its first heartbeat"))
         .body::<RegisterBody>()
         .answer::<ServiceDetail>(201, "It is registered; `Location` says where it is found")
@@ -135,23 +135,23 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
             ProblemCode::ParentKind,
             ProblemCode::ParentBarred,
         ]);
-    let show_one = known(Operation::get(&one, P::Read, &format!("get_{word}")))
+    let show_one = known(Operation::get(&one, P::Read, &format!("get_{word}")).scoped())
         .about(format!("One service of kind {word}, with everything that is known of it"))
         .answer::<ServiceDetail>(200, "The service");
-    let remove_one = known(Operation::delete(&one, P::Administer, &format!("remove_{word}")))
+    let remove_one = known(Operation::delete(&one, P::Administer, &format!("remove_{word}")).scoped())
         .about("Removes a service for good")
         .more("Pending and active services are not removed: delete or revoke them first.")
         .query(REASON)
         .empty(204, "It is gone")
         .gives(&[ProblemCode::NoArrow, ProblemCode::Refused]);
-    let history_of = known(Operation::get(&format!("{one}/history"), P::Read, &format!("get_{word}_history")))
+    let history_of = known(Operation::get(&format!("{one}/history"), P::Read, &format!("get_{word}_history")).scoped())
         .about("Presence intervals of a service, newest first")
         .query(HISTORY)
         .answer::<Page<IntervalView>>(200, "The newest intervals")
         .gives(&[ProblemCode::StoreUnavailable]);
     // The body decides whether this takes an administrator: see `ACTS`.
     let status = |method: Method, id: String| {
-        known(Operation::new(method, &format!("{one}/status"), P::Operate, &id))
+        known(Operation::new(method, &format!("{one}/status"), P::Operate, &id).scoped())
             .about("Changes the status of a service, by the act or by the status that it is to lead to")
             .more("Revoking and deleting take an administrator; letting back in takes an operator.")
             .body::<StatusBody>()
@@ -169,7 +169,7 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
         .add(history_of, move |call: Call, id: Id, query: Query| history(kind, call, id, query));
     if let Some(parent) = kind.parent() {
         let below = format!("{ROOT}/{}/{{id}}/{words}", parent.plural());
-        let list_below = known(Operation::get(&below, P::Read, &format!("list_{words}_of_{parent}")))
+        let list_below = known(Operation::get(&below, P::Read, &format!("list_{words}_of_{parent}")).scoped())
             .about(format!("The {words} of one {parent}, by id"))
             .query(filter::QUERY)
             .answer::<Page<ServiceView>>(200, "A page");
@@ -180,7 +180,7 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
 }
 
 async fn list(kind: Option<Kind>, call: Call, query: Query) -> Result<axum::Json<Page<ServiceView>>, Problem> {
-    Ok(axum::Json(call.state.page(Wanted::read(kind, &query.0)?)))
+    Ok(axum::Json(call.page(Wanted::read(kind, &query.0)?)))
 }
 
 /// `…/pollers/{id}/agents` and `…/agents/{id}/checkers`.
@@ -192,23 +192,23 @@ async fn children(
     query: Query,
 ) -> Result<axum::Json<Page<ServiceView>>, Problem> {
     let key = ServiceKey::new(parent, id.0);
-    call.state.find(&key)?;
+    call.find(&key)?;
     let mut pairs = query.0;
     pairs.push(("parent".into(), key.id.to_string()));
-    Ok(axum::Json(call.state.page(Wanted::read(Some(child), &pairs)?)))
+    Ok(axum::Json(call.page(Wanted::read(Some(child), &pairs)?)))
 }
 
 async fn show(kind: Kind, call: Call, id: Id) -> Result<axum::Json<ServiceDetail>, Problem> {
-    let seen = call.state.find(&ServiceKey::new(kind, id.0))?;
-    Ok(axum::Json(call.state.detail(&seen)))
+    let seen = call.find(&ServiceKey::new(kind, id.0))?;
+    Ok(axum::Json(call.detail(&seen)))
 }
 
 /// A lookup without a kind: answered where it is unambiguous.
 async fn show_any(call: Call, id: Id) -> Result<axum::Json<ServiceDetail>, Problem> {
     let found: Vec<Seen> =
-        Kind::ALL.into_iter().filter_map(|kind| call.state.find(&ServiceKey::new(kind, id.0.clone())).ok()).collect();
+        Kind::ALL.into_iter().filter_map(|kind| call.find(&ServiceKey::new(kind, id.0.clone())).ok()).collect();
     match found.as_slice() {
-        [one] => Ok(axum::Json(call.state.detail(one))),
+        [one] => Ok(axum::Json(call.detail(one))),
         [] => Err(Problem::new(ProblemCode::UnknownService, format!("no service of any kind has the id {}", id.0))),
         several => {
             let keys: Vec<String> = several.iter().map(|seen| seen.entry.row.key.to_string()).collect();
@@ -220,6 +220,10 @@ async fn show_any(call: Call, id: Id) -> Result<axum::Json<ServiceDetail>, Probl
 
 async fn register(kind: Kind, call: Call, Json(body): Json<RegisterBody>) -> Result<Response, Problem> {
     let key = ServiceKey::new(kind, body.id);
+    call.holds(&body.labels)?;
+    if let Some((kind, parent)) = kind.parent().zip(body.parent.as_ref()) {
+        call.finds_parent(&ServiceKey::new(kind, parent.clone()))?;
+    }
     let request = Register {
         key: key.clone(),
         parent: body.parent,
@@ -231,8 +235,8 @@ async fn register(kind: Kind, call: Call, Json(body): Json<RegisterBody>) -> Res
         by: call.by(),
     };
     call.state.registry.ask(request).await?;
-    let seen = call.state.find(&key)?;
-    let mut response = (StatusCode::CREATED, axum::Json(call.state.detail(&seen))).into_response();
+    let seen = call.find(&key)?;
+    let mut response = (StatusCode::CREATED, axum::Json(call.detail(&seen))).into_response();
     let place = format!("/api/admin/services/{}/{}", kind.plural(), key.id);
     if let Ok(place) = HeaderValue::from_str(&place) {
         response.headers_mut().insert(header::LOCATION, place);
@@ -247,20 +251,21 @@ async fn set_status(
     Json(body): Json<StatusBody>,
 ) -> Result<axum::Json<ServiceDetail>, Problem> {
     let key = ServiceKey::new(kind, id.0);
-    let seen = call.state.find(&key)?;
+    let seen = call.find(&key)?;
     let standing = standing(&seen.entry, call.state.registry.now().wall);
     let (act, permission) = asked(standing, &body)?;
     call.demand(permission)?;
     let reason = body.reason.to_string();
     call.state.registry.ask(Move { key: key.clone(), act, reason, by: call.by() }).await?;
-    let seen = call.state.find(&key)?;
-    Ok(axum::Json(call.state.detail(&seen)))
+    let seen = call.find(&key)?;
+    Ok(axum::Json(call.detail(&seen)))
 }
 
 async fn remove(kind: Kind, call: Call, id: Id, query: Query) -> Result<StatusCode, Problem> {
     let reason = Text::new(query.get("reason").unwrap_or_default())
         .map_err(|error| Problem::new(ProblemCode::InvalidQuery, error.to_string()).with("parameter", "reason"))?;
     let key = ServiceKey::new(kind, id.0);
+    call.find(&key)?;
     let request = Move { key, act: Act::Remove, reason: reason.to_string(), by: call.by() };
     call.state.registry.ask(request).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -280,7 +285,7 @@ async fn history(kind: Kind, call: Call, id: Id, query: Query) -> Result<axum::J
         }
     }
     let key = ServiceKey::new(kind, id.0);
-    call.state.find(&key)?;
+    call.find(&key)?;
     let position = call.state.registry.read(|roster| roster.position());
     let rows = call.state.store.history(&key, limit, superseded).await?;
     Ok(axum::Json(Page::at(position, rows.into_iter().map(IntervalView::of).collect(), None)))
@@ -328,45 +333,6 @@ fn act_for(standing: Standing, wished: Status) -> Result<(Act, Permission), Prob
             .with("from", from.as_str())
             .with("allowed", reachable)
     })
-}
-
-impl State {
-    /// One service.
-    pub(super) fn find(&self, key: &ServiceKey) -> Result<Seen, Problem> {
-        let now = self.registry.now().boot;
-        let seen = self.registry.read(|roster| {
-            let entry = roster.get(key)?;
-            Some(Seen::look(roster, entry, self.registry.leases().sight(entry.slot, now)))
-        });
-        seen.ok_or_else(|| Refusal::UnknownService(key.clone()).into())
-    }
-
-    fn detail(&self, seen: &Seen) -> ServiceDetail {
-        let link = self.registry.links().get(seen.entry.slot);
-        ServiceDetail::of(seen, link.as_ref(), self.light())
-    }
-
-    fn page(&self, wanted: Wanted) -> Page<ServiceView> {
-        let registry = &self.registry;
-        let now = registry.now().boot;
-        let sight = |slot| registry.leases().sight(slot, now);
-        let position = registry.read(|roster| roster.position());
-        let mut listing = Listing::new(wanted);
-        while registry.read(|roster| listing.advance(roster, &sight)) {}
-        let (found, next) = listing.finish();
-        let light = self.light();
-        let show = |seen: &Seen| ServiceView::of(seen, registry.links().get(seen.entry.slot).as_ref(), light);
-        let items = found.iter().map(show).collect();
-        Page::at(position, items, next.map(|key| page::cursor(&key.to_string())))
-    }
-
-    fn light(&self) -> Light<'_> {
-        Light {
-            now: self.registry.now(),
-            trust_domain: &self.registry.whoami().trust_domain,
-            recorded: (self.registry.metrics().unrecorded.get() == 0).then_some(true),
-        }
-    }
 }
 
 #[cfg(test)]

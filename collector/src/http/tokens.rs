@@ -121,6 +121,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .tag("tokens", "What lets a sidecar in for the first time")
         .add(
             Operation::get(ROOT, Permission::Read, "list_tokens")
+                .scoped()
                 .about("Onboarding tokens, by id, without their secrets")
                 .query(LIST)
                 .answer::<Page<TokenView>>(200, "A page"),
@@ -128,21 +129,28 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
         .add(
             Operation::post(ROOT, Permission::Mint, "create_token")
+                .scoped()
                 .about("Makes an onboarding token")
                 .more("The answer is the only one that ever holds the secret.")
                 .body::<CreateBody>()
                 .answer::<NewTokenView<'static>>(201, "The token")
-                .gives(&[ProblemCode::NoAddress, ProblemCode::ParentUnwanted, ProblemCode::ParentMissing]),
+                .gives(&[
+                    ProblemCode::NoAddress,
+                    ProblemCode::ParentUnwanted,
+                    ProblemCode::ParentMissing,
+                    ProblemCode::ParentUnknown,
+                    ProblemCode::Exists,
+                ]),
             create,
         )
         .add(
-            known(Operation::get(&format!("{ROOT}/{{id}}"), Permission::Read, "get_token"))
+            known(Operation::get(&format!("{ROOT}/{{id}}"), Permission::Read, "get_token").scoped())
                 .about("One onboarding token, without its secret")
                 .answer::<TokenView>(200, "The token"),
             show,
         )
         .add(
-            known(Operation::post(&format!("{ROOT}/{{id}}/revoke"), Permission::Operate, "revoke_token"))
+            known(Operation::post(&format!("{ROOT}/{{id}}/revoke"), Permission::Operate, "revoke_token").scoped())
                 .about("Ends an onboarding token; identities that it gave stay")
                 .body::<Empty>()
                 .answer::<TokenView>(200, "As it is now")
@@ -155,6 +163,7 @@ async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<Response, Pr
     let state = &call.state;
     let now = state.registry.now().wall;
     let policy = policy_of(&body, now)?;
+    call.may_mint(&policy)?;
     let addresses = addresses_of(&body.addresses, body.local, &state.advertised.load(), state.quic)?;
     let no_randomness =
         |error: rollcall_common::id::NoRandomness| Problem::new(ProblemCode::Internal, error.to_string());
@@ -192,6 +201,7 @@ async fn list(call: Call, query: Query) -> Result<axum::Json<Page<TokenView>>, P
     let now = call.state.registry.now().wall;
     let (position, rows) = call.state.registry.read(|roster| {
         let behind = roster.tokens().filter(|row| after.is_none_or(|after| row.id > after));
+        let behind = behind.filter(|row| call.scope().admits(&row.policy.labels));
         let wanted = behind.filter(|row| state.is_none_or(|state| TokenState::of(row, now) == state));
         (roster.position(), wanted.take(limit + 1).cloned().collect::<Vec<_>>())
     });
@@ -206,12 +216,13 @@ async fn show(call: Call, id: Id<TokenId>) -> Result<axum::Json<TokenView>, Prob
 }
 
 async fn revoke(call: Call, id: Id<TokenId>, Json(Empty {}): Json<Empty>) -> Result<axum::Json<TokenView>, Problem> {
+    call.token(id.0)?;
     call.state.registry.ask(RevokeToken { id: id.0, by: call.by() }).await?;
     view(&call, id.0)
 }
 
 fn view(call: &Call, id: TokenId) -> Result<axum::Json<TokenView>, Problem> {
-    let row = call.state.registry.read(|roster| roster.token(id).cloned()).ok_or(Refusal::UnknownToken(id))?;
+    let row = call.token(id)?;
     Ok(axum::Json(TokenView::of(&row, call.state.registry.now().wall)))
 }
 

@@ -418,6 +418,7 @@ impl Actor {
             | Write::RevokeToken { .. }
             | Write::UseToken { .. }
             | Write::InsertCredential(_)
+            | Write::TouchCredential { .. }
             | Write::RevokeCredential { .. }
             | Write::BeginInterval(_)
             | Write::PutJob(_)
@@ -479,6 +480,7 @@ impl Actor {
                 | Write::RevokeToken { .. }
                 | Write::UseToken { .. }
                 | Write::InsertCredential(_)
+                | Write::TouchCredential { .. }
                 | Write::RevokeCredential { .. }
                 | Write::BeginInterval(_)
                 | Write::PutJob(_)

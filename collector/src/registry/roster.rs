@@ -285,6 +285,12 @@ impl Roster {
             Write::InsertCredential(credential) => {
                 self.credentials.insert(credential.id, Arc::new(credential.clone()));
             }
+            Write::TouchCredential { id, at } => {
+                if let Some(credential) = self.credentials.get_mut(id) {
+                    let credential = Arc::make_mut(credential);
+                    credential.last_used_at = credential.last_used_at.max(Some(*at));
+                }
+            }
             Write::RevokeCredential { id, at } => {
                 if let Some(credential) = self.credentials.get_mut(id) {
                     Arc::make_mut(credential).revoked_at.get_or_insert(*at);

@@ -21,7 +21,7 @@ pub use self::upkeep::{
     WindowRow,
 };
 use super::Position;
-pub use crate::cidr::Cidr;
+pub use crate::{cidr::Cidr, scope::Scope};
 
 /// One registered service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,14 +197,71 @@ pub struct CredentialRow {
     pub id: TokenId,
     /// What proves it.
     pub hash: SecretHash,
-    /// The role it gives: a word of `http/access.rs`.
+    /// The role it gives: a word of `http/access`.
     pub role: String,
+    /// Which part of the deployment it reaches.
+    pub scope: Scope,
+    /// What the tokens of an enroller may be.
+    pub policy: Option<Box<EnrollPolicy>>,
+    /// A note of the maker's.
+    pub note: String,
+    /// Who made it.
+    pub created_by: String,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it ends, if ever.
     pub expires_at: Option<Timestamp>,
     /// When it was closed.
     pub revoked_at: Option<Timestamp>,
+    /// Its last use, as of the last flush.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl CredentialRow {
+    /// A credential that reaches everything and has no end.
+    #[must_use]
+    pub fn new(id: TokenId, hash: SecretHash, role: &str, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            hash,
+            role: role.into(),
+            scope: Scope::everything(),
+            policy: None,
+            note: String::new(),
+            created_by: "system".into(),
+            created_at,
+            expires_at: None,
+            revoked_at: None,
+            last_used_at: None,
+        }
+    }
+
+    /// Whether it can be used at a moment.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
+    }
+}
+
+/// What the tokens of an enroller may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollPolicy {
+    /// The kinds it may let in.
+    pub kinds: Vec<Kind>,
+    /// Most uses of one token.
+    pub max_uses: u32,
+    /// Longest life of a token, in seconds.
+    pub longest_secs: u64,
+    /// What every id begins with; empty = no rule.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id_prefix: String,
+    /// The parents that may be named; empty = any, or none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<ServiceId>,
+    /// Labels that every token must carry.
+    #[serde(default, skip_serializing_if = "Pairs::is_empty")]
+    pub labels: Pairs,
 }
 
 /// One row of presence history.
@@ -408,6 +465,13 @@ pub enum Write {
     },
     /// Adds a credential; conflicts with [`Conflict::Exists`].
     InsertCredential(CredentialRow),
+    /// Moves a credential's last use forward, never back; takes no seq. Unknown ones are passed over.
+    TouchCredential {
+        /// Which.
+        id: TokenId,
+        /// When.
+        at: Timestamp,
+    },
     /// Closes a credential; [`Conflict::Missing`] where there is none. One that is closed already keeps its
     /// moment, and the write passes. Takes no seq.
     RevokeCredential {

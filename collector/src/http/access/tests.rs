@@ -1,21 +1,38 @@
 //! Credentials, roles, hosts and the brake, without a server.
 
-use axum::http::HeaderValue;
-use rollcall_common::token::CredentialKind;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use rollcall_common::{
+    time::{BootTime, Timestamp},
+    token::{Credential, CredentialKind, SecretHash, TokenId},
+};
 
 use super::*;
-use crate::store::rows::{CredentialRow, Loaded};
+use crate::{
+    http::error::ProblemCode,
+    registry::roster::Roster,
+    scope::Scope,
+    store::rows::{CredentialRow, Loaded},
+};
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
 fn row(credential: &Credential, role: &str) -> CredentialRow {
-    CredentialRow {
-        id: credential.id,
-        hash: credential.hash(),
-        role: role.into(),
-        created_at: NOW,
-        expires_at: None,
-        revoked_at: None,
+    CredentialRow::new(credential.id, credential.hash(), role, NOW)
+}
+
+fn caller(id: TokenId, role: Role) -> Caller {
+    Caller {
+        actor: format!("credential:{id}"),
+        roles: role.into(),
+        scope: Scope::everything(),
+        credential: Some(id),
+        policy: None,
+        ends: None,
     }
 }
 
@@ -56,7 +73,7 @@ fn a_credential_proves_its_secret_and_its_time() {
     let credential = Credential::random(CredentialKind::ApiKey).unwrap();
     let good = row(&credential, "viewer");
     let found = check(&roster(good.clone()), &credential, NOW).unwrap();
-    assert_eq!(found, Caller { credential: credential.id, role: Role::Viewer });
+    assert_eq!(found, caller(credential.id, Role::Viewer));
     assert_eq!(found.by("r").actor, format!("credential:{}", credential.id));
 
     let other = Credential::random(CredentialKind::ApiKey).unwrap();
@@ -100,7 +117,7 @@ fn each_permission_has_exactly_its_roles() {
     ] {
         for role in Role::ALL {
             assert_eq!(role.may(permission), roles.contains(&role), "{role:?} {permission:?}");
-            let caller = Caller { credential: TokenId([1; 10]), role };
+            let caller = caller(TokenId([1; 10]), role);
             assert_eq!(caller.demand(permission).is_ok(), roles.contains(&role));
         }
     }
@@ -111,7 +128,7 @@ fn failures_are_braked_by_address_and_forgiven() {
     let mut failures = Failures::default();
     let from = "192.0.2.7".parse().unwrap();
     let mapped = "::ffff:192.0.2.7".parse().unwrap();
-    for _ in 0..BURST {
+    for _ in 0..brake::BURST {
         assert_eq!(failures.note(from, BootTime(1_000)), None);
     }
     assert_eq!(failures.note(mapped, BootTime(1_000)), Some(2));
@@ -129,7 +146,7 @@ fn the_brake_remembers_a_bounded_number_of_addresses() {
     for n in 0..20_000 {
         failures.note(at(n), BootTime(1_000));
     }
-    assert!(failures.whole_at.len() <= MAX_ADDRESSES + 1);
+    assert!(failures.whole_at.len() <= brake::MAX_ADDRESSES + 1);
     assert!(failures.note(at(99_999), BootTime(1_000)).is_some(), "the rest share one allowance");
     assert_eq!(failures.note(at(99_999), BootTime(100_000)), None, "and time frees the table");
     let one_host = |n: u64| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(n)));

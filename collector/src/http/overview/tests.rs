@@ -8,7 +8,8 @@ fn seen() -> Vec<Seen> {
     let rows: Vec<_> = keys.iter().map(|key| row(key)).collect();
     let registry = World::new(&rows).registry();
     let mut seen = Vec::new();
-    walk(&registry, None, |roster, entry, sight| seen.push(Seen::look(roster, entry, sight)));
+    let all = Scope::everything();
+    walk(&registry, &all, None, |roster, entry, sight| seen.push(Seen::look(roster, &all, entry, sight)));
     seen
 }
 
@@ -49,7 +50,7 @@ fn counts_name_every_word_and_add_up() {
     rows[0].status = Status::Active;
     let world = World::new(&rows);
     let state = world.state(world.registry().beaten("poller/p"));
-    let kinds = state.tally();
+    let kinds = state.tally(&Scope::everything());
     let pollers = &kinds[&Kind::Poller];
     assert_eq!((pollers.total, pollers.status(Status::Active), pollers.status(Status::Pending)), (2, 1, 1));
     assert_eq!((pollers.presence(Presence::Alive), pollers.presence(Presence::NeverSeen)), (1, 1));

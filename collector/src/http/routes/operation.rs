@@ -88,6 +88,8 @@ pub(crate) struct Operation {
     pub codes: Vec<ProblemCode>,
     /// Whether it may take longer than the rest.
     pub streams: bool,
+    /// Whether all that it answers and does is narrowed to the caller's scope.
+    pub scoped: bool,
     /// Largest body, in bytes.
     pub body_limit: usize,
 }
@@ -111,6 +113,7 @@ impl Operation {
             answers: Vec::new(),
             codes: Vec::new(),
             streams: false,
+            scoped: false,
             body_limit: MAX_BODY,
         }
     }
@@ -214,6 +217,13 @@ impl Operation {
     /// Lets its answer take as long as it takes: for streams and downloads, which bound themselves.
     pub(crate) fn streams(mut self) -> Self {
         self.streams = true;
+        self
+    }
+
+    /// Says that the handler narrows all that it answers and does to the caller's scope (`http/call.rs`). Without
+    /// this a caller with a label scope is refused.
+    pub(crate) fn scoped(mut self) -> Self {
+        self.scoped = true;
         self
     }
 

@@ -19,7 +19,7 @@ fn roster(rows: impl IntoIterator<Item = ServiceRow>) -> Roster {
 }
 
 fn one_page(roster: &Roster, wanted: Wanted) -> (Vec<ServiceKey>, Option<ServiceKey>) {
-    let mut listing = Listing::new(wanted);
+    let mut listing = Listing::new(Scope::everything(), wanted);
     while listing.advance(roster, &|_| None) {}
     let (found, next) = listing.finish();
     (found.iter().map(|seen| seen.entry.row.key.clone()).collect(), next)
@@ -100,7 +100,7 @@ fn a_walk_lets_the_lock_go_and_sees_everyone_once() {
     let (mut strides, mut seen, mut after) = (0, Vec::new(), None);
     loop {
         strides += 1;
-        let next = stride(&all, None, after.as_ref(), &mut |entry| {
+        let next = stride(&all, &Scope::everything(), None, after.as_ref(), &mut |entry| {
             seen.push(entry.row.key.clone());
             ControlFlow::Continue(())
         });
@@ -134,7 +134,7 @@ fn presence_is_what_the_lease_says() {
     let world = World::new(&[row("poller/p"), row("poller/q")]);
     let registry = world.registry().beaten("poller/p");
     let mut seen = Vec::new();
-    walk(&registry, Some(Kind::Poller), |_, entry, sight| {
+    walk(&registry, &Scope::everything(), Some(Kind::Poller), |_, entry, sight| {
         seen.push((entry.row.key.id.to_string(), presence_of(sight.as_ref())));
     });
     assert_eq!(seen, [("p".to_owned(), Presence::Alive), ("q".to_owned(), Presence::NeverSeen)]);

@@ -292,6 +292,7 @@ impl Ground {
                 | Write::RevokeToken { .. }
                 | Write::UseToken { .. }
                 | Write::InsertCredential(_)
+                | Write::TouchCredential { .. }
                 | Write::RevokeCredential { .. }
                 | Write::BeginInterval(_)
                 // Whoever plans these on what another one changes is told so by the store: they carry a seq, or

@@ -210,16 +210,22 @@ fn token_use(f: &mut Fields<'_>) -> Result<TokenUse, Unreadable> {
     Ok(TokenUse { token: f.word()?, key: f.word()?, service: f.service()? })
 }
 
-const CREDENTIALS: &str = "SELECT id, secret_hash, role, created_at, expires_at, revoked_at FROM credentials";
+const CREDENTIALS: &str = "SELECT id, secret_hash, role, scope, policy, note, created_by, created_at, expires_at, \
+     revoked_at, last_used_at FROM credentials";
 
 fn credential(f: &mut Fields<'_>) -> Result<CredentialRow, Unreadable> {
     Ok(CredentialRow {
         id: f.word()?,
         hash: f.secret_hash()?,
         role: f.text()?,
+        scope: f.word()?,
+        policy: f.json_opt()?,
+        note: f.text()?,
+        created_by: f.text()?,
         created_at: f.time()?,
         expires_at: f.time_opt()?,
         revoked_at: f.time_opt()?,
+        last_used_at: f.time_opt()?,
     })
 }
 

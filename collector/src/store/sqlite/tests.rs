@@ -155,7 +155,7 @@ async fn a_row_that_breaks_its_rule_is_named() {
         ("UPDATE services SET labels = '{}', seq = -1", "table services, row agent/a: column seq"),
         ("UPDATE services SET seq = 1; INSERT INTO denied VALUES ('xyz', 1)", "table denied, row xyz: column serial"),
         (
-            "DELETE FROM denied; INSERT INTO credentials VALUES ('aaaaaaaaaaaaaaaa', x'00', 'admin', 1, NULL, NULL)",
+            "DELETE FROM denied; INSERT INTO credentials (id, secret_hash, role, created_at) VALUES ('aaaaaaaaaaaaaaaa', x'00', 'admin', 1)",
             "table credentials, row aaaaaaaaaaaaaaaa: column secret_hash",
         ),
     ] {

@@ -147,6 +147,7 @@ impl<'b> Batch<'b> {
             Write::RevokeToken { token, at } => self.revoke_token(token, *at).await.map(Some),
             Write::UseToken { token, key, service, at, from } => self.use_token(token, key, service, *at, from).await,
             Write::InsertCredential(row) => self.insert_credential(row).await.map(|()| None),
+            Write::TouchCredential { id, at } => self.touch_credential(id, *at).await.map(|()| None),
             Write::RevokeCredential { id, at } => self.revoke_credential(id, *at).await.map(|()| None),
             Write::BeginInterval(row) => self.begin_interval(row).await.map(|()| None),
             Write::PutJob(row) => self.put_job(row).await.map(|()| None),
@@ -230,6 +231,7 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
             Write::DropIdentity(_)
             | Write::Deny { .. }
             | Write::Allow(_)
+            | Write::TouchCredential { .. }
             | Write::PutJob(_)
             | Write::PutHold(_)
             | Write::DropHold(_)

@@ -45,6 +45,7 @@ enum Op {
     RevokeToken(u8),
     UseToken { n: u8, key: u8, at: i64 },
     Credential(u8),
+    TouchCredential { n: u8, at: i64 },
     RevokeCredential { n: u8, at: i64 },
     Interval { who: usize, presence: usize, from: i64 },
     Job { n: u8, runs: u64 },
@@ -74,6 +75,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (n.clone(), n.clone(), prop_oneof![8 => Just(1), 1 => Just(-1), 1 => Just(3_600_001)])
             .prop_map(|(n, key, at)| Op::UseToken { n, key, at }),
         1 => n.clone().prop_map(Op::Credential),
+        1 => (n.clone(), 0..9_i64).prop_map(|(n, at)| Op::TouchCredential { n, at }),
         1 => (n.clone(), 0..9_i64).prop_map(|(n, at)| Op::RevokeCredential { n, at }),
         1 => (n.clone(), 0..9_u64).prop_map(|(n, runs)| Op::Job { n, runs }),
         1 => (n.clone(), prop::option::of(0..9_i64)).prop_map(|(n, step)| Op::Hold { n, step }),
@@ -146,6 +148,7 @@ fn write(op: &Op, model: &Model) -> Write {
         Op::RevokeToken(n) => Write::RevokeToken { token: token_id(*n), at: later(4) },
         Op::UseToken { n, key, at } => use_token(*n, *key, later(*at)),
         Op::Credential(n) => Write::InsertCredential(credential(*n)),
+        Op::TouchCredential { n, at } => Write::TouchCredential { id: credential(*n).id, at: later(*at) },
         Op::RevokeCredential { n, at } => Write::RevokeCredential { id: credential(*n).id, at: later(*at) },
         Op::Interval { who, presence, from } => {
             Write::BeginInterval(Box::new(interval(name(who), Presence::ALL[*presence], *from)))

@@ -14,8 +14,9 @@ use rollcall_common::{
 };
 
 use crate::store::rows::{
-    AuditDraft, CertRow, Change, CredentialRow, HoldRow, IdRule, IdentityRow, IntervalRow, JobRow, Outcome, Recurrence,
-    RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow, WindowRow, Write,
+    AuditDraft, CertRow, Change, CredentialRow, EnrollPolicy, HoldRow, IdRule, IdentityRow, IntervalRow, JobRow,
+    Outcome, Recurrence, RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow,
+    WindowRow, Write,
 };
 
 /// The moment at which samples happen.
@@ -172,10 +173,22 @@ pub fn credential(n: u8) -> CredentialRow {
     CredentialRow {
         id: token_id(n),
         hash: SecretHash([n; 32]),
-        role: "admin".into(),
+        role: "enroller".into(),
+        scope: "env in (prod,staging),site=Zürich 3".parse().unwrap_or_else(|error| unreachable!("{error}")),
+        policy: Some(Box::new(EnrollPolicy {
+            kinds: vec![Kind::Agent, Kind::Checker],
+            max_uses: 40,
+            longest_secs: 3_600,
+            id_prefix: "edge-".into(),
+            parents: vec![key("poller/above").id],
+            labels: pairs("site", "Zürich 3"),
+        })),
+        note: "for the image builder".into(),
+        created_by: "oidc:corp:alice".into(),
         created_at: NOON,
         expires_at: Some(Timestamp(NOON.0 + 1)),
         revoked_at: None,
+        last_used_at: None,
     }
 }
 

@@ -25,8 +25,10 @@ const LOOK: &str = "SELECT \
      FROM tokens WHERE id = $1";
 const USE: &str = "UPDATE tokens SET uses = uses + 1, last_used_at = $1, last_used_from = $2, seq = $3 WHERE id = $4";
 const USED: &str = "INSERT INTO token_uses (token, key_hash, kind, id) VALUES ($1, $2, $3, $4)";
-const CREDENTIAL: &str = "INSERT INTO credentials (id, secret_hash, role, created_at, expires_at, revoked_at) \
-     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
+const CREDENTIAL: &str = "INSERT INTO credentials (id, secret_hash, role, scope, policy, note, created_by, \
+     created_at, expires_at, revoked_at, last_used_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (id) DO NOTHING";
+const TOUCH: &str = "UPDATE credentials SET last_used_at = $1 WHERE id = $2 AND coalesce(last_used_at, $1) <= $1";
 const CLOSE: &str = "UPDATE credentials SET revoked_at = coalesce(revoked_at, $1) WHERE id = $2";
 
 impl Batch<'_> {
@@ -103,12 +105,22 @@ impl Batch<'_> {
             .bind(row.id.to_string())
             .bind(row.hash.0.as_slice())
             .bind(row.role.as_str())
+            .bind(row.scope.to_string())
+            .bind(row.policy.as_ref().map(json).transpose()?)
+            .bind(row.note.as_str())
+            .bind(row.created_by.as_str())
             .bind(row.created_at.0)
             .bind(row.expires_at.map(|at| at.0))
             .bind(row.revoked_at.map(|at| at.0))
+            .bind(row.last_used_at.map(|at| at.0))
             .execute(&mut *self.conn)
             .await?;
         if done.rows_affected() == 0 { Err(Conflict::Exists.into()) } else { Ok(()) }
+    }
+
+    pub(super) async fn touch_credential(&mut self, id: &TokenId, at: Timestamp) -> Result<(), Halt> {
+        sqlx::query(TOUCH).bind(at.0).bind(id.to_string()).execute(&mut *self.conn).await?;
+        Ok(())
     }
 
     pub(super) async fn revoke_credential(&mut self, id: &TokenId, at: Timestamp) -> Result<(), Halt> {

@@ -171,6 +171,12 @@ impl Model {
                 self.credentials.insert(row.id, row);
                 Ok(None)
             }
+            Write::TouchCredential { id, at } => {
+                if let Some(row) = self.credentials.get_mut(&id) {
+                    row.last_used_at = row.last_used_at.max(Some(at));
+                }
+                Ok(None)
+            }
             Write::RevokeCredential { id, at } => {
                 let row = self.credentials.get_mut(&id).ok_or(Conflict::Missing)?;
                 row.revoked_at = row.revoked_at.or(Some(at));

@@ -246,7 +246,14 @@ pub(super) async fn credentials(store: &dyn RegistryStore) {
     let mut rows = load(store).await.credentials;
     rows.sort_by_key(|row| row.id);
     let second = CredentialRow { revoked_at: Some(later(5)), ..credential(2) };
-    assert_eq!(rows, [closed, second, credential(3)]);
+    assert_eq!(rows, [closed.clone(), second.clone(), credential(3)]);
+
+    // A use is noted late and out of order; the latest counts, and nobody minds one that is gone.
+    let touch = |n, ms| Write::TouchCredential { id: credential(n).id, at: later(ms) };
+    commit(store, [touch(3, 7), touch(3, 6), touch(9, 7)]).await;
+    let mut rows = load(store).await.credentials;
+    rows.sort_by_key(|row| row.id);
+    assert_eq!(rows, [closed, second, CredentialRow { last_used_at: Some(later(7)), ..credential(3) }]);
 }
 
 pub(super) async fn intervals(store: &dyn RegistryStore) {
