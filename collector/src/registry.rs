@@ -12,10 +12,12 @@
 //! | [`links`] | the live connection of each service |
 //! | [`judge`] | verdicts: losses, stalls, restarts |
 //! | [`history`] | presence intervals on their way to the store |
+//! | [`feed`] | what happened, for those who follow |
 //! | [`services`], [`tokens`], [`identities`] | the requests, planned |
 //! | `actor` | the task that owns all of it |
 
 mod actor;
+pub mod feed;
 pub mod history;
 pub mod identities;
 pub mod judge;
@@ -51,6 +53,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::actor::Actor;
 use self::{
+    feed::Feed,
     history::Ledger,
     leases::Leases,
     links::Links,
@@ -266,6 +269,7 @@ struct Shared {
     roster: RwLock<Roster>,
     leases: Leases,
     links: Links,
+    feed: Feed,
     pace: RwLock<(Pace, Option<Pace>)>,
     ledger: RwLock<Ledger>,
     /// Whose presence is shown but not recorded, with the number of rows that wait.
@@ -282,6 +286,7 @@ struct Shared {
 impl Shared {
     fn new(roster: Roster, leases: Leases, ledger: Ledger, pace: (Pace, Option<Pace>), now: Now) -> Self {
         Self {
+            feed: Feed::new(roster.position()),
             roster: RwLock::new(roster),
             leases,
             links: Links::default(),
@@ -328,6 +333,12 @@ impl Registry {
     #[must_use]
     pub fn links(&self) -> &Links {
         &self.shared.links
+    }
+
+    /// What happened, in commit order.
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        &self.shared.feed
     }
 
     /// The clocks.

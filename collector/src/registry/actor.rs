@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::batch::Done;
 use super::{
     Job, Mail, Notice, Refusal, Registry, Shared, Whoami,
+    feed::{Deriver, Event, Telling},
     history::{History, Ledger, Verdict},
     judge::{self, Judge, Sense},
     leases::{Leases, Phase, Sight},
@@ -82,6 +83,7 @@ pub struct Actor {
     notes: BTreeMap<Slot, Note>,
     audits: VecDeque<AuditDraft>,
     history: History,
+    deriver: Deriver,
     commits: JoinSet<Done>,
     retry_at: BootTime,
     /// Since when the store takes no changes.
@@ -173,6 +175,7 @@ impl Actor {
             notes: BTreeMap::new(),
             audits: VecDeque::new(),
             history: History::default(),
+            deriver: Deriver::from_loaded(&loaded),
             commits: JoinSet::new(),
             retry_at: BootTime(0),
             store_down: None,
@@ -317,6 +320,7 @@ impl Actor {
             }
         }
         self.watch_commit(now.boot);
+        self.shared.feed.publish(now.boot);
         *self.shared.observed.lock().unwrap_or_else(PoisonError::into_inner) = now;
         for slot in self.shared.leases.expire(now.boot) {
             self.lose(slot, now);
@@ -394,11 +398,16 @@ impl Actor {
         self.count_unrecorded();
     }
 
-    /// Repeats a committed change in memory and announces what follows from it.
-    fn apply(&mut self, change: &Change, applied: &Applied) {
+    /// Repeats a committed change in memory, announces what follows from it, and gathers what is fed of it.
+    fn apply(&mut self, change: &Change, applied: &Applied, events: &mut Vec<Event>) {
         let before: Vec<_> = change.writes.iter().map(|write| self.before(write)).collect();
-        self.write(|roster| roster.apply(change, applied));
         let now = self.clock.now();
+        let (audit, deriver, shared) = (change.audit.first(), &mut self.deriver, &self.shared);
+        let mut roster = shared.roster.write().unwrap_or_else(PoisonError::into_inner);
+        roster.repeat(change, applied, |write, seq, (before, after)| {
+            events.extend(deriver.take(Telling { write, seq, before, after, audit, at: now.wall }));
+        });
+        drop(roster);
         for (write, before) in change.writes.iter().zip(before) {
             self.announce(write, before, now);
         }

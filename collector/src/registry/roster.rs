@@ -23,6 +23,7 @@ use rollcall_common::{
 pub use self::tree::Below;
 use self::tree::Tree;
 pub use self::upkeep::Upkeep;
+use super::feed;
 use crate::store::{
     Position,
     rows::{Applied, Change, CredentialRow, IdentityRow, Loaded, ServiceRow, TokenRow, Write},
@@ -49,6 +50,9 @@ pub struct Entry {
     /// The identity bound to it.
     pub identity: Option<Arc<IdentityRow>>,
 }
+
+/// A service's row before and after a write.
+pub(super) type Rows<'a> = (Option<&'a Arc<ServiceRow>>, Option<&'a Arc<ServiceRow>>);
 
 /// All services, tokens and credentials.
 #[derive(Debug, Default)]
@@ -210,12 +214,30 @@ impl Roster {
         self.position
     }
 
-    /// Repeats in memory what the store committed.
-    pub(super) fn apply(&mut self, change: &Change, applied: &Applied) {
+    /// Repeats in memory what the store committed, telling of each write that took a seq the service's row
+    /// before and after it. The position stays until the whole batch is repeated: see [`Roster::reach`].
+    pub(super) fn repeat(&mut self, change: &Change, applied: &Applied, mut told: impl FnMut(&Write, Seq, Rows<'_>)) {
         for (write, seq) in change.writes.iter().zip(&applied.rows) {
+            let fed = seq.zip(feed::subject(write));
+            let before = fed.and_then(|(_, (key, _))| self.get(key)).map(|entry| Arc::clone(&entry.row));
             self.apply_write(write, seq.unwrap_or_default());
+            if let Some((seq, (key, _))) = fed {
+                told(write, seq, (before.as_ref(), self.get(key).map(|entry| &entry.row)));
+            }
         }
-        self.position = applied.position;
+    }
+
+    /// Repeats a change that is a whole batch.
+    #[cfg(test)]
+    pub(super) fn apply(&mut self, change: &Change, applied: &Applied) {
+        self.repeat(change, applied, |_, _, _| {});
+        self.reach(applied.position);
+    }
+
+    /// Everything up to a position is in memory. A page that is read meanwhile still carries the earlier one,
+    /// so that whoever follows the feed from it misses no part of the batch.
+    pub(super) fn reach(&mut self, position: Position) {
+        self.position = position;
     }
 
     /// What a sidecar said, shown before it is recorded.

@@ -400,8 +400,8 @@ pub enum Write {
         /// New metadata.
         metadata: Pairs,
     },
-    /// Keeps what was last said of a service. Takes no seq, has no precondition but that it exists
-    /// ([`Conflict::Missing`]).
+    /// Keeps what was last said of a service. Health takes a seq, facts alone take none; the row's own seq, which
+    /// edits compare, stays. Has no precondition but that it exists ([`Conflict::Missing`]).
     Note {
         /// Who.
         service: ServiceKey,
@@ -410,7 +410,7 @@ pub enum Write {
         /// Facts, if they changed.
         facts: Option<HostFacts>,
     },
-    /// Removes a service, its identity and its intervals. The audit trail stays.
+    /// Removes a service, its identity and its intervals. The audit trail stays. Takes a seq.
     RemoveService {
         /// Who.
         service: ServiceKey,
@@ -420,14 +420,15 @@ pub enum Write {
     /// Binds or replaces the identity of a service; conflicts with [`Conflict::KeyInUse`] where one of its
     /// keys belongs to another identity, and with [`Conflict::Stale`] where the bound generation
     /// (the latest, current or pending) is not the expected one (`None` = none bound). A service that is not
-    /// there is [`Conflict::Missing`]. Keys that the row no longer names are free again.
+    /// there is [`Conflict::Missing`]. Keys that the row no longer names are free again. Takes a seq, which
+    /// the service's row does not keep.
     PutIdentity {
         /// The whole row.
         row: Box<IdentityRow>,
         /// Precondition: the latest generation bound so far.
         expect: Option<Generation>,
     },
-    /// Unbinds the identity of a service, if there is one.
+    /// Unbinds the identity of a service, if there is one: then it takes a seq.
     DropIdentity(ServiceKey),
     /// Refuses a serial until its certificate ends; of two refusals the longer one holds.
     Deny {
@@ -481,7 +482,8 @@ pub enum Write {
         at: Timestamp,
     },
     /// Closes the lasting interval of a service, if there is one, and begins another; conflicts with
-    /// [`Conflict::Missing`]. An interval is never closed before its begin.
+    /// [`Conflict::Missing`]. An interval is never closed before its begin. Takes a seq, which the service's row
+    /// does not keep.
     BeginInterval(Box<IntervalRow>),
     /// Keeps the record of a job, in place of an earlier one. Takes no seq.
     PutJob(Box<JobRow>),

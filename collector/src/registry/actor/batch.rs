@@ -165,8 +165,21 @@ impl Actor {
         match done.outcome {
             Ok(outcomes) => {
                 self.store_is(Ok(()));
+                let (mut settled, mut events, mut position) = (Vec::new(), Vec::new(), None);
                 for ((owner, change), outcome) in done.owners.into_iter().zip(&done.changes).zip(outcomes) {
-                    self.settle_one(owner, change, outcome);
+                    if let Ok(applied) = &outcome {
+                        self.apply(change, applied, &mut events);
+                        position = Some(applied.position);
+                    }
+                    settled.push((owner, outcome));
+                }
+                // Only now is all of the batch in memory; whoever asked reads what was answered.
+                if let Some(position) = position {
+                    self.write(|roster| roster.reach(position));
+                    self.shared.feed.add(&events, position.seq, self.clock.now().boot);
+                }
+                for (owner, outcome) in settled {
+                    self.settle_one(owner, outcome);
                 }
             }
             Err(error) => {
@@ -203,16 +216,11 @@ impl Actor {
         }
     }
 
-    fn settle_one(&mut self, owner: Owner, change: &Change, outcome: Result<Applied, Conflict>) {
+    fn settle_one(&mut self, owner: Owner, outcome: Result<Applied, Conflict>) {
         match (owner, outcome) {
-            (owner, Ok(applied)) => {
-                self.apply(change, &applied);
-                match owner {
-                    Owner::Job(job, _) => job.finish(Ok(())),
-                    Owner::Rows(rows) => self.recorded(&rows),
-                    Owner::Waking(_) | Owner::Note(..) | Owner::Audits(_) => {}
-                }
-            }
+            (Owner::Job(job, _), Ok(_)) => job.finish(Ok(())),
+            (Owner::Rows(rows), Ok(_)) => self.recorded(&rows),
+            (Owner::Waking(_) | Owner::Note(..) | Owner::Audits(_), Ok(_)) => {}
             (Owner::Job(mut job, plans), Err(conflict)) => {
                 if job.conflict(conflict) {
                     self.jobs.push_front((job, plans));

@@ -135,12 +135,10 @@ impl<'b> Batch<'b> {
             Write::Describe { service, expect, labels, metadata } => {
                 self.describe(service, *expect, labels, metadata).await.map(Some)
             }
-            Write::Note { service, health, facts } => {
-                self.note(service, health.as_ref(), facts.as_ref()).await.map(|()| None)
-            }
-            Write::RemoveService { service, expect } => self.remove_service(service, *expect).await.map(|()| None),
-            Write::PutIdentity { row, expect } => self.put_identity(row, *expect).await.map(|()| None),
-            Write::DropIdentity(service) => self.drop_identity(service).await.map(|()| None),
+            Write::Note { service, health, facts } => self.note(service, health.as_ref(), facts.as_ref()).await,
+            Write::RemoveService { service, expect } => self.remove_service(service, *expect).await.map(Some),
+            Write::PutIdentity { row, expect } => self.put_identity(row, *expect).await.map(Some),
+            Write::DropIdentity(service) => self.drop_identity(service).await,
             Write::Deny { serial, until } => self.deny(serial, *until).await.map(|()| None),
             Write::Allow(serial) => self.allow(serial).await.map(|()| None),
             Write::InsertToken(row) => self.insert_token(row).await.map(Some),
@@ -149,7 +147,7 @@ impl<'b> Batch<'b> {
             Write::InsertCredential(row) => self.insert_credential(row).await.map(|()| None),
             Write::TouchCredential { id, at } => self.touch_credential(id, *at).await.map(|()| None),
             Write::RevokeCredential { id, at } => self.revoke_credential(id, *at).await.map(|()| None),
-            Write::BeginInterval(row) => self.begin_interval(row).await.map(|()| None),
+            Write::BeginInterval(row) => self.begin_interval(row).await.map(Some),
             Write::PutJob(row) => self.put_job(row).await.map(|()| None),
             Write::PutHold(row) => self.put_hold(row).await.map(|()| None),
             Write::DropHold(name) => self.drop_hold(name).await.map(|()| None),

@@ -1,7 +1,7 @@
 //! Writes to `identities`, `identity_keys` and `denied`.
 
 use rollcall_common::{
-    id::{Generation, ServiceKey},
+    id::{Generation, Seq, ServiceKey},
     identity::{Pin, Serial},
     time::Timestamp,
 };
@@ -38,7 +38,7 @@ const DENY: &str = "INSERT INTO denied (serial, until_at) VALUES ($1, $2) ON CON
 const ALLOW: &str = "DELETE FROM denied WHERE serial = $1";
 
 impl Batch<'_> {
-    pub(super) async fn put_identity(&mut self, row: &IdentityRow, expect: Option<Generation>) -> Result<(), Halt> {
+    pub(super) async fn put_identity(&mut self, row: &IdentityRow, expect: Option<Generation>) -> Result<Seq, Halt> {
         let (kind, id) = (row.service.kind.as_str(), row.service.id.as_str());
         let current = row.current.key.to_string();
         let pending = row.pending.as_ref().map(|cert| cert.key.to_string());
@@ -82,7 +82,7 @@ impl Batch<'_> {
         if let Some(cert) = &row.pending {
             self.keep_key(&cert.key, &row.service).await?;
         }
-        Ok(())
+        Ok(self.take_seq())
     }
 
     async fn keep_key(&mut self, key: &Pin, service: &ServiceKey) -> Result<(), sqlx::Error> {
@@ -90,10 +90,10 @@ impl Batch<'_> {
         query.bind(service.kind.as_str()).bind(service.id.as_str()).execute(&mut *self.conn).await.map(|_| ())
     }
 
-    pub(super) async fn drop_identity(&mut self, service: &ServiceKey) -> Result<(), Halt> {
+    pub(super) async fn drop_identity(&mut self, service: &ServiceKey) -> Result<Option<Seq>, Halt> {
         let query = sqlx::query(DROP).bind(service.kind.as_str()).bind(service.id.as_str());
-        query.execute(&mut *self.conn).await?;
-        Ok(())
+        let done = query.execute(&mut *self.conn).await?;
+        Ok((done.rows_affected() > 0).then(|| self.take_seq()))
     }
 
     pub(super) async fn deny(&mut self, serial: &Serial, until: Timestamp) -> Result<(), Halt> {

@@ -1,5 +1,7 @@
 //! Writes to `presence_intervals`.
 
+use rollcall_common::id::Seq;
+
 use super::{Batch, Halt, json};
 use crate::store::rows::{Conflict, IntervalRow};
 
@@ -11,7 +13,7 @@ const BEGIN: &str = "INSERT INTO presence_intervals (kind, id, from_at, to_at, p
      SELECT kind, id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM services WHERE kind = $1 AND id = $2";
 
 impl Batch<'_> {
-    pub(super) async fn begin_interval(&mut self, row: &IntervalRow) -> Result<(), Halt> {
+    pub(super) async fn begin_interval(&mut self, row: &IntervalRow) -> Result<Seq, Halt> {
         let (kind, id) = (row.service.kind.as_str(), row.service.id.as_str());
         // Changes nothing for a service that is not there: no interval outlives its service.
         sqlx::query(CLOSE).bind(row.from.0).bind(kind).bind(id).execute(&mut *self.conn).await?;
@@ -30,6 +32,6 @@ impl Batch<'_> {
             .bind(i64::try_from(row.from_boot.0).unwrap_or(i64::MAX))
             .execute(&mut *self.conn)
             .await?;
-        if done.rows_affected() == 0 { Err(Conflict::Missing.into()) } else { Ok(()) }
+        if done.rows_affected() == 0 { Err(Conflict::Missing.into()) } else { Ok(self.take_seq()) }
     }
 }

@@ -116,7 +116,7 @@ impl Batch<'_> {
         service: &ServiceKey,
         health: Option<&(HealthReport, Timestamp)>,
         facts: Option<&HostFacts>,
-    ) -> Result<(), Halt> {
+    ) -> Result<Option<Seq>, Halt> {
         let done = sqlx::query(NOTE)
             .bind(health.map(|(report, _)| report.health.as_str()))
             .bind(health.map(|(report, _)| report.reason.as_str()))
@@ -126,11 +126,14 @@ impl Batch<'_> {
             .bind(service.id.as_str())
             .execute(&mut *self.conn)
             .await?;
-        if done.rows_affected() == 0 { Err(Conflict::Missing.into()) } else { Ok(()) }
+        if done.rows_affected() == 0 {
+            return Err(Conflict::Missing.into());
+        }
+        Ok(health.map(|_| self.take_seq()))
     }
 
     /// The identity, its keys and the intervals go with the row, by their foreign keys.
-    pub(super) async fn remove_service(&mut self, service: &ServiceKey, expect: Seq) -> Result<(), Halt> {
+    pub(super) async fn remove_service(&mut self, service: &ServiceKey, expect: Seq) -> Result<Seq, Halt> {
         let done = sqlx::query(REMOVE)
             .bind(service.kind.as_str())
             .bind(service.id.as_str())
@@ -138,7 +141,7 @@ impl Batch<'_> {
             .bind(column(self.base))
             .execute(&mut *self.conn)
             .await?;
-        self.met(service, done.rows_affected()).await
+        self.met(service, done.rows_affected()).await.map(|()| self.take_seq())
     }
 
     /// Whether a compare-and-set hit its row, and which conflict it is if not.

@@ -87,16 +87,17 @@ impl Model {
             }
             Write::Note { service, health, facts } => {
                 let row = self.services.get_mut(&service).ok_or(Conflict::Missing)?;
+                let said = health.is_some();
                 row.health = health.or(row.health.take());
                 row.facts = facts.or(row.facts.take());
-                Ok(None)
+                Ok(said.then(|| self.take()))
             }
             Write::RemoveService { service, expect } => {
                 self.expected(&service, expect, base)?;
                 self.services.remove(&service);
                 self.identities.remove(&service);
                 self.intervals.retain(|row| row.service != service);
-                Ok(None)
+                Ok(Some(self.take()))
             }
             Write::PutIdentity { row, expect } => {
                 if !self.services.contains_key(&row.service) {
@@ -112,11 +113,11 @@ impl Model {
                     return Err(Conflict::KeyInUse);
                 }
                 self.identities.insert(row.service.clone(), *row);
-                Ok(None)
+                Ok(Some(self.take()))
             }
             Write::DropIdentity(service) => {
-                self.identities.remove(&service);
-                Ok(None)
+                let bound = self.identities.remove(&service).is_some();
+                Ok(bound.then(|| self.take()))
             }
             Write::Deny { serial, until } => {
                 let end = self.denied.entry(serial).or_insert(until);
@@ -190,7 +191,7 @@ impl Model {
                     open.to = Some(row.from.max(open.from));
                 }
                 self.intervals.push(IntervalRow { recorded_at: Some(at), ..*row });
-                Ok(None)
+                Ok(Some(self.take()))
             }
             Write::PutJob(row) => {
                 self.jobs.insert(row.name.clone(), *row);

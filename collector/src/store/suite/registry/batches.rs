@@ -38,13 +38,13 @@ pub(super) async fn each_change_stands_or_falls_alone(store: &dyn RegistryStore)
     let answers = store.commit(&batch, NOON).await.unwrap_or_else(|error| unreachable!("{error}"));
     assert_eq!(answers[0], Err(Conflict::Missing));
     let applied = answers[1].as_ref().unwrap_or_else(|conflict| unreachable!("{conflict}"));
-    assert_eq!(applied.rows, [Some(Seq(2)), Some(Seq(3)), None]);
-    assert_eq!((applied.audit.as_slice(), applied.position.seq), ([Seq(4)].as_slice(), Seq(4)));
+    assert_eq!(applied.rows, [Some(Seq(2)), Some(Seq(3)), Some(Seq(4))]);
+    assert_eq!((applied.audit.as_slice(), applied.position.seq), ([Seq(5)].as_slice(), Seq(5)));
     assert_eq!(answers[2], Err(Conflict::TokenSpent));
     assert_eq!(answers[3], Err(Conflict::Exists));
 
     let loaded = load(store).await;
-    assert_eq!(loaded.position.seq, Seq(4));
+    assert_eq!(loaded.position.seq, Seq(5));
     assert_eq!(loaded.services.iter().map(|row| &row.key).collect::<Vec<_>>(), [&key("agent/edge-1")]);
     assert_eq!((loaded.identities.len(), loaded.token_uses.len(), loaded.tokens[0].uses), (1, 1, 1));
     let audit = store.audit(&AuditQuery { limit: 10, ..AuditQuery::default() }).await;

@@ -53,18 +53,18 @@ pub(super) async fn services(store: &dyn RegistryStore) {
     assert_eq!(conflict(store, [stale]).await, Conflict::Stale);
 
     let applied = commit(store, [status("checker/disk", Seq(1), Status::Active, Some(later(5)))]).await;
-    assert_eq!(applied.rows, [Some(Seq(3))]);
+    assert_eq!(applied.rows, [Some(Seq(4))]);
     let row = only_service(store).await;
-    assert_eq!((row.status, row.status_since, row.seq), (Status::Active, later(1), Seq(3)));
+    assert_eq!((row.status, row.status_since, row.seq), (Status::Active, later(1), Seq(4)));
     assert_eq!((row.first_seen, row.last_seen), (Some(later(5)), Some(later(5))));
     assert_eq!(conflict(store, [status("checker/disk", Seq(1), Status::Inactive, None)]).await, Conflict::Stale);
 
     // first_seen is set once, last_seen never moves back, and a status write without a beat touches neither.
-    commit(store, [status("checker/disk", Seq(3), Status::Inactive, Some(later(2)))]).await;
+    commit(store, [status("checker/disk", Seq(4), Status::Inactive, Some(later(2)))]).await;
     let row = only_service(store).await;
     assert_eq!((row.first_seen, row.last_seen), (Some(later(5)), Some(later(5))));
     assert!(!row.archived);
-    commit(store, [status("checker/disk", Seq(4), Status::Revoked, None)]).await;
+    commit(store, [status("checker/disk", Seq(5), Status::Revoked, None)]).await;
     let row = only_service(store).await;
     assert!(row.archived);
     assert_eq!((row.first_seen, row.last_seen), (Some(later(5)), Some(later(5))));
@@ -81,8 +81,8 @@ pub(super) async fn services(store: &dyn RegistryStore) {
         metadata: pairs("rack", "8"),
     };
     assert_eq!(conflict(store, [describe("agent/nobody", 5)]).await, Conflict::Missing);
-    assert_eq!(conflict(store, [describe("checker/disk", 4)]).await, Conflict::Stale);
-    assert_eq!(commit(store, [describe("checker/disk", 5)]).await.rows, [Some(Seq(6))]);
+    assert_eq!(conflict(store, [describe("checker/disk", 5)]).await, Conflict::Stale);
+    assert_eq!(commit(store, [describe("checker/disk", 6)]).await.rows, [Some(Seq(7))]);
     let row = only_service(store).await;
     assert_eq!((&row.labels, &row.metadata), (&pairs("site", "south"), &pairs("rack", "8")));
     assert_eq!(row.status, Status::Revoked);
@@ -90,13 +90,13 @@ pub(super) async fn services(store: &dyn RegistryStore) {
     let note = |name: &str, said: Option<_>, facts| Write::Note { service: key(name), health: said, facts };
     let said = (health(Health::Unhealthy, "it is on fire"), later(9));
     assert_eq!(conflict(store, [note("agent/nobody", Some(said.clone()), None)]).await, Conflict::Missing);
-    assert_eq!(commit(store, [note("checker/disk", Some(said.clone()), None)]).await.rows, [None]);
+    assert_eq!(commit(store, [note("checker/disk", Some(said.clone()), None)]).await.rows, [Some(Seq(8))]);
     let row = only_service(store).await;
-    assert_eq!((row.health, row.facts, row.seq), (Some(said.clone()), Some(facts("edge")), Seq(6)));
+    assert_eq!((row.health, row.facts, row.seq), (Some(said.clone()), Some(facts("edge")), Seq(7)));
     commit(store, [note("checker/disk", None, Some(facts("moved")))]).await;
     let row = only_service(store).await;
     assert_eq!((row.health, row.facts), (Some(said), Some(facts("moved"))));
-    assert_eq!(load(store).await.position.seq, Seq(6), "a note takes no seq, nor does a conflict");
+    assert_eq!(load(store).await.position.seq, Seq(8), "facts take no seq, nor does a conflict");
 }
 
 pub(super) async fn a_change_does_not_trip_over_itself(store: &dyn RegistryStore) {
@@ -128,7 +128,7 @@ pub(super) async fn removal(store: &dyn RegistryStore) {
     let answers = store.commit(&[registered], NOON).await.unwrap_or_else(|error| unreachable!("{error}"));
     assert!(answers[0].is_ok());
     assert_eq!(conflict(store, [remove(7)]).await, Conflict::Stale);
-    assert_eq!(commit(store, [remove(1)]).await.rows, [None]);
+    assert_eq!(commit(store, [remove(1)]).await.rows, [Some(Seq(5))]);
 
     let left = load(store).await;
     assert!(left.services.is_empty() && left.identities.is_empty() && left.open_intervals.is_empty());
@@ -144,7 +144,7 @@ pub(super) async fn identities(store: &dyn RegistryStore) {
     assert_eq!(conflict(store, [put(identity("agent/a", 1, 1), None)]).await, Conflict::Missing);
     commit(store, [insert("agent/a"), insert("agent/b")]).await;
     assert_eq!(conflict(store, [put(identity("agent/a", 1, 1), Some(1))]).await, Conflict::Stale);
-    assert_eq!(commit(store, [put(identity("agent/a", 1, 1), None)]).await.rows, [None]);
+    assert_eq!(commit(store, [put(identity("agent/a", 1, 1), None)]).await.rows, [Some(Seq(3))]);
     assert_eq!(load(store).await.identities, [identity("agent/a", 1, 1)]);
     assert_eq!(conflict(store, [put(identity("agent/a", 2, 2), None)]).await, Conflict::Stale);
 
@@ -168,8 +168,8 @@ pub(super) async fn identities(store: &dyn RegistryStore) {
     same.pending = Some(cert(3, 2));
     commit(store, [put(same, Some(2))]).await;
 
+    assert_eq!(commit(store, [Write::DropIdentity(key("agent/a"))]).await.rows, [Some(Seq(8))]);
     assert_eq!(commit(store, [Write::DropIdentity(key("agent/a"))]).await.rows, [None]);
-    commit(store, [Write::DropIdentity(key("agent/a"))]).await;
     assert_eq!(load(store).await.identities, [identity("agent/b", 1, 1)]);
     commit(store, [Write::DropIdentity(key("agent/b")), put(identity("agent/a", 4, 1), None)]).await;
 }
@@ -260,7 +260,7 @@ pub(super) async fn intervals(store: &dyn RegistryStore) {
     let begin = |presence, after| Write::BeginInterval(Box::new(interval("agent/a", presence, after)));
     assert_eq!(conflict(store, [begin(Presence::Alive, 0)]).await, Conflict::Missing);
     commit(store, [insert("agent/a"), insert("agent/b")]).await;
-    assert_eq!(commit(store, [begin(Presence::Alive, 100)]).await.rows, [None]);
+    assert_eq!(commit(store, [begin(Presence::Alive, 100)]).await.rows, [Some(Seq(3))]);
     commit(store, [Write::BeginInterval(Box::new(interval("agent/b", Presence::Unknown, 0)))]).await;
     commit(store, [begin(Presence::Lost, 400)]).await;
     // Dated back behind the begin of the one before, which then lasts no time.
