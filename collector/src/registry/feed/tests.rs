@@ -110,10 +110,11 @@ impl Fleet {
 
     fn take(&mut self, op: &Op, feed: &Feed) {
         let Some(write) = self.write(op) else { return };
-        match &write {
-            Write::BeginInterval(row) => drop(self.presence.insert(row.service.clone(), row.presence)),
-            Write::InsertService(row) => drop(self.presence.insert(row.key.clone(), Presence::NeverSeen)),
-            _ => {}
+        if let Write::BeginInterval(row) = &write {
+            self.presence.insert(row.service.clone(), row.presence);
+        }
+        if let Write::InsertService(row) = &write {
+            self.presence.insert(row.key.clone(), Presence::NeverSeen);
         }
         self.seq = self.seq.next();
         let audit = AuditDraft {
