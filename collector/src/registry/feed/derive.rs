@@ -69,6 +69,7 @@ pub fn subject(write: &Write) -> Option<(&ServiceKey, EventKind)> {
         | Write::UseToken { .. }
         | Write::InsertCredential(_)
         | Write::RevokeCredential { .. }
+        | Write::TouchCredential { .. }
         | Write::PutJob(_)
         | Write::PutHold(_)
         | Write::DropHold(_)
