@@ -6,6 +6,7 @@
 
 pub mod duration;
 mod layers;
+mod upkeep;
 
 use std::{
     fmt,
@@ -24,6 +25,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub use self::layers::{ConfigError, DEFAULT_FILE, Flags, Origin, Source, System};
 use self::layers::{Layers, Value};
+pub use self::upkeep::{JobSettings, Keep, Upkeep};
 
 /// The state directory where systemd names none.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/rollcall-collector";
@@ -70,6 +72,8 @@ pub struct Config {
     pub heartbeat_age_metrics: bool,
     /// Bounds that differ from the built-in ones.
     pub limits: Limits,
+    /// What happens by itself.
+    pub upkeep: Upkeep,
 }
 
 /// Where liveness is published.
@@ -200,6 +204,7 @@ impl Config {
             },
             heartbeat_age_metrics: read.flag("heartbeat_age_metrics"),
             limits: read.limits(),
+            upkeep: read.upkeep(),
             state_dir,
         };
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(read.errors)) }

@@ -110,7 +110,10 @@ fn the_collectors_configuration_is_true() {
     assert_eq!(shown.rejoin_per_second, Some(real.rejoin_per_second));
     assert_eq!(shown.hello_per_second, Some(real.hello_per_second));
     assert_eq!(shown.http_connections.map(|n| n as usize), Some(http::DEFAULT_CONNECTIONS));
-    for table in ["", "[limits]\n", "[log]\n"] {
+    assert_eq!(full.upkeep, quiet.upkeep);
+    let jobs = ["mark_inactive", "archive", "purge", "ephemeral", "retention"].map(|job| format!("[jobs.{job}]\n"));
+    let tables = ["", "[limits]\n", "[log]\n", "[retention]\n", "[maintenance]\n"].map(str::to_owned);
+    for table in tables.into_iter().chain(jobs) {
         let complaint = load(format!("{table}nonsense = 1")).expect_err("unknown").to_string();
         for key in known_by(&complaint, &[]) {
             assert!(text.contains(&format!("#{key} = ")) || text.contains(&format!("#[{key}]")), "{key} is not shown");

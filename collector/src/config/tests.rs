@@ -63,6 +63,14 @@ fn nothing_said_gives_the_documented_defaults() {
     assert_eq!(config.registry, RegistryAt::Sqlite("/var/lib/rollcall-collector/registry.db".into()));
     assert_eq!(config.limits, Limits::default());
     assert_eq!(World::default().load().unwrap().name.as_str(), "collector", "a nameless host");
+    let upkeep = &config.upkeep;
+    let days = |n: u64| Duration::from_secs(n * 86_400);
+    assert_eq!((upkeep.purge.schedule.as_str(), upkeep.purge.cap, upkeep.purge.enabled), ("0 2 * * *", 10_000, true));
+    assert_eq!((upkeep.mark_inactive.schedule.as_str(), upkeep.inactive_after), ("*/5 * * * *", days(1)));
+    assert!(!upkeep.archive.enabled, "off unless somebody wants it");
+    let keep = &upkeep.keep;
+    assert_eq!((keep.pending, keep.inactive, keep.revoked, keep.deleted), (days(30), days(90), days(90), days(7)));
+    assert_eq!((keep.history, upkeep.longest_window), (days(90), days(30)));
 }
 
 #[test]
@@ -137,6 +145,12 @@ fn each_key_refuses_what_breaks_its_rule() {
         ("log = 'debug'", "must be a table: write [log]"),
         ("log.level = '=='", "write error, warn, info"),
         ("ttl = 30.5", "must be a text, a whole number"),
+        ("[jobs.purge]\nschedule = 'daily'", "is no schedule"),
+        ("[jobs.purge]\nenabled = 'maybe'", "must be true or false"),
+        ("[jobs.purge]\ncap = 0", "must be a whole number"),
+        ("[jobs.purge]\njitter = '2h'", "must lie between 0s and 1h"),
+        ("[jobs.bake]\nenabled = true", "jobs.bake: unknown key; known are archive, ephemeral, grace, mark_inactive"),
+        ("[retention]\nhistory = '1s'", "must lie between 1h and 3650d"),
     ] {
         let text = toml(line).refused();
         assert!(text.contains(expected), "{line} gave {text}");
