@@ -14,6 +14,8 @@
 //! | [`history`] | presence intervals on their way to the store |
 //! | [`feed`] | what happened, for those who follow |
 //! | [`services`], [`tokens`], [`identities`] | the requests, planned |
+//! | [`retention`], [`sweep`] | who may go or be moved by time alone, and the requests that do it |
+//! | [`maintenance`] | who is being worked on |
 //! | `actor` | the task that owns all of it |
 
 mod actor;
@@ -23,22 +25,26 @@ pub mod identities;
 pub mod judge;
 pub mod leases;
 pub mod links;
+pub mod maintenance;
+pub mod retention;
 pub mod roster;
 pub mod services;
 #[cfg(test)]
 mod still;
+pub mod sweep;
 pub mod tokens;
 
 use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use rollcall_common::{
     code::Code,
     health::{HealthReport, HostFacts},
@@ -57,13 +63,14 @@ use self::{
     history::Ledger,
     leases::Leases,
     links::Links,
+    maintenance::Cover,
     roster::{Roster, Slot},
 };
 use crate::{
     metrics::Metrics,
     store::{
         StoreError,
-        rows::{Change, Conflict},
+        rows::{Change, Conflict, ObserverMark},
     },
 };
 
@@ -88,6 +95,12 @@ pub enum Refusal {
     /// The parent does not fit.
     #[error("{0}")]
     Parent(#[from] ParentProblem),
+    /// No such maintenance window.
+    #[error("maintenance window {0} does not exist")]
+    UnknownWindow(crate::store::rows::RowId),
+    /// The maintenance window is over.
+    #[error("maintenance window {0} is over already")]
+    WindowEnded(crate::store::rows::RowId),
     /// What was asked for is not allowed.
     #[error("{0}")]
     Invalid(String),
@@ -152,7 +165,7 @@ impl Refusal {
             Self::Exists(_) => Code::IdTaken,
             Self::UnknownService(_) => Code::UnknownIdentity,
             Self::UnknownToken(_) | Self::TokenRevoked(_) => Code::Denied,
-            Self::Arrow(_) | Self::Invalid(_) => Code::Protocol,
+            Self::Arrow(_) | Self::Invalid(_) | Self::UnknownWindow(_) | Self::WindowEnded(_) => Code::Protocol,
             Self::Busy => Code::Busy,
             Self::Store(_) => Code::StoreUnavailable,
             Self::Stopping => Code::Draining,
@@ -281,6 +294,10 @@ struct Shared {
     signs: AtomicBool,
     /// The last moment at which the collector was observing.
     observed: Mutex<Now>,
+    /// Who is being worked on, as of the last time that somebody asked.
+    cover: ArcSwap<Cover>,
+    /// What this collector wrote down of both clocks before it started.
+    mark_before: OnceLock<ObserverMark>,
 }
 
 impl Shared {
@@ -297,6 +314,8 @@ impl Shared {
             store_ok: true.into(),
             signs: true.into(),
             observed: Mutex::new(now),
+            cover: ArcSwap::default(),
+            mark_before: OnceLock::new(),
         }
     }
 }
@@ -386,6 +405,31 @@ impl Registry {
     #[must_use]
     pub fn blind_within(&self, from: Timestamp, to: Timestamp) -> Duration {
         self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).overlap(from, to)
+    }
+
+    /// Who is being worked on now. Must not be asked for while the roster is being read.
+    #[must_use]
+    pub fn cover(&self) -> Arc<Cover> {
+        let now = self.now().wall;
+        let cover = self.shared.cover.load_full();
+        if self.read(|roster| cover.stands(roster.upkeep().revision(), now)) {
+            return cover;
+        }
+        let cover = Arc::new(self.read(|roster| Cover::at(roster.upkeep(), now)));
+        self.shared.cover.store(Arc::clone(&cover));
+        cover
+    }
+
+    /// What this collector wrote down of both clocks before it started, if it ever did.
+    #[must_use]
+    pub fn mark_before(&self) -> Option<&ObserverMark> {
+        self.shared.mark_before.get()
+    }
+
+    /// When the last blind interval ended that did within a time, if one did.
+    #[must_use]
+    pub fn blind_until(&self, from: Timestamp) -> Option<Timestamp> {
+        self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).last_end(from)
     }
 
     /// Whether the presence that is shown of a service is on record.

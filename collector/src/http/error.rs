@@ -78,6 +78,10 @@ problems! {
     UnknownService = NOT_FOUND, "unknown_service", "The service is not registered";
     /// No such token.
     UnknownToken = NOT_FOUND, "unknown_token", "The token does not exist";
+    /// No such maintenance window.
+    UnknownWindow = NOT_FOUND, "unknown_window", "The maintenance window does not exist";
+    /// No such job.
+    UnknownJob = NOT_FOUND, "unknown_job", "The job does not exist";
     /// The route has other methods.
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here";
     /// The body did not arrive in time.
@@ -90,6 +94,14 @@ problems! {
     NoArrow = CONFLICT, "no_arrow", "The status cannot change that way";
     /// The token is revoked already.
     TokenRevoked = CONFLICT, "token_revoked", "The token is revoked already";
+    /// The maintenance window is over.
+    WindowEnded = CONFLICT, "window_ended", "The maintenance window is over";
+    /// The job runs already.
+    JobRuns = CONFLICT, "job_runs", "The job runs already";
+    /// Something holds the job back.
+    JobHeld = CONFLICT, "job_held", "The job is held back";
+    /// Other services are concerned than the caller expected.
+    Unexpected = CONFLICT, "unexpected_count", "The count is another than expected";
     /// The registry refused for another reason.
     Refused = CONFLICT, "refused", "The registry refused";
     /// The body is too large.
@@ -226,6 +238,8 @@ impl From<Refusal> for Problem {
             Refusal::UnknownService(_) => ProblemCode::UnknownService,
             Refusal::UnknownToken(_) => ProblemCode::UnknownToken,
             Refusal::TokenRevoked(_) => ProblemCode::TokenRevoked,
+            Refusal::UnknownWindow(_) => ProblemCode::UnknownWindow,
+            Refusal::WindowEnded(_) => ProblemCode::WindowEnded,
             Refusal::Arrow(_) => ProblemCode::NoArrow,
             Refusal::Parent(problem) => parent_code(problem),
             Refusal::Invalid(_) => ProblemCode::Invalid,
@@ -242,6 +256,8 @@ impl From<Refusal> for Problem {
             | Refusal::UnknownService(_)
             | Refusal::UnknownToken(_)
             | Refusal::TokenRevoked(_)
+            | Refusal::UnknownWindow(_)
+            | Refusal::WindowEnded(_)
             | Refusal::Parent(_)
             | Refusal::Invalid(_)
             | Refusal::Busy
@@ -288,6 +304,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::store::rows::RowId;
 
     fn key() -> ServiceKey {
         "agent/edge-17".parse().unwrap()
@@ -314,6 +331,8 @@ mod tests {
             (Refusal::UnknownService(key()), 404, "unknown_service"),
             (Refusal::UnknownToken(TokenId([0; 10])), 404, "unknown_token"),
             (Refusal::TokenRevoked(TokenId([0; 10])), 409, "token_revoked"),
+            (Refusal::UnknownWindow(RowId::numbered(1)), 404, "unknown_window"),
+            (Refusal::WindowEnded(RowId::numbered(1)), 409, "window_ended"),
             (arrow.unwrap_err().into(), 409, "no_arrow"),
             (ParentProblem::Missing(Kind::Agent, Kind::Poller).into(), 422, "parent_missing"),
             (ParentProblem::Unwanted(Kind::Poller).into(), 422, "parent_unwanted"),

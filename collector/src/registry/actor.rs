@@ -153,7 +153,12 @@ impl Actor {
             }
             tracing::info!(blind_ms = blind.to.since(blind.from).as_millis(), armed, "observing again after a restart");
         }
+        let mark_before = loaded.marks.iter().find(|mark| mark.collector == whoami.collector).cloned();
         let shared = Arc::new(Shared::new(roster, leases, ledger, (pace, previous), now));
+        if let Some(mark) = mark_before {
+            // Set once, before anybody can look.
+            let _ = shared.mark_before.set(mark);
+        }
         let whoami = Arc::new(whoami);
         let registry = Registry {
             mail: sender,

@@ -111,6 +111,12 @@ impl Ledger {
         self.blind.push_back((from, to));
     }
 
+    /// When the last interval ended that ended after a moment.
+    #[must_use]
+    pub fn last_end(&self, after: Timestamp) -> Option<Timestamp> {
+        self.blind.iter().map(|(_, to)| *to).filter(|to| *to > after).max()
+    }
+
     /// How much of a time could not be observed. Overlapping intervals count once.
     #[must_use]
     pub fn overlap(&self, from: Timestamp, to: Timestamp) -> std::time::Duration {

@@ -228,7 +228,7 @@ impl Request for Move {
 }
 
 /// The certificates of a barred service are refused until they end; those of a reinstated one are not.
-fn identity_writes(entry: &Entry, to: Status) -> Vec<Write> {
+pub(super) fn identity_writes(entry: &Entry, to: Status) -> Vec<Write> {
     let Some(identity) = &entry.identity else { return Vec::new() };
     let certs = std::iter::once(&identity.current).chain(&identity.pending);
     certs
@@ -242,7 +242,7 @@ fn identity_writes(entry: &Entry, to: Status) -> Vec<Write> {
         .collect()
 }
 
-fn action(act: Act) -> &'static str {
+pub(super) fn action(act: Act) -> &'static str {
     match act {
         Act::Heartbeat => "service.activated",
         Act::Silence => "service.deactivated",

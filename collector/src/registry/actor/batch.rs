@@ -276,12 +276,13 @@ impl Actor {
 struct Ground {
     changed: HashSet<ServiceKey>,
     looked_at: HashSet<ServiceKey>,
+    jobs: HashSet<String>,
 }
 
 impl Ground {
     /// Takes a change into the batch, if it and the batch leave one another's ground alone.
     fn bears(&mut self, change: &Change) -> bool {
-        let (mut changed, mut looked_at) = (Vec::new(), Vec::new());
+        let (mut changed, mut looked_at, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
         for write in &change.writes {
             match write {
                 Write::InsertService(row) => {
@@ -303,20 +304,22 @@ impl Ground {
                 | Write::TouchCredential { .. }
                 | Write::RevokeCredential { .. }
                 | Write::BeginInterval(_)
-                // Whoever plans these on what another one changes is told so by the store: they carry a seq, or
-                // belong to one asker.
-                | Write::PutJob(_)
+                // A window carries its seq.
                 | Write::PutHold(_)
                 | Write::DropHold(_)
                 | Write::PutWindow { .. }
                 | Write::DropWindow(_) => {}
+                // A record is planned from the one before it.
+                Write::PutJob(row) => jobs.push(row.name.clone()),
             }
         }
         let clash = changed.iter().any(|key| self.changed.contains(key) || self.looked_at.contains(key))
-            || looked_at.iter().any(|key| self.changed.contains(key));
+            || looked_at.iter().any(|key| self.changed.contains(key))
+            || jobs.iter().any(|name| self.jobs.contains(name));
         if !clash {
             self.changed.extend(changed);
             self.looked_at.extend(looked_at);
+            self.jobs.extend(jobs);
         }
         !clash
     }

@@ -1,0 +1,194 @@
+//! Requests by which time itself acts on services: a slice of them in one change.
+//!
+//! Whoever asks has looked at each service before and names the row that it saw. One that changed since, that is
+//! heard again or that has a child which stays is passed over and counted; the others go together, durably, each
+//! with its audit event. The lifecycle table has the last word.
+
+use std::collections::HashSet;
+
+use rollcall_common::{
+    id::{Seq, ServiceKey},
+    lifecycle::{Act, Arrow, Standing, Status, decide},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Refusal, Registry, Request, World,
+    leases::Phase,
+    roster::Entry,
+    services::{By, action, identity_writes, standing},
+};
+use crate::store::rows::{Change, Write};
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// Active ones that have been silent become inactive.
+    Silence,
+    /// Inactive ones of old are revoked.
+    Archive,
+    /// Records are removed after their retention.
+    Purge,
+    /// Records of what was never meant to stay are removed.
+    Ephemeral,
+}
+
+/// A service as it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Who.
+    pub key: ServiceKey,
+    /// Its row.
+    pub seq: Seq,
+    /// Why, for the audit trail.
+    pub why: Value,
+}
+
+/// What became of a slice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Services that were changed or removed.
+    pub done: usize,
+    /// Services that were passed over, because something changed since the look.
+    pub passed: usize,
+}
+
+/// A slice of services, and what is to be done to them.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    /// What.
+    pub deed: Deed,
+    /// To whom, children before their parents.
+    pub targets: Vec<Target>,
+    /// Why all of them: the job.
+    pub cause: &'static str,
+    /// Who asks.
+    pub by: By,
+    /// Whose leases tell who is heard again.
+    pub registry: Registry,
+}
+
+impl Request for Sweep {
+    type Answer = Swept;
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, Swept), Refusal> {
+        let (mut change, mut swept) = (Change::default(), Swept::default());
+        let mut gone: HashSet<&ServiceKey> = HashSet::new();
+        for target in &self.targets {
+            let entry = world.roster.get(&target.key).filter(|entry| entry.row.seq == target.seq);
+            let heard = |entry: &&Entry| {
+                let sight = self.registry.leases().sight(entry.slot, world.now.boot);
+                sight.is_some_and(|sight| sight.phase == Phase::Live)
+            };
+            let bound = |entry: &&Entry| {
+                self.deed.removes() && world.roster.children(&target.key).any(|child| !gone.contains(&child.row.key))
+                    || heard(entry)
+            };
+            let Some(entry) = entry.filter(|entry| !bound(entry)) else {
+                swept.passed += 1;
+                continue;
+            };
+            let Some(after) = self.deed.leads(standing(entry, world.now.wall)) else {
+                swept.passed += 1;
+                continue;
+            };
+            self.write(entry, target, after, world, &mut change);
+            if after.is_none() {
+                gone.insert(&target.key);
+            }
+            swept.done += 1;
+        }
+        Ok((change, swept))
+    }
+}
+
+impl Sweep {
+    fn write(&self, entry: &Entry, target: &Target, after: Option<Status>, world: World<'_>, change: &mut Change) {
+        let (service, expect) = (target.key.clone(), target.seq);
+        match after {
+            Some(to) => {
+                let archived = self.deed == Deed::Archive;
+                change.writes.push(Write::SetStatus { service, expect, to, at: world.now.wall, seen: None, archived });
+                if to.is_barred() {
+                    change.writes.extend(identity_writes(entry, to));
+                }
+            }
+            None => {
+                change.writes.extend(identity_writes(entry, Status::Revoked));
+                change.writes.push(Write::RemoveService { service, expect });
+            }
+        }
+        change.audit.push(self.by.did(
+            world.now.wall,
+            action(self.deed.act()),
+            target.key.to_string(),
+            [
+                ("before", json!(entry.row.status)),
+                ("after", json!(after)),
+                ("cause", json!(self.cause)),
+                ("why", target.why.clone()),
+            ],
+        ));
+    }
+}
+
+impl Deed {
+    fn act(self) -> Act {
+        match self {
+            Self::Silence => Act::Silence,
+            Self::Archive => Act::Archive,
+            Self::Purge => Act::Purge,
+            Self::Ephemeral => Act::Remove,
+        }
+    }
+
+    fn removes(self) -> bool {
+        match self {
+            Self::Silence | Self::Archive => false,
+            Self::Purge | Self::Ephemeral => true,
+        }
+    }
+
+    /// Where the lifecycle table leads: to a status, or out. `None` = it does not allow it.
+    fn leads(self, from: Standing) -> Option<Option<Status>> {
+        let arrow = match self {
+            Self::Silence | Self::Archive | Self::Purge => decide(from, self.act()),
+            // What is gone for good goes silent and is then removed: two arrows of the table in one change.
+            Self::Ephemeral if from.status == Status::Active => decide(from, Act::Silence).and_then(|arrow| {
+                let Arrow::To(status) = arrow else { return Ok(arrow) };
+                decide(Standing { status, ..from }, Act::Purge)
+            }),
+            Self::Ephemeral => decide(from, Act::Purge),
+        };
+        match arrow {
+            Ok(Arrow::To(to)) => Some(Some(to)),
+            Ok(Arrow::Removed) => Some(None),
+            Ok(Arrow::Stay) | Err(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_lifecycle_table_has_the_last_word() {
+        use Status::{Active, Deleted, Inactive, Pending, Revoked};
+        let from = |status| Standing { status, since: Duration::from_secs(1), ever_seen: true, bound: true };
+        let all = |deed: Deed| Status::ALL.map(|status| (status, deed.leads(from(status))));
+        let allowed =
+            |deed: Deed| all(deed).into_iter().filter_map(|(status, to)| Some((status, to?))).collect::<Vec<_>>();
+        assert_eq!(allowed(Deed::Silence), [(Active, Some(Inactive))]);
+        assert_eq!(allowed(Deed::Archive), [(Inactive, Some(Revoked))]);
+        let removable = [(Pending, None), (Inactive, None), (Revoked, None), (Deleted, None)];
+        let mut purged = allowed(Deed::Purge);
+        purged.sort();
+        assert_eq!(purged, removable);
+        let mut ephemeral = allowed(Deed::Ephemeral);
+        ephemeral.sort();
+        assert_eq!(ephemeral, [(Pending, None), (Active, None), (Inactive, None), (Revoked, None), (Deleted, None)]);
+    }
+}
