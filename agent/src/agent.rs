@@ -322,6 +322,13 @@ impl Agent {
             Notice::Skewed { by_ms } => {
                 tracing::warn!(skew_ms = by_ms, "{}", skew_warning(*by_ms).unwrap_or_default());
             }
+            Notice::ChildrenRefused { batch_no, refused, again_in } => {
+                let (first, again_in_ms) = (refused.first().map(|first| first.code.as_str()), again_in.as_millis());
+                tracing::warn!(batch_no, refused = refused.len(), first, again_in_ms, "not every child was heard");
+            }
+            Notice::ChildrenTooLarge(reports) => {
+                tracing::warn!(reports, "reports of children with too many labels and metadata were not sent");
+            }
             Notice::RenewalFailed { why, again_in } => {
                 tracing::warn!(again_in_s = again_in.as_secs(), "the certificate was not renewed: {why}");
             }

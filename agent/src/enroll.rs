@@ -214,7 +214,9 @@ async fn exchange(target: Target<'_>, mut link: Link, ask: &Up) -> Result<Enroll
         Down::Enrolled(enrolled) => Ok(*enrolled),
         Down::Refused(refused) => Err(EnrollError::Refused(refused, target.clock.now().wall)),
         Down::Bye(bye) => Err(EnrollError::Link(LinkError::Closed(bye.code))),
-        Down::HelloAck(_) | Down::Ack(_) | Down::Renewed(_) | Down::Directive(_) => Err(EnrollError::Nonsense),
+        Down::HelloAck(_) | Down::Ack(_) | Down::Renewed(_) | Down::Directive(_) | Down::Children(_) => {
+            Err(EnrollError::Nonsense)
+        }
     };
     link.close(Code::Goodbye);
     outcome
@@ -247,6 +249,11 @@ fn explain(refused: &Refused, ours: Timestamp) -> String {
         Code::CsrInvalid => "the certificate request was refused: this is a fault of the program".into(),
         Code::KeyInUse => format!("the key belongs to another identity; remove the pending key, and {new_token}"),
         Code::PendingApproval => "an operator must approve first".into(),
+        Code::ParentLabel => {
+            "the token finds the parent by a label that this host does not give, or that makes no id: set it in `labels`"
+                .into()
+        }
+        Code::ApprovalRejected => format!("an operator looked at this request and refused it; {new_token}"),
         Code::ClockSkew => format!(
             "the clocks differ too much: this host says {ours}, the collector {}; correct this host's clock",
             refused.server_time
@@ -274,6 +281,8 @@ fn explain(refused: &Refused, ours: Timestamp) -> String {
         | Code::VersionUnsupported
         | Code::Internal
         | Code::ChildOfAnother
+        | Code::ChildUnknown
+        | Code::ChildLimit
         | Code::Other(_) => return format!("the collector refused: {}", refused.code),
     };
     format!("{}: {fix}", refused.code)

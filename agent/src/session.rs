@@ -142,6 +142,10 @@ struct Live {
     address: Address,
     since: BootTime,
     beats: Beats,
+    /// Whether the collector takes child reports.
+    takes_children: bool,
+    /// The last batch of child reports.
+    batch_no: u64,
     /// A second connection that proves the next certificate.
     successor: Option<Attempt>,
 }
@@ -298,6 +302,7 @@ impl Session {
                 }
                 self.facts = Some(facts);
             }
+            Event::Children { interval_ms, reports } => self.report_children(interval_ms, reports),
             Event::Retry => {
                 self.rotation.hurry();
                 if let Phase::Offline { at, .. } = &mut self.phase {

@@ -155,6 +155,14 @@ codes! {
     Quarantined = 42, "QUARANTINED", RetrySlowly;
     /// The service is deleted.
     Deleted = 43, "DELETED", RetrySlowly;
+    /// The token finds the parent by a label, and the label is missing or makes no id.
+    ParentLabel = 44, "PARENT_LABEL", GiveUp;
+    /// An operator looked at the request and refused it.
+    ApprovalRejected = 45, "APPROVAL_REJECTED", GiveUp;
+    /// A report for a child that is not registered, by a sidecar that may not register any.
+    ChildUnknown = 46, "CHILD_UNKNOWN", Retry;
+    /// The parent has as many children registered by reports as it may have.
+    ChildLimit = 47, "CHILD_LIMIT", Retry;
 }
 
 impl Code {
@@ -199,7 +207,8 @@ mod tests {
              24=NOT_YET_VALID 25=KIND_MISMATCH 26=PARENT_UNKNOWN 27=PARENT_KIND 28=PARENT_BARRED \
              29=PARENT_OTHER 30=ID_TAKEN 31=ID_RULE 32=CSR_INVALID 33=KEY_IN_USE 34=PENDING_APPROVAL \
              35=CLOCK_SKEW 36=UNKNOWN_IDENTITY 37=SERIAL_REFUSED 38=REJOIN_LIMIT 39=REJOIN_TOO_LATE \
-             40=REJOIN_KEY 41=CHILD_OF_ANOTHER 42=QUARANTINED 43=DELETED"
+             40=REJOIN_KEY 41=CHILD_OF_ANOTHER 42=QUARANTINED 43=DELETED 44=PARENT_LABEL \
+             45=APPROVAL_REJECTED 46=CHILD_UNKNOWN 47=CHILD_LIMIT"
         );
     }
 }

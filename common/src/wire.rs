@@ -5,6 +5,7 @@
 //! appended, released structs are frozen, new facts get new variants, and nobody sends what the greeted
 //! version lacks. `wire/golden.rs` pins the bytes.
 
+pub mod children;
 pub mod codec;
 pub mod message;
 

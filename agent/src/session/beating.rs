@@ -7,7 +7,10 @@ use rollcall_common::{
     id::SessionNo,
     lease::Pace,
     time::Now,
-    wire::message::{Ack, Beat, Bytes, Directive, Down, Renew, Up},
+    wire::{
+        children::{ChildReport, Children},
+        message::{Ack, Beat, Bytes, Directive, Down, Renew, Up},
+    },
 };
 
 use super::{Action, End, Notice, Phase, Session, millis, pace};
@@ -59,6 +62,15 @@ impl Session {
                 self.actions.push_back(Action::Close(no, Code::Goodbye));
                 self.parted(no, End::Told(bye.code), millis(bye.retry_after_ms), now);
             }
+            Down::Children(ack) => {
+                if !ack.refused.is_empty() || ack.retry_after_ms > 0 {
+                    self.actions.push_back(Action::Note(Notice::ChildrenRefused {
+                        batch_no: ack.batch_no,
+                        again_in: millis(ack.retry_after_ms),
+                        refused: ack.refused,
+                    }));
+                }
+            }
             Down::HelloAck(_) | Down::Enrolled(_) => return Err("a frame that has no place in a session".into()),
         }
         Ok(())
@@ -93,6 +105,22 @@ impl Session {
         let after = now.boot.since(sent);
         self.actions.push_back(Action::Note(Notice::Acked { beat_no: ack.beat_no, after, throttled }));
         Ok(())
+    }
+
+    /// Sends what is said of the children, where the collector takes it.
+    pub(super) fn report_children(&mut self, interval_ms: u32, reports: Vec<ChildReport>) {
+        let Phase::Live(live) = &mut self.phase else { return };
+        if !live.takes_children {
+            return;
+        }
+        let (batches, unfit) = Children::batches(live.batch_no.saturating_add(1), interval_ms, reports);
+        for batch in batches {
+            live.batch_no = batch.batch_no;
+            self.actions.push_back(Action::Send(live.no, Up::Children(Box::new(batch))));
+        }
+        if !unfit.is_empty() {
+            self.actions.push_back(Action::Note(Notice::ChildrenTooLarge(unfit.len())));
+        }
     }
 
     pub(super) fn ask_renewal(&mut self, csr: Vec<u8>, now: Now) {

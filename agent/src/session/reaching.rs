@@ -101,7 +101,7 @@ impl Session {
                 self.actions.push_back(Action::Close(no, Code::Goodbye));
                 self.parted(no, End::Told(bye.code), millis(bye.retry_after_ms), now);
             }
-            Down::Enrolled(_) | Down::Ack(_) | Down::Renewed(_) | Down::Directive(_) => {
+            Down::Enrolled(_) | Down::Ack(_) | Down::Renewed(_) | Down::Directive(_) | Down::Children(_) => {
                 return Err("a frame before the greeting".into());
             }
         }
@@ -141,8 +141,15 @@ impl Session {
             self.actions.push_back(Action::Send(no, Up::Facts(facts.clone())));
         }
         let beats = Beats::new(now.boot);
-        self.phase =
-            Phase::Live(Box::new(Live { no, address: attempt.address, since: now.boot, beats, successor: None }));
+        self.phase = Phase::Live(Box::new(Live {
+            no,
+            address: attempt.address,
+            since: now.boot,
+            beats,
+            takes_children: ack.capabilities & capability::CHILDREN != 0,
+            batch_no: 0,
+            successor: None,
+        }));
         Ok(())
     }
 

@@ -325,6 +325,53 @@ fn being_accepted_is_not_yet_success() {
 }
 
 #[test]
+fn children_are_reported_only_to_a_collector_that_takes_them() {
+    use rollcall_common::{
+        health::{Health, HealthReport, Text},
+        wire::{
+            children::{ChildRefused, ChildReport, ChildrenAck},
+            message::capability,
+        },
+    };
+    let report = |n: usize| ChildReport {
+        child: format!("agent/a{n}").parse().unwrap(),
+        parent: None,
+        report: HealthReport { health: Health::Healthy, reason: Text::default() },
+        about: None,
+    };
+    let round = || Event::Children { interval_ms: 60_000, reports: (0..300).map(report).collect() };
+    let (mut world, no) = World::live(&["a"]);
+    world.take();
+    world.tell(round());
+    assert!(world.take().is_empty(), "it never said that it takes them");
+
+    world.tell(Event::Closed(no, lost()));
+    let no = world.next_dial().0.no;
+    world.tell(Event::Opened(no));
+    let greeting = HelloAck { capabilities: capability::CHILDREN | 0x80, ..world.hello_ack() };
+    world.tell(Event::Frame(no, Down::HelloAck(greeting)));
+    world.take();
+    world.tell(round());
+    let sent: Vec<_> = world
+        .take()
+        .into_iter()
+        .filter_map(|action| {
+            let Action::Send(to, Up::Children(batch)) = action else { return None };
+            Some((to, batch.batch_no, batch.children.len()))
+        })
+        .collect();
+    assert_eq!(sent, [(no, 1, 256), (no, 2, 44)]);
+    let refused = vec![ChildRefused { index: 3, code: Code::ChildUnknown }];
+    let ack = ChildrenAck { batch_no: 2, refused: refused.clone(), retry_after_ms: 0 };
+    world.tell(Event::Frame(no, Down::Children(Box::new(ack))));
+    let noted = world.take();
+    assert!(
+        matches!(&noted[..], [Action::Note(Notice::ChildrenRefused { batch_no: 2, refused: told, .. })] if *told == refused),
+        "{noted:?}"
+    );
+}
+
+#[test]
 fn a_goodbye_is_delivered_before_the_close() {
     let (mut world, no) = World::live(&["a"]);
     let goodbye = Goodbye { reason: GoodbyeReason::Stop, back_in_secs: None };

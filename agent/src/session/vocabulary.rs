@@ -8,7 +8,10 @@ use rollcall_common::{
     health::HostFacts,
     id::{BeatNo, Generation, SessionNo},
     lease::Pace,
-    wire::message::{Addresses, Down, Goodbye, Renewed, Up},
+    wire::{
+        children::{ChildRefused, ChildReport},
+        message::{Addresses, Down, Goodbye, Renewed, Up},
+    },
 };
 
 use crate::identity::Term;
@@ -54,6 +57,14 @@ pub enum Event {
     Rejoined(Term),
     /// The host's facts were taken, and differ.
     Facts(Box<HostFacts>),
+    /// What is said of services of our subtree that have no sidecar of their own, to be said again within the
+    /// interval. Forgotten where no collector takes it now: the next round tells all of it again.
+    Children {
+        /// Milliseconds until the next round.
+        interval_ms: u32,
+        /// All of them.
+        reports: Vec<ChildReport>,
+    },
     /// An operator wants a try right now.
     Retry,
     /// The process stops. A second one leaves without waiting.
@@ -218,6 +229,17 @@ pub enum Notice {
         /// Collector less host, in milliseconds.
         by_ms: i64,
     },
+    /// A collector refused some of the children of a batch, or all of it for now.
+    ChildrenRefused {
+        /// Which batch.
+        batch_no: u64,
+        /// Whom.
+        refused: Vec<ChildRefused>,
+        /// How long it wants to be left alone with children.
+        again_in: Duration,
+    },
+    /// Reports that fit no frame, because of all that they carry, and were not sent.
+    ChildrenTooLarge(usize),
     /// The certificate could not be renewed; the one in use stays.
     RenewalFailed {
         /// Why.

@@ -66,7 +66,7 @@ async fn answer(
     let granted = match first {
         Up::Enroll(asked) => enroll(context, connection, from, *asked).await,
         Up::Rejoin(asked) => rejoin(context, connection, from, asked).await,
-        Up::Hello(_) | Up::Beat(_) | Up::Health(_) | Up::Facts(_) | Up::Renew(_) | Up::Bye(_) => {
+        Up::Hello(_) | Up::Beat(_) | Up::Health(_) | Up::Facts(_) | Up::Renew(_) | Up::Bye(_) | Up::Children(_) => {
             return Err(Ended::Broke(Code::Protocol));
         }
     };

@@ -128,7 +128,7 @@ impl Session {
             Up::Facts(facts) => Step::Facts(facts),
             Up::Renew(renew) => Step::Renew(renew.csr.0),
             Up::Bye(goodbye) => Step::Goodbye(goodbye),
-            Up::Enroll(_) | Up::Rejoin(_) | Up::Hello(_) => Step::Close(Code::Protocol),
+            Up::Enroll(_) | Up::Rejoin(_) | Up::Hello(_) | Up::Children(_) => Step::Close(Code::Protocol),
         }
     }
 }

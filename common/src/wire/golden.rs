@@ -9,10 +9,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     ALPN_BEAT, ALPN_ENROLL, BEAT_VERSION, EXPORTER_LABEL, EXPORTER_LEN, MAX_FRAME, SERVER_NAME,
+    children::{ChildAbout, ChildRefused, ChildReport, Children, ChildrenAck, MAX_CHILDREN},
     codec::{decode, encode},
     message::{
         Ack, Addresses, Beat, Bye, Bytes, Directive, Down, Enroll, Enrolled, Goodbye, GoodbyeReason, Granted, Hello,
-        HelloAck, MAX_ADDRESSES, Refused, Rejoin, Renew, Renewed, Up,
+        HelloAck, MAX_ADDRESSES, Refused, Rejoin, Renew, Renewed, Up, capability,
     },
     proof_message,
 };
@@ -46,8 +47,8 @@ trait Named {
 }
 
 variants! {
-    Up { Enroll(_), Rejoin(_), Hello(_), Beat(_), Health(_), Facts(_), Renew(_), Bye(_) }
-    Down { Enrolled(_), Refused(_), HelloAck(_), Ack(_), Renewed(_), Directive(_), Bye(_) }
+    Up { Enroll(_), Rejoin(_), Hello(_), Beat(_), Health(_), Facts(_), Renew(_), Bye(_), Children(_) }
+    Down { Enrolled(_), Refused(_), HelloAck(_), Ack(_), Renewed(_), Directive(_), Bye(_), Children(_) }
     Directive { Addresses(_), RenewNow }
     GoodbyeReason { Stop, Restart, HostShutdown, Uninstall }
     Kind { Poller, Agent, Checker, Instance }
@@ -200,6 +201,32 @@ fn ups() -> Vec<Line> {
         line(&bye(GoodbyeReason::Restart, Some(300)), "00000005070101ac02"),
         line(&bye(GoodbyeReason::HostShutdown, Some(0)), "0000000407020100"),
         line(&bye(GoodbyeReason::Uninstall, None), "00000003070300"),
+        line(
+            &Up::Children(Box::new(Children {
+                batch_no: 300,
+                interval_ms: 60_000,
+                children: vec![
+                    ChildReport {
+                        child: key("agent/edge-17"),
+                        parent: None,
+                        report: HealthReport { health: Health::Healthy, reason: text("") },
+                        about: None,
+                    },
+                    ChildReport {
+                        child: key("checker/snmp-1"),
+                        parent: Some("edge-17".parse().expect("an id")),
+                        report: HealthReport { health: Health::Unhealthy, reason: text("no route") },
+                        about: Some(Box::new(ChildAbout {
+                            checker_kind: Some("snmp".parse().expect("a checker kind")),
+                            labels: pairs(&[("site", "zrh")]),
+                            metadata: pairs(&[("rack", "B 4")]),
+                        })),
+                    },
+                ],
+            })),
+            "0000004a08ac02e0d403020107656467652d3137000000000206736e6d702d310107656467652d313702086e6f20726f\
+             757465010104736e6d70010473697465037a726801047261636b03422034",
+        ),
     ]
 }
 
@@ -248,6 +275,14 @@ fn downs() -> Vec<Line> {
         line(&Down::Directive(Directive::RenewNow), "000000020501"),
         line(&Down::Bye(Bye { code: Code::Draining, retry_after_ms: 250 }), "000000040601fa01"),
         line(&Down::Bye(Bye { code: Code::Superseded, retry_after_ms: 0 }), "00000003060200"),
+        line(
+            &Down::Children(Box::new(ChildrenAck {
+                batch_no: 300,
+                refused: vec![ChildRefused { index: 1, code: Code::ChildOfAnother }],
+                retry_after_ms: 1_500,
+            })),
+            "0000000807ac02010129dc0b",
+        ),
     ]
 }
 
@@ -296,7 +331,8 @@ fn every_variant_has_a_line() {
 fn the_released_constants_stand() {
     assert_eq!(ALPN_ENROLL, b"rollcall-enroll/1");
     assert_eq!(ALPN_BEAT, b"rollcall-beat/1");
-    assert_eq!((BEAT_VERSION, MAX_FRAME, EXPORTER_LEN, MAX_ADDRESSES), (1, 16_384, 32, 16));
+    assert_eq!((BEAT_VERSION, MAX_FRAME, EXPORTER_LEN, MAX_ADDRESSES, MAX_CHILDREN), (1, 16_384, 32, 16, 256));
+    assert_eq!(capability::CHILDREN, 1);
     assert_eq!(EXPORTER_LABEL, b"EXPORTER-rollcall-enroll");
     assert_eq!(SERVER_NAME, "collector.rollcall.invalid");
     let proof = HEXLOWER.encode(&proof_message(&[7; EXPORTER_LEN], b"csr"));

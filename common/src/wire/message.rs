@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::children::{Children, ChildrenAck};
 use crate::{
     address::Address,
     code::Code,
@@ -33,6 +34,8 @@ pub enum Up {
     Renew(Renew),
     /// The sidecar stops.
     Bye(Goodbye),
+    /// What it says of services of its subtree; only where both have [`capability::CHILDREN`].
+    Children(Box<Children>),
 }
 
 /// From collector to sidecar.
@@ -52,6 +55,8 @@ pub enum Down {
     Directive(Directive),
     /// The collector ends this connection.
     Bye(Bye),
+    /// What became of a batch of child reports.
+    Children(Box<ChildrenAck>),
 }
 
 /// Asks for an identity with an onboarding token.
@@ -119,10 +124,12 @@ pub struct Hello {
     pub clock: Timestamp,
 }
 
-/// Optional abilities, as bits; none is defined yet.
+/// Optional abilities, as bits.
 pub mod capability {
+    /// Reports for children: [`super::Up::Children`] and [`super::Down::Children`].
+    pub const CHILDREN: u64 = 1;
     /// What this version can do.
-    pub const OURS: u64 = 0;
+    pub const OURS: u64 = CHILDREN;
 }
 
 /// Accepts a session. Only now is a sidecar registered with this collector.

@@ -17,6 +17,7 @@ use rollcall_common::{
     time::Timestamp,
     token::{Secret, Token, TokenId},
     wire::{
+        children::{ChildAbout, ChildRefused, ChildReport, Children, ChildrenAck},
         codec::encode,
         message::{
             Ack, Addresses, Beat, Bye, Bytes, Directive, Down, Enroll, Enrolled, Goodbye, GoodbyeReason, Granted,
@@ -143,6 +144,31 @@ fn ups() -> Outcome<Seeds> {
         ),
         ("renew", Up::Renew(Renew { csr })),
         ("bye", Up::Bye(Goodbye { reason: GoodbyeReason::Restart, back_in_secs: Some(300) })),
+        (
+            "children",
+            Up::Children(Box::new(Children {
+                batch_no: 1,
+                interval_ms: 60_000,
+                children: vec![
+                    ChildReport {
+                        child: key()?,
+                        parent: None,
+                        report: HealthReport { health: Health::Healthy, reason: text("")? },
+                        about: None,
+                    },
+                    ChildReport {
+                        child: "checker/snmp-1".parse()?,
+                        parent: Some("edge-17".parse()?),
+                        report: HealthReport { health: Health::Unhealthy, reason: text("no route")? },
+                        about: Some(Box::new(ChildAbout {
+                            checker_kind: Some("snmp".parse()?),
+                            labels: some_pairs()?,
+                            metadata: some_pairs()?,
+                        })),
+                    },
+                ],
+            })),
+        ),
     ];
     frames(messages)
 }
@@ -177,6 +203,14 @@ fn downs() -> Outcome<Seeds> {
         ("addresses", Down::Directive(Directive::Addresses(dialed()?))),
         ("renew-now", Down::Directive(Directive::RenewNow)),
         ("bye", Down::Bye(Bye { code: Code::Draining, retry_after_ms: 250 })),
+        (
+            "children",
+            Down::Children(Box::new(ChildrenAck {
+                batch_no: 1,
+                refused: vec![ChildRefused { index: 1, code: Code::ChildOfAnother }],
+                retry_after_ms: 0,
+            })),
+        ),
     ];
     frames(messages)
 }

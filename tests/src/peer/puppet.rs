@@ -202,7 +202,12 @@ impl Line {
             Some(Down::Bye(bye)) => Ok(Err(Ending { bye: Some(bye), ..self.ending().await? })),
             None => Ok(Err(self.ending().await?)),
             Some(
-                down @ (Down::Enrolled(_) | Down::Refused(_) | Down::Ack(_) | Down::Renewed(_) | Down::Directive(_)),
+                down @ (Down::Enrolled(_)
+                | Down::Refused(_)
+                | Down::Ack(_)
+                | Down::Renewed(_)
+                | Down::Directive(_)
+                | Down::Children(_)),
             ) => {
                 bail!("a hello was answered with {down:?}")
             }
@@ -254,7 +259,7 @@ impl Live {
         loop {
             match self.line.hear().await? {
                 Some(Down::Ack(ack)) => return Ok(ack),
-                Some(Down::Directive(_)) => {}
+                Some(Down::Directive(_) | Down::Children(_)) => {}
                 Some(
                     down @ (Down::Bye(_) | Down::Enrolled(_) | Down::Refused(_) | Down::HelloAck(_) | Down::Renewed(_)),
                 ) => bail!("a beat was answered with {down:?}"),
@@ -273,7 +278,7 @@ impl Live {
             match self.line.hear().await? {
                 Some(Down::Renewed(renewed)) => return Ok(Ok(*renewed)),
                 Some(Down::Refused(refused)) => return Ok(Err(refused)),
-                Some(Down::Directive(_) | Down::Ack(_)) => {}
+                Some(Down::Directive(_) | Down::Ack(_) | Down::Children(_)) => {}
                 Some(down @ (Down::Bye(_) | Down::Enrolled(_) | Down::HelloAck(_))) => {
                     bail!("a renewal was answered with {down:?}")
                 }

@@ -138,7 +138,10 @@ impl Sidecar {
                     self.board.no_longer_live();
                 }
             }
-            Notice::Skewed { .. } | Notice::RenewalFailed { .. } => {}
+            Notice::Skewed { .. }
+            | Notice::ChildrenRefused { .. }
+            | Notice::ChildrenTooLarge(_)
+            | Notice::RenewalFailed { .. } => {}
         }
     }
 }
