@@ -13,6 +13,7 @@ pub mod http;
 pub mod ingest;
 pub mod keeper;
 pub mod metrics;
+pub mod naming;
 pub mod registry;
 pub mod schedule;
 pub mod scope;

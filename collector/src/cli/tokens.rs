@@ -18,7 +18,11 @@ use super::{
     print::{Screen, Word, age, field, now, word},
     services::pair,
 };
-use crate::{cidr::Cidr, config::duration};
+use crate::{
+    cidr::Cidr,
+    config::duration,
+    naming::{IdPattern, ParentRule},
+};
 
 const ROOT: &str = "/api/admin/tokens";
 
@@ -56,6 +60,10 @@ const CREATE_EXAMPLES: &str = "\
 Examples:
   rollcall-collector tokens create --kind poller --id site-3
   rollcall-collector tokens create --kind agent --parent site-3 --id-prefix edge- --uses 200 --ttl 7d
+  rollcall-collector tokens create --kind agent --id-pattern 'edge-*' --max-uses 500 --ephemeral-after 1h \\
+      --parent-from-label site=poller-{}
+  rollcall-collector tokens create --kind agent --parent site-3 --approval manual --ttl 7d
+  rollcall-collector tokens create --kind poller --id site-3 --implicit-children
   rollcall-collector tokens create --kind agent --parent site-3 --output raw > /etc/rollcall/agent/token
   rollcall-collector tokens create --kind poller --local --output raw";
 
@@ -72,12 +80,18 @@ pub(super) struct CreateArgs {
     /// Id of the parent: of the poller for an agent, of the agent for a checker.
     #[arg(long, value_name = "ID")]
     parent: Option<ServiceId>,
+    /// Find the parent by a label of the sidecar, as in site=poller-{}: its value takes the place of {}.
+    #[arg(long, value_name = "LABEL=ID", conflicts_with = "parent")]
+    parent_from_label: Option<ParentRule>,
     /// Give exactly this id.
-    #[arg(long, value_name = "ID", conflicts_with_all = ["id_prefix", "assigned"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["id_prefix", "id_pattern", "assigned"])]
     id: Option<ServiceId>,
     /// Let the sidecar choose an id with this prefix.
-    #[arg(long, value_name = "PREFIX", conflicts_with = "assigned")]
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["id_pattern", "assigned"])]
     id_prefix: Option<String>,
+    /// Let the sidecar choose an id that follows this pattern: * stands for any run of characters, ? for one.
+    #[arg(long, value_name = "PATTERN", conflicts_with = "assigned")]
+    id_pattern: Option<IdPattern>,
     /// Let the collector make an id up; so it does where nothing is said.
     #[arg(long)]
     assigned: bool,
@@ -85,8 +99,18 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "KIND")]
     checker_kind: Option<ServiceId>,
     /// How many hosts may use it.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, visible_alias = "max-uses", value_name = "N", default_value_t = 1)]
     uses: u32,
+    /// auto: the token alone decides; manual: an operator decides on each host (see `approvals`).
+    #[arg(long, value_name = "WORD", default_value = "auto", value_parser = ["auto", "manual"])]
+    approval: String,
+    /// Remove what it registers so long after its goodbye or loss, and never alert of it: for hosts that
+    /// come and go, as in 1h.
+    #[arg(long, value_name = "DURATION", value_parser = life)]
+    ephemeral_after: Option<String>,
+    /// Let the sidecars register children that are not known yet, by reporting them.
+    #[arg(long)]
+    implicit_children: bool,
     /// How long it can be used, as in 1h or 7d; at most 30d.
     #[arg(long, value_name = "DURATION", default_value = "1h", conflicts_with = "expires_at", value_parser = life)]
     ttl: String,
@@ -162,6 +186,8 @@ fn body(args: CreateArgs) -> Value {
         "note": args.note,
         "local": args.local,
         "assigned": args.assigned,
+        "approval": args.approval,
+        "implicit_children": args.implicit_children,
         "addresses": args.address,
     });
     let ttl = args.expires_at.is_none().then_some(args.ttl);
@@ -169,6 +195,9 @@ fn body(args: CreateArgs) -> Value {
         ("parent", args.parent.map(|id| json!(id))),
         ("id", args.id.map(|id| json!(id))),
         ("id_prefix", args.id_prefix.map(|prefix| json!(prefix))),
+        ("id_pattern", args.id_pattern.map(|pattern| json!(pattern))),
+        ("parent_rule", args.parent_from_label.map(|rule| json!(rule))),
+        ("ephemeral_after", args.ephemeral_after.map(|time| json!(time))),
         ("checker_kind", args.checker_kind.map(|kind| json!(kind))),
         ("ttl", ttl.map(|ttl| json!(ttl))),
         ("expires_at", args.expires_at.map(|time| json!(time))),
@@ -229,6 +258,19 @@ fn facts(item: &Value, now: Timestamp) -> Vec<(&'static str, Word)> {
             facts.push((heading, word(item, name)));
         }
     }
+    if let Some(rule) = item.get("parent_rule").filter(|rule| rule.is_object()) {
+        let words = format!("{}, by the label {}", field(rule, "parent"), field(rule, "label"));
+        facts.push(("finds parent", Word::plain(words)));
+    }
+    if field(item, "approval") == "manual" {
+        facts.push(("approval", Word::plain("an operator decides on each host")));
+    }
+    if let Some(secs) = item.get("ephemeral_after_secs").and_then(Value::as_u64) {
+        facts.push(("removed", Word::plain(format!("{secs} s after goodbye or loss"))));
+    }
+    if item.get("implicit_children") == Some(&Value::Bool(true)) {
+        facts.push(("children", Word::plain("its sidecars may register unknown ones")));
+    }
     if !list("cidr_allow").is_empty() {
         facts.push(("only from", Word::plain(list("cidr_allow"))));
     }
@@ -241,6 +283,7 @@ fn rule(item: &Value) -> String {
     match field(&rule, "rule").as_str() {
         "fixed" => field(&rule, "id"),
         "prefix" => format!("{}*", field(&rule, "prefix")),
+        "pattern" => field(&rule, "pattern"),
         _ => "assigned".into(),
     }
 }

@@ -8,7 +8,11 @@
 use std::sync::Arc;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use rollcall_common::{id::ServiceKey, service::Pairs, token::TokenId};
+use rollcall_common::{
+    id::{ServiceId, ServiceKey},
+    service::Pairs,
+    token::TokenId,
+};
 
 use super::{
     State,
@@ -111,9 +115,10 @@ impl Call {
             let parent = policy.parent.clone().ok_or_else(|| Problem::new(ProblemCode::ParentMissing, detail))?;
             self.finds_parent(&ServiceKey::new(kind, parent))?;
         }
-        let given = |id: &str| match &policy.id_rule {
-            IdRule::Fixed(fixed) => fixed.as_str() == id,
-            IdRule::Prefix(prefix) => id.starts_with(prefix.as_str()),
+        let given = |id: &ServiceId| match &policy.id_rule {
+            IdRule::Fixed(fixed) => fixed == id,
+            IdRule::Prefix(prefix) => id.as_str().starts_with(prefix.as_str()),
+            IdRule::Pattern(pattern) => pattern.matches(id),
             IdRule::Assigned => false,
         };
         let taken = self.state.registry.read(|roster| match &policy.id_rule {
@@ -122,9 +127,9 @@ impl Call {
                 let there = roster.get(&ServiceKey::new(policy.kind, id.clone()));
                 there.is_some_and(|entry| !self.scope().admits(&entry.row.labels))
             }
-            IdRule::Prefix(_) => roster
+            IdRule::Prefix(_) | IdRule::Pattern(_) => roster
                 .seek(Some(policy.kind), None)
-                .any(|entry| given(entry.row.key.id.as_str()) && !self.scope().admits(&entry.row.labels)),
+                .any(|entry| given(&entry.row.key.id) && !self.scope().admits(&entry.row.labels)),
         });
         if taken {
             let detail = "an id that this token could give is taken: choose another id or prefix";

@@ -103,16 +103,11 @@ pub(crate) fn token(number: u8) -> TokenRow {
         id: TokenId([number; 10]),
         hash: SecretHash([number; 32]),
         policy: TokenPolicy {
-            kind: Kind::Agent,
             parent: Some("p".parse().unwrap()),
-            id_rule: IdRule::Prefix("edge-".into()),
-            checker_kind: None,
             max_uses: 3,
-            not_before: NOW,
-            expires_at: Timestamp(NOW.0 + 3_600_000),
             cidr_allow: vec!["192.0.2.0/24".parse().unwrap()],
             labels: pairs(&[("site", "3")]),
-            rejoin_limit: Some(5),
+            ..TokenPolicy::single(Kind::Agent, IdRule::Prefix("edge-".into()), NOW, Timestamp(NOW.0 + 3_600_000))
         },
         uses: 1,
         created_by: "credential:x".into(),

@@ -29,21 +29,20 @@ use super::{
     openapi::words,
     page::{self, Page},
     routes::{Operation, Param, Routes},
-    view::{NewTokenView, TokenView},
+    view::{NewTokenView, ParentRuleView, TokenView},
 };
 use crate::{
     config::duration,
+    naming::{IdPattern, ParentRule},
     registry::{
         Refusal,
         tokens::{CreateToken, RevokeToken, TokenState},
     },
-    store::rows::{Cidr, IdRule, TokenPolicy},
+    store::rows::{Approval, Cidr, IdRule, TokenPolicy},
 };
 
 /// A token's life where its maker names none.
 const DEFAULT_LIFE: Duration = Duration::from_secs(3600);
-/// Rejoins allowed to each identity where the maker names no number.
-const DEFAULT_REJOINS: u32 = 5;
 /// Longest list of address ranges.
 const MAX_RANGES: usize = 32;
 
@@ -55,10 +54,16 @@ pub(super) struct CreateBody {
     kind: Kind,
     #[schema(value_type = Option<words::Id>)]
     parent: Option<ServiceId>,
+    /// How a label of the sidecar finds its parent.
+    #[schema(value_type = Option<ParentRuleView>)]
+    parent_rule: Option<ParentRule>,
     /// A fixed id.
     #[schema(value_type = Option<words::Id>)]
     id: Option<ServiceId>,
     id_prefix: Option<String>,
+    /// A pattern with `*` and `?`.
+    #[schema(value_type = Option<words::IdPattern>)]
+    id_pattern: Option<IdPattern>,
     #[serde(default)]
     assigned: bool,
     #[schema(value_type = Option<words::Id>)]
@@ -77,6 +82,15 @@ pub(super) struct CreateBody {
     #[schema(value_type = words::Pairs)]
     labels: Pairs,
     rejoin_limit: Option<RejoinLimit>,
+    #[serde(default)]
+    #[schema(value_type = words::Approval)]
+    approval: Approval,
+    /// A duration: how long after its goodbye or loss a service stays.
+    #[schema(value_type = Option<words::Duration>)]
+    ephemeral_after: Option<String>,
+    /// Whether the sidecars may register children that are not known yet.
+    #[serde(default)]
+    implicit_children: bool,
     #[serde(default)]
     #[schema(value_type = words::Text)]
     note: Text,
@@ -241,14 +255,14 @@ fn state_of(text: &str) -> Result<TokenState, Problem> {
 }
 
 fn policy_of(body: &CreateBody, now: Timestamp) -> Result<TokenPolicy, Problem> {
-    let id_rule = match (&body.id, &body.id_prefix, body.assigned) {
-        (Some(id), None, false) => IdRule::Fixed(id.clone()),
-        (None, Some(prefix), false) => IdRule::Prefix(checked_prefix(prefix)?),
-        (None, None, _) => IdRule::Assigned,
-        (Some(_), _, _) | (None, Some(_), true) => {
-            return Err(invalid("give one of id, id_prefix and assigned"));
-        }
+    let id_rule = match (&body.id, &body.id_prefix, &body.id_pattern, body.assigned) {
+        (Some(id), None, None, false) => IdRule::Fixed(id.clone()),
+        (None, Some(prefix), None, false) => IdRule::Prefix(checked_prefix(prefix)?),
+        (None, None, Some(pattern), false) => IdRule::Pattern(pattern.clone()),
+        (None, None, None, _) => IdRule::Assigned,
+        (_, _, _, _) => return Err(invalid("give one of id, id_prefix, id_pattern and assigned")),
     };
+    let ephemeral_after = body.ephemeral_after.as_deref().map(ephemeral).transpose()?;
     let not_before = body.not_before.as_deref().map(|text| moment("not_before", text)).transpose()?.unwrap_or(now);
     let expires_at = match (&body.ttl, &body.expires_at) {
         (Some(ttl), None) => not_before.after(duration::parse(ttl).map_err(|error| invalid(format!("ttl: {error}")))?),
@@ -260,21 +274,29 @@ fn policy_of(body: &CreateBody, now: Timestamp) -> Result<TokenPolicy, Problem> 
         return Err(invalid(format!("cidr_allow holds at most {MAX_RANGES} ranges")));
     }
     Ok(TokenPolicy {
-        kind: body.kind,
         parent: body.parent.clone(),
-        id_rule,
+        parent_rule: body.parent_rule.clone(),
         checker_kind: body.checker_kind.clone(),
         max_uses: body.max_uses.unwrap_or(1),
-        not_before,
-        expires_at,
+        approval: body.approval,
+        ephemeral_after,
+        implicit_children: body.implicit_children,
         cidr_allow: body.cidr_allow.clone(),
         labels: body.labels.clone(),
         rejoin_limit: match body.rejoin_limit {
-            None => Some(DEFAULT_REJOINS),
+            None => Some(TokenPolicy::REJOINS),
             Some(RejoinLimit::Times(times)) => Some(times),
             Some(RejoinLimit::Word(Unlimited::Unlimited)) => None,
         },
+        ..TokenPolicy::single(body.kind, id_rule, not_before, expires_at)
     })
+}
+
+/// A duration as the whole seconds that a row holds.
+fn ephemeral(text: &str) -> Result<u32, Problem> {
+    let bad = |why: String| invalid(format!("ephemeral_after: {why}"));
+    let time = duration::parse(text).map_err(|error| bad(error.to_string()))?;
+    u32::try_from(time.as_secs()).map_err(|_| bad("longer than anything stays".into()))
 }
 
 /// A prefix must be able to begin an id.

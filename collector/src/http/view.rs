@@ -319,6 +319,8 @@ pub(super) struct TokenView {
     pub kind: Kind,
     /// The parent it binds to; `null` leaves the choice to the sidecar.
     pub parent: Option<String>,
+    /// How a label of the sidecar finds its parent.
+    pub parent_rule: Option<ParentRuleView>,
     /// What id it gives.
     pub id_rule: IdRuleView,
     /// For checkers.
@@ -338,6 +340,13 @@ pub(super) struct TokenView {
     pub labels: BTreeMap<String, String>,
     /// Rejoins allowed to each identity; `null` = without limit.
     pub rejoin_limit: Option<u32>,
+    /// Who decides on each enrollment: `auto` or `manual`.
+    #[schema(value_type = words::Approval)]
+    pub approval: &'static str,
+    /// How long after its goodbye or loss a service is removed; `null` = never by itself.
+    pub ephemeral_after_secs: Option<u32>,
+    /// Whether the sidecars that it enrolls may register children that are not known yet.
+    pub implicit_children: bool,
     /// A note of the maker's.
     pub note: String,
     /// Who made it.
@@ -368,8 +377,22 @@ pub(super) enum IdRuleView {
         /// The prefix.
         prefix: String,
     },
+    /// Any that follows this pattern.
+    Pattern {
+        /// The pattern, with `*` and `?`.
+        pattern: String,
+    },
     /// One that the collector makes up.
     Assigned,
+}
+
+/// How a label finds the parent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct ParentRuleView {
+    /// The label.
+    pub label: String,
+    /// The parent's id, with `{}` for the label's value.
+    pub parent: String,
 }
 
 impl TokenView {
@@ -382,9 +405,14 @@ impl TokenView {
             state: TokenState::of(row, now).as_str(),
             kind: policy.kind,
             parent: policy.parent.as_ref().map(ToString::to_string),
+            parent_rule: policy
+                .parent_rule
+                .as_ref()
+                .map(|rule| ParentRuleView { label: rule.label().into(), parent: rule.template().into() }),
             id_rule: match &policy.id_rule {
                 IdRule::Fixed(id) => IdRuleView::Fixed { id: id.to_string() },
                 IdRule::Prefix(prefix) => IdRuleView::Prefix { prefix: prefix.clone() },
+                IdRule::Pattern(pattern) => IdRuleView::Pattern { pattern: pattern.to_string() },
                 IdRule::Assigned => IdRuleView::Assigned,
             },
             checker_kind: policy.checker_kind.as_ref().map(ToString::to_string),
@@ -395,6 +423,9 @@ impl TokenView {
             cidr_allow: policy.cidr_allow.iter().map(ToString::to_string).collect(),
             labels: map(&policy.labels),
             rejoin_limit: policy.rejoin_limit,
+            approval: policy.approval.as_str(),
+            ephemeral_after_secs: policy.ephemeral_after,
+            implicit_children: policy.implicit_children,
             note: row.note.clone(),
             created_by: row.created_by.clone(),
             created_at: Time(row.created_at),

@@ -107,15 +107,16 @@ impl Request for Enroll {
             return refuse(Code::KindMismatch);
         }
         let key = ServiceKey::new(policy.kind, self.choose_id(policy)?);
-        let parent = self.choose_parent(policy)?;
+        let found = roster.get(&key);
+        let labels = self.choose_labels(policy, found)?;
+        let parent = self.choose_parent(policy, &labels)?;
         let poller = check_parent(roster, policy.kind, parent.as_ref())?;
         if self.ca.is_own_key(&self.csr.key()) || roster.holder_of(&self.csr.key()).is_some() {
             return refuse(Code::KeyInUse);
         }
-        let labels = self.labels.overlaid(&policy.labels).map_err(|e| Refusal::Invalid(e.to_string()))?;
         let mut change = Change::default();
         change.writes.push(self.use_token(&key, world.now.wall));
-        match roster.get(&key) {
+        match found {
             None => {
                 let row = self.new_row(world, token, &key, parent, poller, labels);
                 change.writes.push(Write::InsertService(Box::new(row)));
@@ -126,7 +127,7 @@ impl Request for Enroll {
                     [("source", json!(Source::EdgeOnboarding)), ("token", json!(self.token.to_string()))],
                 ));
             }
-            Some(entry) => change.writes.extend(adopt(entry, parent.as_ref(), &labels, &self.metadata)?),
+            Some(entry) => change.writes.extend(adopt(entry, parent.as_ref(), labels, &self.metadata)?),
         }
         let issued = self.issue(&key, Generation(1))?;
         change.writes.push(Write::PutIdentity {
@@ -176,17 +177,34 @@ impl Enroll {
             (IdRule::Fixed(id), None) => Some(id.clone()),
             (IdRule::Fixed(id), Some(asked)) => (id == asked).then(|| id.clone()),
             (IdRule::Prefix(prefix), Some(asked)) => asked.as_str().starts_with(prefix.as_str()).then(|| asked.clone()),
+            (IdRule::Pattern(pattern), Some(asked)) => pattern.matches(asked).then(|| asked.clone()),
             (IdRule::Assigned, None) => Some(self.fresh_id.clone()),
-            (IdRule::Prefix(_), None) | (IdRule::Assigned, Some(_)) => None,
+            (IdRule::Prefix(_) | IdRule::Pattern(_), None) | (IdRule::Assigned, Some(_)) => None,
         };
         chosen.ok_or(Refusal::Wire(Code::IdRule))
     }
 
-    fn choose_parent(&self, policy: &TokenPolicy) -> Result<Option<ServiceId>, Refusal> {
-        match (&policy.parent, &self.parent) {
-            (Some(bound), Some(asked)) if bound != asked => Err(Refusal::Wire(Code::ParentOther)),
-            (Some(bound), _) => Ok(Some(bound.clone())),
-            (None, asked) => Ok(asked.clone()),
+    /// The labels that the service will have: what an operator registered ahead wins over the token, the
+    /// token over what a parent's report brought, and all of them over what the sidecar proposes.
+    fn choose_labels(&self, policy: &TokenPolicy, found: Option<&Entry>) -> Result<Pairs, Refusal> {
+        let lay = |under: &Pairs, over: &Pairs| under.overlaid(over).map_err(|e| Refusal::Invalid(e.to_string()));
+        match found.map(|entry| &entry.row) {
+            None => lay(&self.labels, &policy.labels),
+            Some(row) if row.source == Source::Implicit => lay(&lay(&self.labels, &row.labels)?, &policy.labels),
+            Some(row) => lay(&lay(&self.labels, &policy.labels)?, &row.labels),
+        }
+    }
+
+    /// The token's record decides; what the sidecar believes may repeat that, never change it.
+    fn choose_parent(&self, policy: &TokenPolicy, labels: &Pairs) -> Result<Option<ServiceId>, Refusal> {
+        let bound = match (&policy.parent, &policy.parent_rule) {
+            (Some(bound), _) => bound.clone(),
+            (None, Some(rule)) => rule.parent(labels).ok_or(Refusal::Wire(Code::ParentLabel))?,
+            (None, None) => return Ok(self.parent.clone()),
+        };
+        match &self.parent {
+            Some(asked) if *asked != bound => Err(Refusal::Wire(Code::ParentOther)),
+            Some(_) | None => Ok(Some(bound)),
         }
     }
 
@@ -211,8 +229,8 @@ impl Enroll {
             metadata: self.metadata.clone(),
             placeholder: false,
             declared_spiffe: None,
-            ephemeral_after: None,
-            implicit_children: false,
+            ephemeral_after: token.policy.ephemeral_after,
+            implicit_children: token.policy.implicit_children,
             created_by: format!("token:{}", self.token),
             first_registered: world.now.wall,
             first_seen: None,
@@ -255,12 +273,7 @@ impl Enroll {
 }
 
 /// What it takes to give an unbound row to an enrollment; its source and history stay.
-fn adopt(
-    entry: &Entry,
-    parent: Option<&ServiceId>,
-    labels: &Pairs,
-    metadata: &Pairs,
-) -> Result<Option<Write>, Refusal> {
+fn adopt(entry: &Entry, parent: Option<&ServiceId>, labels: Pairs, metadata: &Pairs) -> Result<Option<Write>, Refusal> {
     if entry.identity.is_some() {
         return Err(Refusal::Wire(Code::IdTaken));
     }
@@ -270,9 +283,8 @@ fn adopt(
     if entry.row.parent.as_ref() != parent {
         return Err(Refusal::Wire(Code::ParentOther));
     }
-    let lay = |under: &Pairs, over: &Pairs| under.overlaid(over).map_err(|e| Refusal::Invalid(e.to_string()));
     // What an operator registered ahead wins over what the sidecar proposes.
-    let (labels, metadata) = (lay(labels, &entry.row.labels)?, lay(metadata, &entry.row.metadata)?);
+    let metadata = metadata.overlaid(&entry.row.metadata).map_err(|e| Refusal::Invalid(e.to_string()))?;
     let same = labels == entry.row.labels && metadata == entry.row.metadata;
     Ok((!same).then(|| Write::Describe { service: entry.row.key.clone(), expect: entry.row.seq, labels, metadata }))
 }

@@ -15,6 +15,8 @@ use crate::store::rows::{Change, CredentialRow, IdRule, TokenPolicy, TokenRow, W
 
 /// Longest life of a token, in seconds: 30 days.
 pub const MAX_LIFE_SECS: u64 = 30 * 86_400;
+/// How long after its goodbye or loss an ephemeral service may stay, in seconds: a minute to 30 days.
+pub const EPHEMERAL_SECS: std::ops::RangeInclusive<u32> = 60..=30 * 86_400;
 /// Most uses of one token.
 pub const MAX_USES: u32 = 1_000_000;
 
@@ -54,6 +56,7 @@ impl Request for CreateToken {
         if policy.checker_kind.is_some() && policy.kind != Kind::Checker {
             return invalid(format!("checker_kind is for checkers; this token is for a {}", policy.kind));
         }
+        self.check_parents()?;
         // A token without a parent leaves the choice to the sidecar, so only a named one is looked at. It may
         // register later than its token is made; enrollment asks again.
         if policy.parent.is_some() {
@@ -82,6 +85,34 @@ impl Request for CreateToken {
             [("policy", json!(policy)), ("note", json!(self.note))],
         );
         Ok((Change { writes: vec![Write::InsertToken(Box::new(row))], audit: vec![audit] }, ()))
+    }
+}
+
+impl CreateToken {
+    /// What a rule for parents must be, beyond being one.
+    fn check_parents(&self) -> Result<(), Refusal> {
+        let policy = &self.policy;
+        let invalid = |why: String| Err(Refusal::Invalid(why));
+        if policy.ephemeral_after.is_some_and(|secs| !EPHEMERAL_SECS.contains(&secs)) {
+            return invalid(format!(
+                "ephemeral_after must lie between {} s and {} d",
+                EPHEMERAL_SECS.start(),
+                EPHEMERAL_SECS.end() / 86_400
+            ));
+        }
+        if policy.implicit_children && !matches!(policy.kind, Kind::Poller | Kind::Agent) {
+            return invalid(format!("a {} has no children: implicit_children is for pollers and agents", policy.kind));
+        }
+        match (&policy.parent_rule, &policy.parent, policy.kind.parent()) {
+            (None, _, _) => Ok(()),
+            (Some(_), Some(_), _) => invalid("give either a parent or a rule that finds it by a label".into()),
+            (Some(_), None, None) => Err(ParentProblem::Unwanted(policy.kind).into()),
+            (Some(rule), None, Some(_)) if policy.labels.get(rule.label()).is_some() => {
+                let label = rule.label();
+                invalid(format!("the token sets the label {label:?} itself, so that it names one parent: give parent"))
+            }
+            (Some(_), None, Some(_)) => Ok(()),
+        }
     }
 }
 

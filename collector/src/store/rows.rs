@@ -1,5 +1,8 @@
 //! What the registry store holds, in domain words.
 
+mod tokens;
+mod upkeep;
+
 use std::collections::BTreeMap;
 
 use rollcall_common::{
@@ -14,8 +17,7 @@ use rollcall_common::{
 };
 use serde::{Deserialize, Serialize};
 
-mod upkeep;
-
+pub use self::tokens::{Approval, IdRule, TokenPolicy, TokenRow, TokenUse};
 pub use self::upkeep::{
     HoldRow, JobRow, Outcome, Prune, Recurrence, RowId, RowIdError, RunCause, RunRow, Selector, ServiceKeyText,
     WindowRow,
@@ -113,81 +115,6 @@ impl IdentityRow {
         let current = self.current.serial.generation();
         self.pending.as_ref().map_or(current, |p| p.serial.generation().max(current))
     }
-}
-
-/// What id a token may give.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum IdRule {
-    /// Exactly this id.
-    Fixed(ServiceId),
-    /// Any id with this prefix that the sidecar asks for.
-    Prefix(String),
-    /// The collector makes one up.
-    Assigned,
-}
-
-/// What a token allows; fixed when it is made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenPolicy {
-    /// The kind it registers.
-    pub kind: Kind,
-    /// The parent it binds to; where it names none, the sidecar's choice is checked.
-    pub parent: Option<ServiceId>,
-    /// What id it gives.
-    pub id_rule: IdRule,
-    /// For checkers.
-    pub checker_kind: Option<CheckerKind>,
-    /// How many different keys may use it; at least 1.
-    pub max_uses: u32,
-    /// Not before.
-    pub not_before: Timestamp,
-    /// Not after.
-    pub expires_at: Timestamp,
-    /// Source addresses allowed; empty = any.
-    pub cidr_allow: Vec<Cidr>,
-    /// Labels that every service gets; they win over the sidecar's own.
-    pub labels: Pairs,
-    /// Rejoins allowed to each identity; `None` = without limit.
-    pub rejoin_limit: Option<u32>,
-}
-
-/// An onboarding token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenRow {
-    /// Which.
-    pub id: TokenId,
-    /// What proves it.
-    pub hash: SecretHash,
-    /// What it allows.
-    pub policy: TokenPolicy,
-    /// Different keys that used it.
-    pub uses: u32,
-    /// Who made it.
-    pub created_by: String,
-    /// When.
-    pub created_at: Timestamp,
-    /// A note of the maker's.
-    pub note: String,
-    /// When it was revoked.
-    pub revoked_at: Option<Timestamp>,
-    /// Its last use.
-    pub last_used_at: Option<Timestamp>,
-    /// From where.
-    pub last_used_from: Option<String>,
-    /// The seq of the last change of this row.
-    pub seq: Seq,
-}
-
-/// One key that used a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenUse {
-    /// The token.
-    pub token: TokenId,
-    /// The key.
-    pub key: Pin,
-    /// The service that it was given.
-    pub service: ServiceKey,
 }
 
 /// A bearer credential for the HTTP API.

@@ -15,7 +15,7 @@ use utoipa::{
     },
 };
 
-use crate::{http::page, registry::tokens};
+use crate::{http::page, registry::tokens, store::rows};
 
 macro_rules! words {
     ($($(#[doc = $doc:literal])* $name:ident = $object:expr;)*) => {$(
@@ -85,6 +85,10 @@ words! {
     Source = one_of(service::Source::ALL.map(service::Source::as_str));
     /// Where a token stands.
     TokenState = one_of(tokens::TokenState::ALL.map(tokens::TokenState::as_str));
+    /// Who decides on each enrollment: the token alone, or an operator.
+    Approval = one_of(rows::Approval::ALL.map(rows::Approval::as_str));
+    /// A pattern for ids: `*` stands for any run of characters, `?` for one.
+    IdPattern = matching("^[a-z0-9._*?-]{1,64}$", 64);
     /// A name: 1 to 64 of a-z 0-9 . _ - that begins and ends with a letter or digit, without `..`.
     Id = matching(NAME, 64);
     /// The public half of a token, credential or package.

@@ -39,7 +39,24 @@ fn every_field_is_taken() {
 }
 
 #[test]
+fn a_bulk_token_for_a_scaling_group() {
+    let policy = policy(
+        r#"{"kind":"agent","id_pattern":"edge-*","max_uses":500,"parent_rule":{"label":"site","parent":"poller-{}"},
+            "ephemeral_after":"1h","approval":"manual","implicit_children":true}"#,
+    )
+    .unwrap();
+    assert_eq!(policy.id_rule, IdRule::Pattern("edge-*".parse().unwrap()));
+    assert_eq!(policy.parent_rule, Some("site=poller-{}".parse().unwrap()));
+    assert_eq!((policy.ephemeral_after, policy.approval), (Some(3_600), Approval::Manual));
+    assert!(policy.implicit_children && policy.parent.is_none());
+}
+
+#[test]
 fn contradictions_are_refused_in_words() {
+    assert!(refused(r#"{"kind":"agent","id_pattern":"a*","id_prefix":"b"}"#).contains("give one of id"));
+    assert!(refused(r#"{"kind":"agent","id_pattern":"a*","assigned":true}"#).contains("give one of id"));
+    assert!(refused(r#"{"kind":"agent","ephemeral_after":"soon"}"#).contains("ephemeral_after"));
+
     assert!(refused(r#"{"kind":"agent","id":"a","id_prefix":"b"}"#).contains("give one of id"));
     assert!(refused(r#"{"kind":"agent","id":"a","assigned":true}"#).contains("give one of id"));
     assert!(refused(r#"{"kind":"agent","ttl":"1h","expires_at":"2027-01-15T09:00:00Z"}"#).contains("either ttl"));
@@ -63,6 +80,10 @@ fn unknown_fields_and_words_do_not_parse() {
         r#"{"kind":"agent","addresses":["http://x"]}"#,
         r#"{"kind":"agent","max_uses":-1}"#,
         r#"{"kind":"agent","note":"a\nb"}"#,
+        r#"{"kind":"agent","id_pattern":"../*"}"#,
+        r#"{"kind":"agent","parent_rule":{"label":"site","parent":"poller"}}"#,
+        r#"{"kind":"agent","parent_rule":{"label":"site"}}"#,
+        r#"{"kind":"agent","approval":"maybe"}"#,
     ] {
         assert!(serde_json::from_str::<CreateBody>(text).is_err(), "{text}");
     }

@@ -203,6 +203,7 @@ fn a_token_has_its_released_form_without_any_secret() {
             "expires_at": "2027-01-15T09:00:00.000Z",
             "cidr_allow": ["192.0.2.0/24"],
             "labels": { "site": "3" },
+            "approval": "auto", "ephemeral_after_secs": null, "implicit_children": false, "parent_rule": null,
             "rejoin_limit": 5,
             "note": "for the north",
             "created_by": "credential:x",

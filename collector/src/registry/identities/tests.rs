@@ -60,18 +60,8 @@ impl Fleet {
     }
 
     fn token(&mut self, change: impl FnOnce(&mut TokenPolicy)) -> TokenId {
-        let mut policy = TokenPolicy {
-            kind: Kind::Poller,
-            parent: None,
-            id_rule: IdRule::Fixed("p1".parse().unwrap()),
-            checker_kind: None,
-            max_uses: 1,
-            not_before: self.now.wall,
-            expires_at: self.now.wall.after(Duration::from_secs(3_600)),
-            cidr_allow: Vec::new(),
-            labels: Pairs::default(),
-            rejoin_limit: Some(5),
-        };
+        let (from, to) = (self.now.wall, self.now.wall.after(Duration::from_secs(3_600)));
+        let mut policy = TokenPolicy::single(Kind::Poller, IdRule::Fixed("p1".parse().unwrap()), from, to);
         change(&mut policy);
         let id = TokenId::random().unwrap();
         let hash = Secret::from_bytes([7; 32]).hash(id);
@@ -120,6 +110,71 @@ impl Fleet {
     fn act(&mut self, key: &str, act: Act) {
         self.does(&Move { key: key.parse().unwrap(), act, reason: String::new(), by: By::system() }).unwrap();
     }
+}
+
+#[test]
+fn a_label_decides_the_parent_and_nobody_else() {
+    let labels = |pairs: &[(&str, &str)]| {
+        let pairs: std::collections::BTreeMap<_, _> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        Pairs::try_from(pairs).unwrap()
+    };
+    let mut fleet = Fleet::new();
+    fleet.register("poller/poller-zrh", None).unwrap();
+    fleet.register("poller/poller-ber", None).unwrap();
+    let token = fleet.token(|p| {
+        p.kind = Kind::Agent;
+        p.id_rule = IdRule::Pattern("edge-*".parse().unwrap());
+        p.parent_rule = "site=poller-{}".parse().ok();
+        p.labels = labels(&[("tier", "edge")]);
+        p.max_uses = 9;
+        p.ephemeral_after = Some(3_600);
+    });
+    let asks = |fleet: &Fleet, site: &[(&str, &str)], id: &str| Enroll {
+        kind: Kind::Agent,
+        id: id.parse().ok(),
+        labels: labels(site),
+        ..fleet.asks(token)
+    };
+    assert_eq!(fleet.code(&asks(&fleet, &[], "edge-1")), Some(Code::ParentLabel));
+    assert_eq!(fleet.code(&asks(&fleet, &[("site", "Zürich 3")], "edge-1")), Some(Code::ParentLabel));
+    assert_eq!(fleet.code(&asks(&fleet, &[("site", "nowhere")], "edge-1")), Some(Code::ParentUnknown));
+    assert_eq!(fleet.code(&asks(&fleet, &[("site", "zrh")], "core-1")), Some(Code::IdRule));
+    let other = Enroll { parent: "poller-ber".parse().ok(), ..asks(&fleet, &[("site", "zrh")], "edge-1") };
+    assert_eq!(fleet.code(&other), Some(Code::ParentOther));
+    assert_eq!(fleet.uses(token), 0, "nothing was burned");
+
+    fleet.does(&asks(&fleet, &[("site", "zrh"), ("tier", "core")], "edge-1")).unwrap();
+    let row = Arc::clone(&fleet.roster.get(&"agent/edge-1".parse().unwrap()).unwrap().row);
+    assert_eq!(row.parent.as_ref().map(|id| id.as_str()), Some("poller-zrh"));
+    assert_eq!((row.labels.get("tier"), row.ephemeral_after), (Some("edge"), Some(3_600)));
+
+    // What an operator registered ahead has its own labels, and they count.
+    fleet.register("agent/edge-2", Some("poller-ber")).unwrap();
+    assert_eq!(fleet.code(&asks(&fleet, &[("site", "zrh")], "edge-2")), Some(Code::ParentOther));
+    fleet.does(&asks(&fleet, &[("site", "ber")], "edge-2")).unwrap();
+}
+
+#[test]
+fn policies_that_contradict_themselves_are_no_tokens() {
+    let fleet = Fleet::new();
+    let refused = |change: &dyn Fn(&mut TokenPolicy)| {
+        let (from, to) = (fleet.now.wall, fleet.now.wall.after(Duration::from_secs(3_600)));
+        let mut policy = TokenPolicy::single(Kind::Agent, IdRule::Assigned, from, to);
+        change(&mut policy);
+        let id = TokenId([3; 10]);
+        let hash = Secret::from_bytes([7; 32]).hash(id);
+        let asked = CreateToken { id, hash, policy, note: String::new(), by: By::system() };
+        asked.plan(fleet.world()).map(drop).err().map(|refusal| refusal.to_string())
+    };
+    let rule = || "site=poller-{}".parse().ok();
+    assert_eq!(refused(&|p| p.parent_rule = rule()), None);
+    let both = refused(&|p| (p.parent_rule, p.parent) = (rule(), "p".parse().ok()));
+    assert!(both.is_some_and(|why| why.contains("either a parent or a rule")));
+    assert!(refused(&|p| (p.parent_rule, p.kind) = (rule(), Kind::Poller)).is_some());
+    let fixed = std::collections::BTreeMap::from([("site".to_owned(), "zrh".to_owned())]);
+    assert!(refused(&|p| (p.parent_rule, p.labels) = (rule(), fixed.clone().try_into().unwrap())).is_some());
+    assert!(refused(&|p| p.ephemeral_after = Some(1)).is_some_and(|why| why.contains("ephemeral_after")));
+    assert!(refused(&|p| (p.implicit_children, p.kind) = (true, Kind::Instance)).is_some());
 }
 
 #[test]

@@ -174,8 +174,8 @@ fn pending(f: &mut Fields<'_>) -> Result<Option<CertRow>, Unreadable> {
 }
 
 const TOKENS: &str = "SELECT id, secret_hash, kind, parent, id_rule, checker_kind, max_uses, not_before, expires_at, \
-     cidr_allow, labels, rejoin_limit, uses, created_by, created_at, note, revoked_at, last_used_at, last_used_from, \
-     seq FROM tokens";
+     cidr_allow, labels, rejoin_limit, approval, ephemeral_after, parent_rule, implicit_children, uses, created_by, \
+     created_at, note, revoked_at, last_used_at, last_used_from, seq FROM tokens";
 
 fn token(f: &mut Fields<'_>) -> Result<TokenRow, Unreadable> {
     Ok(TokenRow {
@@ -192,6 +192,10 @@ fn token(f: &mut Fields<'_>) -> Result<TokenRow, Unreadable> {
             cidr_allow: f.json()?,
             labels: f.json()?,
             rejoin_limit: f.number_opt()?,
+            approval: f.word()?,
+            ephemeral_after: f.number_opt()?,
+            parent_rule: f.json_opt()?,
+            implicit_children: f.flag()?,
         },
         uses: f.number()?,
         created_by: f.text()?,

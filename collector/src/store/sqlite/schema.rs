@@ -17,6 +17,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "registration", include_str!("../../../migrations/sqlite/0002_registration.sql")),
     (3, "upkeep", include_str!("../../../migrations/sqlite/0003_upkeep.sql")),
     (5, "credentials", include_str!("../../../migrations/sqlite/0005_credentials.sql")),
+    (8, "tokens", include_str!("../../../migrations/sqlite/0008_tokens.sql")),
 ];
 
 /// Looks at a file without changing it: a connection that sets nothing, three reads.

@@ -14,8 +14,8 @@ use rollcall_common::{
 };
 
 use crate::store::rows::{
-    AuditDraft, CertRow, Change, CredentialRow, EnrollPolicy, HoldRow, IdRule, IdentityRow, IntervalRow, JobRow,
-    Outcome, Recurrence, RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow,
+    Approval, AuditDraft, CertRow, Change, CredentialRow, EnrollPolicy, HoldRow, IdRule, IdentityRow, IntervalRow,
+    JobRow, Outcome, Recurrence, RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow,
     WindowRow, Write,
 };
 
@@ -135,7 +135,7 @@ pub fn token(n: u8, max_uses: u32) -> TokenRow {
         policy: TokenPolicy {
             kind: Kind::Agent,
             parent: Some(key("poller/above").id),
-            id_rule: IdRule::Prefix("edge-".into()),
+            id_rule: "edge-*".parse().map_or(IdRule::Assigned, IdRule::Pattern),
             checker_kind: None,
             max_uses,
             not_before: NOON,
@@ -143,6 +143,10 @@ pub fn token(n: u8, max_uses: u32) -> TokenRow {
             cidr_allow: ["192.0.2.0/24", "2001:db8::/32"].into_iter().flat_map(str::parse).collect(),
             labels: pairs("site", "north"),
             rejoin_limit: Some(5),
+            parent_rule: "site=poller-{}".parse().ok(),
+            approval: Approval::Manual,
+            ephemeral_after: Some(3_600),
+            implicit_children: true,
         },
         uses: 0,
         created_by: "credential:sample".into(),

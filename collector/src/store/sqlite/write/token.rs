@@ -13,8 +13,8 @@ use crate::store::rows::{Conflict, CredentialRow, TokenRow};
 
 const INSERT: &str = "INSERT INTO tokens (id, secret_hash, kind, parent, id_rule, checker_kind, max_uses, not_before, \
      expires_at, cidr_allow, labels, rejoin_limit, uses, created_by, created_at, note, revoked_at, last_used_at, \
-     last_used_from, seq) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) \
+     last_used_from, seq, approval, ephemeral_after, parent_rule, implicit_children) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) \
      ON CONFLICT (id) DO NOTHING";
 const REVOKE: &str = "UPDATE tokens SET revoked_at = $1, seq = $2 WHERE id = $3 AND revoked_at IS NULL";
 const EXISTS: &str = "SELECT 1 FROM tokens WHERE id = $1";
@@ -56,6 +56,10 @@ impl Batch<'_> {
             .bind(row.last_used_at.map(|at| at.0))
             .bind(row.last_used_from.as_deref())
             .bind(column(seq))
+            .bind(policy.approval.as_str())
+            .bind(policy.ephemeral_after.map(i64::from))
+            .bind(policy.parent_rule.as_ref().map(json).transpose()?)
+            .bind(i64::from(policy.implicit_children))
             .execute(&mut *self.conn)
             .await?;
         if done.rows_affected() == 0 { Err(Conflict::Exists.into()) } else { Ok(seq) }
