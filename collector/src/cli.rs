@@ -44,10 +44,13 @@ use clap_complete::Shell;
 
 use self::{
     client::Client,
-    print::Screen,
+    print::{Screen, Word},
     reach::{Reach, Target},
 };
-use crate::config::{Config, Flags, Source};
+use crate::{
+    config::{Config, Flags, Source},
+    http::tls::Pair,
+};
 
 /// How a run ended, for scripts and systemd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,9 +196,15 @@ struct ServeArgs {
     /// UDP address for sidecars, as in [::]:7411.
     #[arg(long, value_name = "ADDR")]
     quic_listen: Option<String>,
-    /// Loopback address for the API, as in 127.0.0.1:7410.
+    /// Address for the API, as in 127.0.0.1:7410; beyond loopback it needs a certificate.
     #[arg(long, value_name = "ADDR")]
     http_listen: Option<String>,
+    /// Certificate that the API is encrypted with, and those that vouch for it (PEM).
+    #[arg(long, value_name = "FILE")]
+    http_tls_cert: Option<String>,
+    /// Its private key (PEM, mode 0600).
+    #[arg(long, value_name = "FILE")]
+    http_tls_key: Option<String>,
     /// Addresses that tokens tell sidecars to dial, with commas between them.
     #[arg(long, value_name = "HOST:PORT,…")]
     advertise: Option<String>,
@@ -224,6 +233,8 @@ impl ServeArgs {
             ("trust_domain", self.trust_domain),
             ("quic_listen", self.quic_listen),
             ("http_listen", self.http_listen),
+            ("http_tls_cert", self.http_tls_cert),
+            ("http_tls_key", self.http_tls_key),
             ("advertise", self.advertise),
             ("interval", self.interval),
             ("ttl", self.ttl),
@@ -299,7 +310,9 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         Command::Serve(args) => return load(args).map(|config| Start::Serve(Box::new(config))),
         Command::Check(args) => {
             let config = load(args)?;
-            screen.config(&config)?;
+            let pair = config.http_tls.as_ref().map(Pair::load).transpose();
+            let pair = pair.map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+            screen.config(&config, pair.map(|pair| certificate(&pair)))?;
         }
         Command::Tokens(command) => {
             operate(&reach, source, screen, async |client, screen| tokens::run(&client, screen, command).await)?;
@@ -322,6 +335,19 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         }
     }
     Ok(Start::Done(Exit::Well))
+}
+
+/// What the API's certificate is good for, and what is doubtful about it.
+fn certificate(pair: &Pair) -> (Word, Vec<String>) {
+    let now = print::now();
+    let word = Word::plain(format!("for {}, until {}", pair.names.join(", "), pair.not_after));
+    let mut doubts: Vec<String> = pair.doubts.iter().map(|doubt| format!("of the certificate: {doubt}")).collect();
+    if now >= pair.not_after {
+        doubts.push("the certificate has expired: clients refuse it".into());
+    } else if now < pair.not_before {
+        doubts.push(format!("the certificate is not valid before {}", pair.not_before));
+    }
+    (word, doubts)
 }
 
 /// Runs an operator's command to its end.

@@ -109,7 +109,8 @@ impl StartError {
         match self {
             Self::Store(error) => error.is_transient(),
             Self::StateDir(error) => error.is_transient(),
-            Self::Endpoint(_) | Self::Http(_) | Self::Credential(_) => true,
+            Self::Http(error) => error.is_transient(),
+            Self::Endpoint(_) | Self::Credential(_) => true,
             Self::Ca(_) | Self::ResetKeys(_) | Self::Tls(_) | Self::Setting(_) => false,
         }
     }
@@ -122,6 +123,20 @@ pub struct Endpoints {
     pub http: SocketAddr,
     /// QUIC, host and port.
     pub quic: SocketAddr,
+    /// How HTTP is spoken: `http` or `https`.
+    #[serde(default)]
+    pub scheme: Scheme,
+}
+
+/// How HTTP is spoken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// In the clear, on loopback.
+    #[default]
+    Http,
+    /// Over TLS.
+    Https,
 }
 
 /// A running collector.
@@ -203,7 +218,8 @@ impl Collector {
         let ingest = Ingest::new(bound.endpoint, Arc::new(context));
         let ingest = (spawn(ingest.run(stop_ingest.clone())), stop_ingest);
 
-        let endpoints = Endpoints { http: http.address(), quic: bound.address };
+        let scheme = if http.is_encrypted() { Scheme::Https } else { Scheme::Http };
+        let endpoints = Endpoints { http: http.address(), quic: bound.address, scheme };
         let text = serde_json::to_vec(&endpoints).map_err(|error| StartError::Setting(error.to_string()))?;
         state.write(ENDPOINTS_FILE, &text)?;
         tracing::info!(
@@ -227,6 +243,13 @@ impl Collector {
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Reads again what may be replaced while it runs: the HTTPS certificate.
+    pub fn reload(&self) {
+        if !self.http.0.reload() {
+            tracing::info!("nothing to read again: there is no HTTPS certificate");
+        }
     }
 
     /// What tokens pin.
@@ -356,6 +379,7 @@ fn http_settings(config: &Config) -> http::Settings {
     http::Settings {
         listen: config.http_listen,
         hosts: config.http_hosts.clone(),
+        tls: config.http_tls.clone(),
         connections: connections.unwrap_or(http::DEFAULT_CONNECTIONS),
         heartbeat_ages: config.heartbeat_age_metrics,
     }

@@ -26,6 +26,7 @@ use secrecy::{ExposeSecret, SecretString};
 pub use self::layers::{ConfigError, DEFAULT_FILE, Flags, Origin, Source, System};
 use self::layers::{Layers, Value};
 pub use self::upkeep::{JobSettings, Keep, Upkeep};
+use crate::statedir::outside::Keeper;
 
 /// The state directory where systemd names none.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/rollcall-collector";
@@ -47,11 +48,13 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// The UDP address for sidecars; port 0 takes a free one.
     pub quic_listen: SocketAddr,
-    /// The TCP address for the API; loopback, as it is not encrypted. Port 0 takes a free one.
+    /// The TCP address for the API; loopback, unless `http_tls` encrypts it. Port 0 takes a free one.
     pub http_listen: SocketAddr,
     /// Host names under which the API may be called beside addresses and `localhost`: those of a reverse
     /// proxy on this host.
     pub http_hosts: Vec<String>,
+    /// What the API is encrypted with.
+    pub http_tls: Option<HttpTls>,
     /// What tokens tell sidecars to dial; at most [`MAX_ADDRESSES`], none unspecified.
     pub advertise: Vec<Address>,
     /// The beat that is granted.
@@ -74,6 +77,17 @@ pub struct Config {
     pub limits: Limits,
     /// What happens by itself.
     pub upkeep: Upkeep,
+}
+
+/// The files that the API is encrypted with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpTls {
+    /// The certificate and those that vouch for it, as PEM, the server's own first.
+    pub cert: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
+    /// Who answers for the key's privacy.
+    pub keeper: Keeper,
 }
 
 /// Where liveness is published.
@@ -184,13 +198,15 @@ impl Config {
     pub fn load(source: &dyn Source, flags: &Flags) -> Result<Self, ConfigErrors> {
         let layers = Layers::gather(source, flags).map_err(ConfigErrors)?;
         let mut read = Reader { layers: &layers, errors: Vec::new() };
+        let http_tls = read.http_tls(source);
         let state_dir = read.text("state_dir", || state_dir_of(source), absolute);
         let config = Self {
             name: read.text("name", || name_of_host(source), str::parse),
             trust_domain: read.required("trust_domain", "rollcall.local", str::parse),
             quic_listen: read.required("quic_listen", "[::]:7411", listen),
-            http_listen: read.required("http_listen", DEFAULT_HTTP, loopback),
+            http_listen: read.http_listen(http_tls.is_some()),
             http_hosts: read.list("http_hosts", host_name),
+            http_tls,
             advertise: read.advertise(),
             pace: read.pace(),
             leaf_ttl: read.within("leaf_ttl", "7d", "10m", "30d"),
@@ -326,6 +342,42 @@ impl Reader<'_> {
         }
     }
 
+    fn http_listen(&mut self, encrypted: bool) -> SocketAddr {
+        let address = self.required("http_listen", DEFAULT_HTTP, http_address);
+        // A pair that is only half named is complained about by itself.
+        let meant = ["http_tls_cert", "http_tls_key"].iter().any(|key| self.layers.get(key).is_some());
+        if !encrypted && !meant && !address.ip().to_canonical().is_loopback() {
+            self.wrong(
+                "http_listen",
+                format!(
+                    "{address} would send credentials over the network unencrypted: name a certificate and its key in \
+                     http_tls_cert and http_tls_key, or listen on 127.0.0.1 or [::1] with a TLS reverse proxy on this \
+                     host in front, whose name stands in http_hosts"
+                ),
+            );
+        }
+        address
+    }
+
+    fn http_tls(&mut self, source: &dyn Source) -> Option<HttpTls> {
+        let file = |text: &str| absolute(text).map(Some);
+        let cert = self.text("http_tls_cert", || None, file);
+        let key = self.text("http_tls_key", || None, file);
+        let told = |key: &str| self.layers.get(key).is_some();
+        match (told("http_tls_cert"), told("http_tls_key")) {
+            (true, false) => self.wrong("http_tls_cert", "needs its private key: set http_tls_key as well"),
+            (false, true) => self.wrong("http_tls_key", "needs its certificate: set http_tls_cert as well"),
+            (true, true) | (false, false) => {}
+        }
+        let (cert, key) = (cert?, key?);
+        let entrusted = source.variable("CREDENTIALS_DIRECTORY").is_some_and(|dir| {
+            let dir = Path::new(&dir);
+            dir.is_absolute() && key.parent() == Some(dir)
+        });
+        let keeper = if entrusted { Keeper::ServiceManager } else { Keeper::Operator };
+        Some(HttpTls { cert, key, keeper })
+    }
+
     fn pace(&mut self) -> Pace {
         let mut millis = |key, default| {
             let duration = self.required(key, default, duration::parse);
@@ -366,15 +418,8 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is no address to listen on: write 0.0.0.0:7411 or [::]:7411"))
 }
 
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let addr = listen(text).map_err(|why| why.replace("0.0.0.0:7411 or [::]:7411", "127.0.0.1:7410 or [::1]:7410"))?;
-    if addr.ip().to_canonical().is_loopback() {
-        return Ok(addr);
-    }
-    Err(format!(
-        "{text} would send credentials over the network unencrypted: listen on 127.0.0.1 or [::1] and put an SSH \
-         tunnel or a TLS reverse proxy on this host in front of it"
-    ))
+fn http_address(text: &str) -> Result<SocketAddr, String> {
+    listen(text).map_err(|why| why.replace("0.0.0.0:7411 or [::]:7411", "127.0.0.1:7410 or [::1]:7410"))
 }
 
 fn host_name(text: &str) -> Result<String, String> {

@@ -16,6 +16,7 @@
 //! | `filter`, `page`, `scan` | lists: what, how much, from where |
 //! | `services`, `overview`, `tokens`, `audit`, `health`, `metrics` | one resource each |
 //! | `server` | the listener |
+//! | [`tls`] | its encryption |
 
 pub mod access;
 mod audit;
@@ -36,6 +37,7 @@ mod routes;
 mod scan;
 mod server;
 mod services;
+pub mod tls;
 mod tokens;
 mod view;
 
@@ -74,8 +76,9 @@ use self::{
     extract::RequestId,
     metrics::{AnswerLabel, Counts},
     routes::{Routes, Table},
+    tls::{Certificates, TlsError},
 };
-use crate::{registry::Registry, store::RegistryStore};
+use crate::{config::HttpTls, registry::Registry, store::RegistryStore};
 
 /// Connections at once where the configuration names no number.
 pub const DEFAULT_CONNECTIONS: usize = 512;
@@ -117,6 +120,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// Connections at once.
     pub connections: usize,
+    /// What it is encrypted with.
+    pub tls: Option<HttpTls>,
     /// Whether `/metrics` carries the ages of single heartbeats.
     pub heartbeat_ages: bool,
 }
@@ -131,6 +136,7 @@ pub(crate) struct State {
     quic: SocketAddr,
     draining: CancellationToken,
     hosts: Vec<String>,
+    certificates: Option<Arc<Certificates>>,
     heartbeat_ages: bool,
     counts: Counts,
     failures: Mutex<Failures>,
@@ -150,6 +156,20 @@ pub enum StartError {
     /// The operating system has no randomness.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+    /// The certificate or its key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl StartError {
+    /// Whether a restart may help without anybody's doing.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Bind(_) | Self::Randomness(_) => true,
+            Self::Tls(_) => false,
+        }
+    }
 }
 
 /// Starts the API; it listens when this returns.
@@ -185,14 +205,17 @@ fn table(state: Arc<State>) -> Routes {
 }
 
 impl State {
-    fn new(parts: Parts, settings: Settings) -> Result<Self, NoRandomness> {
+    fn new(parts: Parts, settings: Settings) -> Result<Self, StartError> {
         let chance: [u8; 4] = random()?;
         let mut run = String::new();
         for byte in chance {
             // Writing to a String cannot fail.
             let _ = write!(run, "{byte:02x}");
         }
+        let now = parts.registry.now().wall;
+        let certificates = settings.tls.map(|files| Certificates::open(files, now)).transpose()?;
         Ok(Self {
+            certificates: certificates.map(Arc::new),
             registry: parts.registry,
             store: parts.store,
             liveness: parts.liveness,
@@ -242,7 +265,7 @@ async fn attend(Held(state): Held<Arc<State>>, mut request: Request, next: Next)
         Some(problem) => problem.into_response(),
         None => caught(&state, next.run(request)).instrument(span.clone()).await,
     };
-    let answer = finish(answer, &id.0);
+    let answer = finish(answer, &id.0, state.certificates.is_some());
     let _entered = span.enter();
     tracing::debug!(status = answer.status().as_u16(), "answered");
     state.counts.answers.get_or_create(&AnswerLabel { status: answer.status().as_u16(), ..label }).inc();
@@ -262,7 +285,8 @@ fn host_problem(state: &State, request: &Request) -> Option<Problem> {
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Some(Problem::new(ProblemCode::InvalidHead, "send one Host header"));
     };
-    let served = host.to_str().is_ok_and(|host| access::host_allowed(host, &state.hosts));
+    let ours = |host: &str| state.certificates.as_ref().is_some_and(|certificates| certificates.covers(host));
+    let served = host.to_str().is_ok_and(|host| access::host_allowed(host, &state.hosts) || ours(host));
     (!served).then(|| {
         let detail = "call the API by its address or as localhost; for a reverse proxy add its name to http_hosts";
         Problem::new(ProblemCode::WrongHost, detail)
@@ -283,7 +307,7 @@ fn method_word(method: &Method) -> &'static str {
 }
 
 /// Prints a problem that travelled here, and sets what every answer carries.
-fn finish(mut answer: Response, request_id: &str) -> Response {
+fn finish(mut answer: Response, request_id: &str, encrypted: bool) -> Response {
     if let Some(problem) = answer.extensions_mut().remove::<Problem>() {
         let carried = std::mem::take(answer.headers_mut());
         let extensions = std::mem::take(answer.extensions_mut());
@@ -302,6 +326,10 @@ fn finish(mut answer: Response, request_id: &str) -> Response {
         (header::CACHE_CONTROL, "no-store"),
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if encrypted {
+        // For the host of this name alone, and not for ever: other services may live below it.
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=2592000"));
     }
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, id);

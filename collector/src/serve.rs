@@ -1,7 +1,7 @@
 //! Running a collector as a program: logs, signals, the service manager.
 //!
 //! READY goes out once the listeners listen; the watchdog is fed only while the registry's ticks go on. The
-//! first SIGTERM or SIGINT drains, a second one leaves at once.
+//! first SIGTERM or SIGINT drains, a second one leaves at once. SIGHUP has the HTTPS certificate read again.
 
 use std::{
     io::{IsTerminal, stderr},
@@ -55,8 +55,19 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let at = collector.endpoints();
     notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening: QUIC {}, HTTP {}", at.quic, at.http))]);
     let registry = collector.registry().clone();
+    let until_asked = async {
+        loop {
+            match signals.any().await {
+                Asked::Reload => collector.reload(),
+                Asked::Stop(name) => {
+                    tracing::info!(signal = name, "stopping; a second signal leaves at once");
+                    return;
+                }
+            }
+        }
+    };
     tokio::select! {
-        name = signals.next() => tracing::info!(signal = name, "stopping; a second signal leaves at once"),
+        () = until_asked => {}
         () = feed_watchdog(registry) => {}
     }
     notify(&[NotifyState::Stopping, NotifyState::Status("saying goodbye to the sidecars")]);
@@ -70,17 +81,38 @@ async fn serve(config: Config) -> Result<(), StartError> {
 struct Signals {
     term: Signal,
     int: Signal,
+    hup: Signal,
+}
+
+enum Asked {
+    Stop(&'static str),
+    Reload,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// The next one of any kind.
+    async fn any(&mut self) -> Asked {
         tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.int.recv() => "SIGINT",
+            _ = self.term.recv() => Asked::Stop("SIGTERM"),
+            _ = self.int.recv() => Asked::Stop("SIGINT"),
+            _ = self.hup.recv() => Asked::Reload,
+        }
+    }
+
+    /// The next one that stops.
+    async fn next(&mut self) -> &'static str {
+        loop {
+            if let Asked::Stop(name) = self.any().await {
+                return name;
+            }
         }
     }
 }

@@ -4,6 +4,8 @@
 //! It owns modes, owners, links, the lock and atomic replacement. It knows nothing of what the files mean.
 //! File names are compiled in, so that no text from outside ever becomes a path.
 
+pub mod outside;
+
 use std::{
     fmt,
     fs::File,

@@ -177,8 +177,9 @@ impl Screen {
         write!(self.out, "\u{1b}[H\u{1b}[2J")
     }
 
-    /// What a configuration comes to.
-    pub(super) fn config(&mut self, config: &Config) -> io::Result<()> {
+    /// What a configuration comes to; `certificate` says what the API's own is good for.
+    pub(super) fn config(&mut self, config: &Config, certificate: Option<(Word, Vec<String>)>) -> io::Result<()> {
+        let scheme = if config.http_tls.is_some() { "https" } else { "http" };
         let registry = match &config.registry {
             RegistryAt::Sqlite(path) => format!("SQLite in {}", path.display()),
         };
@@ -188,7 +189,8 @@ impl Screen {
         };
         let advertise: Vec<String> = config.advertise.iter().map(ToString::to_string).collect();
         let pace = config.pace;
-        self.facts(vec![
+        let (certificate, doubts) = certificate.unwrap_or((Word::faint("none: HTTP on loopback"), Vec::new()));
+        let mut facts = vec![
             ("name", Word::plain(config.name.to_string())),
             ("trust domain", Word::plain(config.trust_domain.to_string())),
             ("state", Word::plain(config.state_dir.display().to_string())),
@@ -197,7 +199,8 @@ impl Screen {
                 "advertised",
                 if advertise.is_empty() { Word::faint("nothing") } else { Word::plain(advertise.join(", ")) },
             ),
-            ("API", Word::plain(format!("http://{}", config.http_listen))),
+            ("API", Word::plain(format!("{scheme}://{}", config.http_listen))),
+            ("API certificate", certificate),
             (
                 "pace",
                 Word::plain(format!(
@@ -209,7 +212,9 @@ impl Screen {
             ("certificates", Word::plain(format!("live {}", duration::print(config.leaf_ttl)))),
             ("registry", Word::plain(registry)),
             ("liveness", Word::plain(liveness)),
-        ])?;
+        ];
+        facts.extend(doubts.iter().map(|doubt| ("mind", Word::doubtful(doubt))));
+        self.facts(facts)?;
         self.line("the configuration is good")
     }
 
@@ -280,6 +285,11 @@ impl Word {
     /// A text without a tone.
     pub(super) fn plain(text: impl AsRef<str>) -> Self {
         Self { text: Text::fit(text.as_ref()).to_string(), tone: Tone::Plain }
+    }
+
+    /// A text that merits a second look.
+    pub(super) fn doubtful(text: impl AsRef<str>) -> Self {
+        Self { tone: Tone::Doubtful, ..Self::plain(text) }
     }
 
     /// A text in the background.

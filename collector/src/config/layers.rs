@@ -21,6 +21,8 @@ pub(super) const KEYS: &[&str] = &[
     "heartbeat_age_metrics",
     "http_hosts",
     "http_listen",
+    "http_tls_cert",
+    "http_tls_key",
     "inactive_after",
     "interval",
     "jobs.archive.cap",

@@ -128,6 +128,9 @@ fn each_key_refuses_what_breaks_its_rule() {
         ("trust_domain = ''", "trust domain"),
         ("quic_listen = 'localhost'", "is no address to listen on"),
         ("http_listen = '[::]:7410'", "unencrypted"),
+        ("http_tls_cert = '/a'", "set http_tls_key as well"),
+        ("http_tls_key = '/a'", "set http_tls_cert as well"),
+        ("http_tls_cert = 'a'\nhttp_tls_key = '/a'", "http_tls_cert: must be an absolute path"),
         ("http_hosts = ['https://x']", "is no host name"),
         ("advertise = ['0.0.0.0:7411']", "can be listened on but not dialed"),
         ("advertise = ['a', 'b', 'c', 'd', 'e']", "a token carries at most 4"),
@@ -156,6 +159,21 @@ fn each_key_refuses_what_breaks_its_rule() {
         assert!(text.contains(expected), "{line} gave {text}");
         assert!(text.starts_with("/etc/rollcall/collector.toml:"), "{line} gave {text}");
     }
+}
+
+#[test]
+fn a_certificate_opens_every_address() {
+    let pair = "http_listen = '0.0.0.0:7410'\nhttp_tls_cert = '/etc/web.pem'\nhttp_tls_key = '/run/cred/web.key'\n";
+    let tls = toml(pair).load().unwrap().http_tls.unwrap();
+    assert_eq!((tls.cert.as_path(), tls.keeper), (Path::new("/etc/web.pem"), Keeper::Operator));
+    let tls = toml(pair).variable("CREDENTIALS_DIRECTORY", "/run/cred").load().unwrap().http_tls.unwrap();
+    assert_eq!(tls.keeper, Keeper::ServiceManager, "a key that systemd hands over");
+    for other in ["/run", "/run/cred/web.key", "run/cred", ""] {
+        let tls = toml(pair).variable("CREDENTIALS_DIRECTORY", other).load().unwrap().http_tls.unwrap();
+        assert_eq!(tls.keeper, Keeper::Operator, "{other:?}");
+    }
+    let half = toml("http_listen = '0.0.0.0:7410'\nhttp_tls_cert = '/etc/web.pem'\n").refused();
+    assert_eq!(half.lines().count(), 1, "one complaint is enough: {half}");
 }
 
 #[test]

@@ -68,6 +68,8 @@ problems! {
     InvalidBody = BAD_REQUEST, "invalid_body", "The body is not valid JSON";
     /// A head that no well-behaved client sends.
     InvalidHead = BAD_REQUEST, "invalid_head", "The request head is not valid";
+    /// A request in plain HTTP to a port that speaks HTTPS.
+    HttpsRequired = BAD_REQUEST, "https_required", "HTTPS is required";
     /// No credential, or one that is not accepted.
     Unauthenticated = UNAUTHORIZED, "unauthenticated", "A credential is required";
     /// The credential's role does not allow it.

@@ -173,7 +173,13 @@ impl World {
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings { listen: "127.0.0.1:0".parse().unwrap(), hosts: Vec::new(), connections: 4, heartbeat_ages: true }
+    Settings {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        hosts: Vec::new(),
+        connections: 4,
+        tls: None,
+        heartbeat_ages: true,
+    }
 }
 
 /// A registry store that does not answer.

@@ -71,6 +71,9 @@ async fn scrape(call: Call) -> Result<Response, Problem> {
     );
     exposition.register("rollcall_http_connections", "HTTP connections accepted", state.counts.connections.clone());
     exposition.register("rollcall_http_panics", "HTTP requests that ended in a panic", state.counts.panics.clone());
+    if let Some(certificates) = &state.certificates {
+        certificates.register(&mut exposition);
+    }
     exposition.register_collector(Box::new(Services(Arc::clone(state))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &exposition)

@@ -1,6 +1,6 @@
 //! The listener: connections under a cap and a timer, and a stop that drains.
 //!
-//! It owns sockets and tasks and knows nothing of routes. When the cap is reached, new connections wait in
+//! It owns sockets and tasks and knows nothing of routes, nor how a handshake goes. When the cap is reached, new connections wait in
 //! the kernel's backlog; a connection that sends no whole head within [`HEAD_WITHIN`] is closed, idle ones
 //! included, so that waiting ends.
 
@@ -10,6 +10,7 @@ use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
@@ -17,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::State;
+use super::{State, tls::Certificates};
 
 /// How long a request's head may take, the wait for it included.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -55,6 +56,7 @@ pub struct Server {
     address: SocketAddr,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    certificates: Option<Arc<Certificates>>,
 }
 
 impl Server {
@@ -69,16 +71,33 @@ impl Server {
         let bound = listener.local_addr().map_err(failed)?;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let certificates = state.certificates.clone();
+        if let Some(certificates) = &certificates {
+            let registry = state.registry.clone();
+            tasks.spawn(Arc::clone(certificates).watch(move || registry.now().wall, stop.clone()));
+        }
         let accepting =
             Accepting { listener, router, state, stop: stop.clone(), room: Arc::new(Semaphore::new(connections)) };
         tasks.spawn(accepting.run());
-        Ok(Self { address: bound, stop, tasks })
+        Ok(Self { address: bound, stop, tasks, certificates })
     }
 
     /// The real address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether it speaks HTTPS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.certificates.is_some()
+    }
+
+    /// Has the certificate read again; whether there is one.
+    #[must_use]
+    pub fn reload(&self) -> bool {
+        self.certificates.as_ref().inspect(|certificates| certificates.reload()).is_some()
     }
 
     /// Takes no more connections, lets the requests in flight finish, and cuts off at the deadline.
@@ -115,7 +134,7 @@ impl Accepting {
                 (accepted, permit) = next => match accepted {
                     Ok((stream, peer)) => {
                         self.state.counts.connections.inc();
-                        let serving = serve(stream, peer, self.router.clone(), self.stop.clone());
+                        let serving = open(stream, peer, Arc::clone(&self.state), self.router.clone(), self.stop.clone());
                         connections.spawn(async move {
                             serving.await;
                             drop(permit);
@@ -134,9 +153,23 @@ impl Accepting {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+async fn open(stream: TcpStream, peer: SocketAddr, state: Arc<State>, router: Router, stop: CancellationToken) {
     // Answers are small and whole: waiting for more to send only adds delay.
     let _ = stream.set_nodelay(true);
+    match &state.certificates {
+        None => serve(stream, peer, router, stop).await,
+        Some(certificates) => {
+            if let Some(stream) = certificates.shake(stream, peer.ip(), &stop).await {
+                serve(stream, peer, router, stop).await;
+            }
+        }
+    }
+}
+
+async fn serve<S>(stream: S, peer: SocketAddr, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         router.clone().oneshot(request.map(Body::new))

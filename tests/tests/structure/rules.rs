@@ -10,6 +10,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["collector/src/http"]),
     ("utoipa", &["collector/src/http"]),
     ("utoipa_swagger_ui", &["collector/src/http"]),
+    ("tokio_rustls", &["collector/src/http"]),
     ("redis", &["collector/src/store/redis"]),
     ("sqlx", &["collector/src/store/sqlite", "collector/src/store/postgres"]),
     ("sysinfo", &["agent/src/sample/host"]),
