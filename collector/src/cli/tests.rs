@@ -88,6 +88,10 @@ fn every_command_has_help_with_examples() {
 fn examples_are_commands_that_are_understood() {
     fn walk(command: &clap::Command, wrong: &mut Vec<String>) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        // A shell joins what a backslash breaks.
+        let mut parts = help.split("\\\n");
+        let first = parts.next().unwrap_or_default().to_owned();
+        let help = parts.fold(first, |whole, part| whole + part.trim_start());
         for line in help.lines().filter(|line| line.starts_with("  rollcall-collector ")) {
             // What follows two blanks explains; pipes and redirections belong to the shell.
             let line = line.trim().split("  ").next().unwrap_or_default();
