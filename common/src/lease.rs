@@ -75,6 +75,9 @@ pub enum Unknown {
 }
 
 impl Unknown {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::CollectorBlind, Self::Brake, Self::ViaParent];
+
     /// The word used in the API and in rows.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -83,6 +86,14 @@ impl Unknown {
             Self::Brake => "brake",
             Self::ViaParent => "via_parent",
         }
+    }
+}
+
+impl FromStr for Unknown {
+    type Err = UnknownWord;
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let known = Self::ALL.into_iter().find(|reason| reason.as_str() == text);
+        known.ok_or_else(|| UnknownWord { what: "reason", text: text.into() })
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     access::{Caller, Permission},
     error::{Problem, ProblemCode},
     extract::RequestId,
-    filter::Wanted,
+    filter::{SHORT, Wanted, Way},
     page::{self, Page},
     scan::{Listing, Seen, walk},
     view::{Light, ServiceDetail, ServiceView},
@@ -155,10 +155,11 @@ impl Call {
     /// A page of what is wanted and within reach.
     pub(super) fn page(&self, wanted: Wanted) -> Page<ServiceView> {
         let registry = &self.state.registry;
-        let now = registry.now().boot;
-        let sight = |slot| registry.leases().sight(slot, now);
+        let now = registry.now();
+        let sight = |slot| registry.leases().sight(slot, now.boot);
         let position = registry.read(|roster| roster.position());
-        let mut listing = Listing::new(self.scope().clone(), wanted);
+        let way = Way::choose(registry, &wanted.filter, now.boot, SHORT);
+        let mut listing = Listing::new(self.scope().clone(), wanted, way, now);
         while registry.read(|roster| listing.advance(roster, &sight)) {}
         let (found, next) = listing.finish();
         let light = self.light();

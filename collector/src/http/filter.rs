@@ -8,9 +8,10 @@ use std::{fmt::Display, str::FromStr};
 use rollcall_common::{
     health::Health,
     id::{Kind, ServiceId, ServiceKey},
-    lease::Presence,
+    lease::{Presence, Unknown},
     lifecycle::Status,
     service::{CheckerKind, Source},
+    time::{Now, Timestamp},
 };
 
 use super::{
@@ -18,8 +19,21 @@ use super::{
     openapi::words,
     page,
     routes::Param,
+    scan::presence_of,
 };
-use crate::{registry::roster::Entry, store::rows::ServiceRow};
+use crate::{
+    registry::{
+        leases::Sight,
+        roster::{Entry, parent_key, text::fields},
+    },
+    store::rows::ServiceRow,
+};
+
+mod label;
+mod way;
+
+use self::label::{LabelError, LabelTest};
+pub(super) use self::way::{SHORT, Way};
 
 /// Most label tests in one query.
 const MAX_LABELS: usize = 16;
@@ -33,7 +47,20 @@ pub(super) const QUERY: &[Param] = &[
     Param::list::<words::Health>("health", "Only with one of these healths"),
     Param::list::<words::Source>("source", "Only registered in one of these ways"),
     Param::of::<words::Id>("checker_kind", "Only checkers of this kind"),
-    Param::each::<words::Text>("label", "Only with this label: `key:value`, `key=value`, or `key` for any value"),
+    Param::of::<words::Key>("subtree", "Only this service and what stands below it, as in `poller/site-3`"),
+    Param::list::<words::Unknown>("presence_reason", "Only where there is no verdict, for one of these reasons"),
+    Param::each::<words::LabelTest>(
+        "label",
+        "Only where it passes: `key=value` (or `key:value`), `key!=value`, `key` and `!key` for whether there is one, \
+         `key in (a,b)` and `key notin (a,b)`; each `label` must pass",
+    ),
+    Param::of::<words::Text>("version", "Only with a sidecar of this version"),
+    Param::of::<words::Flag>("placeholder", "Only with, or without, a place in the tree that expects no sidecar"),
+    Param::of::<words::Time>("registered_after", "Only registered at or after this moment"),
+    Param::of::<words::Time>("registered_before", "Only registered before this moment"),
+    Param::of::<words::Time>("seen_after", "Only with a last heartbeat at or after this moment"),
+    Param::of::<words::Time>("seen_before", "Only with a last heartbeat before this moment, or none"),
+    Param::of::<words::Time>("status_before", "Only where the status is older than this moment: what is stuck"),
     Param::of::<words::Search>("q", "Only where id, parent, component, labels, metadata or host name hold this text"),
     Param::of::<words::Limit>("limit", "Services of a page"),
     Param::of::<words::Cursor>("cursor", "Where the page begins"),
@@ -65,7 +92,16 @@ pub(super) struct Filter {
     source: Vec<Source>,
     parent: Option<ServiceId>,
     checker_kind: Option<CheckerKind>,
-    labels: Vec<(String, Option<String>)>,
+    subtree: Option<ServiceKey>,
+    presence_reason: Vec<Unknown>,
+    labels: Vec<LabelTest>,
+    version: Option<String>,
+    placeholder: Option<bool>,
+    registered_after: Option<Timestamp>,
+    registered_before: Option<Timestamp>,
+    seen_after: Option<Timestamp>,
+    seen_before: Option<Timestamp>,
+    status_before: Option<Timestamp>,
     /// In lower case.
     text: Option<String>,
 }
@@ -92,10 +128,24 @@ impl Wanted {
             "source" => words(name, value, &Source::ALL, &mut filter.source),
             "parent" => name_of(name, value).map(|id| filter.parent = Some(id)),
             "checker_kind" => name_of(name, value).map(|kind| filter.checker_kind = Some(kind)),
+            "subtree" => key_of(name, value).map(|key| filter.subtree = Some(key)),
+            "presence_reason" => words(name, value, &Unknown::ALL, &mut filter.presence_reason),
+            "version" => {
+                filter.version = Some(value.to_owned());
+                Ok(())
+            }
+            "placeholder" => flag(name, value).map(|flag| filter.placeholder = Some(flag)),
+            "registered_after" => moment(name, value).map(|time| filter.registered_after = Some(time)),
+            "registered_before" => moment(name, value).map(|time| filter.registered_before = Some(time)),
+            "seen_after" => moment(name, value).map(|time| filter.seen_after = Some(time)),
+            "seen_before" => moment(name, value).map(|time| filter.seen_before = Some(time)),
+            "status_before" => moment(name, value).map(|time| filter.status_before = Some(time)),
             "label" if filter.labels.len() >= MAX_LABELS => {
                 Err(invalid(name, format!("at most {MAX_LABELS} labels are tested at once")))
             }
-            "label" => label(value).map(|test| filter.labels.push(test)),
+            "label" => value.parse().map_err(|error: LabelError| invalid(name, error.to_string())).map(|test| {
+                filter.labels.push(test);
+            }),
             "q" if value.len() > MAX_TEXT => Err(invalid(name, format!("q has at most {MAX_TEXT} bytes"))),
             "q" => {
                 filter.text = Some(value.to_lowercase()).filter(|text| !text.is_empty());
@@ -116,21 +166,43 @@ impl Wanted {
 }
 
 impl Filter {
-    /// Whether an entry passes.
+    /// Whether an entry passes, in the eyes of somebody who looked at its lease.
     #[must_use]
-    pub(super) fn passes(&self, entry: &Entry, presence: Presence) -> bool {
+    pub(super) fn passes(&self, entry: &Entry, sight: Option<&Sight>, now: Now) -> bool {
         let row = &entry.row;
         any(&self.status, row.status)
-            && any(&self.presence, presence)
+            && any(&self.presence, presence_of(sight))
+            && (self.presence_reason.is_empty()
+                || sight.and_then(|sight| sight.unknown).is_some_and(|why| self.presence_reason.contains(&why)))
             && any(&self.health, health_of(row))
             && any(&self.source, row.source)
             && self.parent.as_ref().is_none_or(|parent| row.parent.as_ref() == Some(parent))
             && self.checker_kind.as_ref().is_none_or(|kind| row.checker_kind.as_ref() == Some(kind))
-            && self.labels.iter().all(|(key, value)| {
-                row.labels.get(key).is_some_and(|has| value.as_ref().is_none_or(|value| has == value))
-            })
+            && self.subtree.as_ref().is_none_or(|root| stands_below(row, root))
+            && self.labels.iter().all(|test| test.passes(&row.labels))
+            && self
+                .version
+                .as_ref()
+                .is_none_or(|version| row.facts.as_ref().is_some_and(|facts| facts.agent_version.as_str() == version))
+            && self.placeholder.is_none_or(|placeholder| row.placeholder == placeholder)
+            && self.in_time(row, sight, now)
             && self.text.as_ref().is_none_or(|text| mentions(row, text))
     }
+
+    fn in_time(&self, row: &ServiceRow, sight: Option<&Sight>, now: Now) -> bool {
+        let seen = || row.last_seen.max(sight.and_then(|sight| sight.last_seen(now)));
+        self.registered_after.is_none_or(|from| row.first_registered >= from)
+            && self.registered_before.is_none_or(|to| row.first_registered < to)
+            && self.seen_after.is_none_or(|from| seen().is_some_and(|seen| seen >= from))
+            && self.seen_before.is_none_or(|to| seen().is_none_or(|seen| seen < to))
+            && self.status_before.is_none_or(|to| row.status_since < to)
+    }
+}
+
+/// Whether a service is another one, or stands below it.
+fn stands_below(row: &ServiceRow, root: &ServiceKey) -> bool {
+    let poller = root.kind == Kind::Poller && row.poller.as_ref() == Some(&root.id);
+    row.key == *root || poller || parent_key(row).is_some_and(|parent| parent == *root)
 }
 
 /// What was last said of a service's health.
@@ -143,12 +215,7 @@ fn any<T: PartialEq>(wanted: &[T], found: T) -> bool {
 }
 
 fn mentions(row: &ServiceRow, text: &str) -> bool {
-    let holds = |field: &str| field.to_lowercase().contains(text);
-    row.key.id.as_str().contains(text)
-        || row.parent.as_ref().is_some_and(|parent| parent.as_str().contains(text))
-        || row.component_id.as_deref().is_some_and(holds)
-        || row.labels.iter().chain(row.metadata.iter()).any(|(_, value)| holds(value))
-        || row.facts.as_ref().is_some_and(|facts| holds(facts.hostname.as_str()))
+    fields(row).any(|field| field.to_lowercase().contains(text))
 }
 
 fn words<T: FromStr + Display + PartialEq>(
@@ -172,16 +239,20 @@ fn name_of(name: &str, value: &str) -> Result<ServiceId, Problem> {
     value.parse().map_err(|error: rollcall_common::id::NameError| invalid(name, error.to_string()))
 }
 
-/// `key:value`, `key=value`, or `key` alone for any value.
-fn label(text: &str) -> Result<(String, Option<String>), Problem> {
-    let (key, value) = match text.split_once([':', '=']) {
-        Some((key, value)) => (key, Some(value.to_owned())),
-        None => (text, None),
-    };
-    if key.is_empty() {
-        return Err(invalid("label", "write label=key:value, or label=key for any value"));
-    }
-    Ok((key.to_owned(), value))
+fn key_of(name: &str, value: &str) -> Result<ServiceKey, Problem> {
+    value.parse().map_err(|error: rollcall_common::id::NameError| invalid(name, error.to_string()))
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, Problem> {
+    value.parse().map_err(|_| invalid(name, format!("{name} is true or false")))
+}
+
+fn moment(name: &str, value: &str) -> Result<Timestamp, Problem> {
+    let parsed = value.parse::<jiff::Timestamp>();
+    parsed.map(|time| Timestamp(time.as_millisecond())).map_err(|_| {
+        let shown: String = value.chars().take(40).collect();
+        invalid(name, format!("{name}: {shown:?} is no time: write it as in 2026-11-21T02:46:00Z"))
+    })
 }
 
 fn invalid(parameter: &str, detail: impl Into<String>) -> Problem {

@@ -8,9 +8,10 @@ use std::ops::ControlFlow;
 use rollcall_common::{
     id::{Kind, ServiceKey},
     lease::Presence,
+    time::Now,
 };
 
-use super::filter::Wanted;
+use super::filter::{Wanted, Way};
 use crate::{
     registry::{
         Registry,
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// Entries that are looked at before the lock is let go.
-const STRIDE: usize = 1024;
+pub(super) const STRIDE: usize = 1024;
 
 /// An entry as it was seen.
 #[derive(Debug, Clone)]
@@ -69,13 +70,14 @@ pub(super) fn presence_of(sight: Option<&Sight>) -> Presence {
 /// the visitor has seen enough.
 pub(super) fn stride(
     roster: &Roster,
+    way: &Way,
     scope: &Scope,
     kind: Option<Kind>,
     after: Option<&ServiceKey>,
     visit: &mut dyn FnMut(&Entry) -> ControlFlow<()>,
 ) -> Option<ServiceKey> {
     let mut last = None;
-    for (n, entry) in roster.seek(kind, after).enumerate() {
+    for (n, entry) in way.entries(roster, kind, after).enumerate() {
         if n == STRIDE {
             return last;
         }
@@ -98,7 +100,7 @@ pub(super) fn walk(
     let mut after = None;
     loop {
         let next = registry.read(|roster| {
-            stride(roster, scope, kind, after.as_ref(), &mut |entry| {
+            stride(roster, &Way::All, scope, kind, after.as_ref(), &mut |entry| {
                 visit(roster, entry, registry.leases().sight(entry.slot, now));
                 ControlFlow::Continue(())
             })
@@ -115,6 +117,8 @@ pub(super) fn walk(
 pub(super) struct Listing {
     scope: Scope,
     wanted: Wanted,
+    way: Way,
+    now: Now,
     after: Option<ServiceKey>,
     found: Vec<Seen>,
     /// Something more passes behind the last one found.
@@ -122,18 +126,18 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Begins a page of what lies within a scope.
+    /// Begins a page of what lies within a scope, on a way that holds all that can pass.
     #[must_use]
-    pub(super) fn new(scope: Scope, wanted: Wanted) -> Self {
-        Self { scope, after: wanted.after.clone(), wanted, found: Vec::new(), more: false }
+    pub(super) fn new(scope: Scope, wanted: Wanted, way: Way, now: Now) -> Self {
+        Self { scope, after: wanted.after.clone(), wanted, way, now, found: Vec::new(), more: false }
     }
 
     /// Goes one stride. Answers whether there is another to go.
     pub(super) fn advance(&mut self, roster: &Roster, sight: &dyn Fn(Slot) -> Option<Sight>) -> bool {
-        let Self { scope, wanted, after, found, more } = self;
-        let next = stride(roster, scope, wanted.kind, after.as_ref(), &mut |entry| {
+        let Self { scope, wanted, way, now, after, found, more } = self;
+        let next = stride(roster, way, scope, wanted.kind, after.as_ref(), &mut |entry| {
             let sight = sight(entry.slot);
-            if !wanted.filter.passes(entry, presence_of(sight.as_ref())) {
+            if !wanted.filter.passes(entry, sight.as_ref(), *now) {
                 return ControlFlow::Continue(());
             }
             // One more than the page holds tells whether there is a next one.

@@ -4,6 +4,8 @@
 //! [`Write`]s: memory and store cannot disagree about what a change means. Reading is free of locks
 //! beyond the one that the [`super::Registry`] holds; nothing here waits.
 
+mod index;
+pub mod text;
 mod tree;
 mod upkeep;
 
@@ -20,9 +22,12 @@ use rollcall_common::{
     token::TokenId,
 };
 
-pub use self::tree::Below;
 use self::tree::Tree;
 pub use self::upkeep::Upkeep;
+pub use self::{
+    index::{Counted, Facet, Index},
+    tree::Below,
+};
 use super::feed;
 use crate::store::{
     Position,
@@ -60,6 +65,7 @@ pub struct Roster {
     slots: Vec<Option<Entry>>,
     by_key: BTreeMap<ServiceKey, Slot>,
     tree: Tree,
+    index: Index,
     keys: HashMap<Pin, ServiceKey>,
     denied: HashMap<Serial, Timestamp>,
     tokens: BTreeMap<TokenId, Arc<TokenRow>>,
@@ -122,6 +128,27 @@ impl Roster {
             .range((from, Unbounded))
             .take_while(move |(key, _)| kind.is_none_or(|kind| key.kind == kind))
             .filter_map(|(_, slot)| self.at(*slot))
+    }
+
+    /// Who has what, and how many there are of each.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Services that have one of several things that exclude each other, in key order, of one kind or of all,
+    /// after a key: the seek of a page, at the same cost wherever it begins.
+    pub fn seek_having<'a>(
+        &'a self,
+        facets: &'a [Facet],
+        kind: Option<Kind>,
+        after: Option<&ServiceKey>,
+    ) -> impl Iterator<Item = &'a Entry> + 'a {
+        let from = start(kind, after);
+        self.index
+            .seek(facets, from.as_ref())
+            .take_while(move |(key, _)| kind.is_none_or(|kind| key.kind == kind))
+            .filter_map(|(_, slot)| self.at(slot))
     }
 
     /// Every service, in key order.
@@ -330,6 +357,7 @@ impl Roster {
     fn insert(&mut self, row: ServiceRow) {
         let slot = Slot(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
         self.tree.insert(&row, slot);
+        self.index.insert(&row, slot);
         self.by_key.insert(row.key.clone(), slot);
         let entry = Some(Entry { slot, row: Arc::new(row), identity: None });
         self.slots.push(entry);
@@ -340,6 +368,7 @@ impl Roster {
         let Some(slot) = self.by_key.remove(key) else { return };
         if let Some(entry) = self.slots.get_mut(slot.index()).and_then(Option::take) {
             self.tree.remove(&entry.row);
+            self.index.remove(&entry.row, slot);
         }
     }
 
@@ -373,7 +402,9 @@ impl Roster {
 
     fn edit(&mut self, slot: Slot, change: impl FnOnce(&mut ServiceRow)) {
         if let Some(entry) = self.slots.get_mut(slot.index()).and_then(Option::as_mut) {
+            let before = Arc::clone(&entry.row);
             change(Arc::make_mut(&mut entry.row));
+            self.index.change(&before, &entry.row, slot);
         }
     }
 
@@ -382,6 +413,16 @@ impl Roster {
             change(Arc::make_mut(token));
         }
     }
+}
+
+/// Behind which key the services of a kind begin; no key of the kind before lies between.
+fn start(kind: Option<Kind>, after: Option<&ServiceKey>) -> Option<ServiceKey> {
+    let before = kind.and_then(|kind| {
+        let previous = Kind::ALL.into_iter().rev().find(|other| *other < kind)?;
+        // The last id there can be.
+        Some(ServiceKey::new(previous, ServiceId::new(&"z".repeat(64)).ok()?))
+    });
+    before.max(after.cloned())
 }
 
 /// The parent of a service, as a key.

@@ -8,6 +8,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("quinn", &["agent/src/link", "collector/src/ingest"]),
     ("quinn_proto", &["collector/src/ingest"]),
     ("axum", &["collector/src/http"]),
+    ("memchr", &["collector/src/registry/roster/text"]),
     ("utoipa", &["collector/src/http"]),
     ("utoipa_swagger_ui", &["collector/src/http"]),
     ("tokio_rustls", &["collector/src/http"]),

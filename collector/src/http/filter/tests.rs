@@ -1,8 +1,13 @@
 //! Queries, read and applied.
 
+use rollcall_common::{
+    health::{HostFacts, Text},
+    time::BootTime,
+};
+
 use super::*;
 use crate::{
-    http::fixture::{host, pairs, row, said},
+    http::fixture::{NOW, host, pairs, row, said, sight},
     registry::roster::Slot,
 };
 
@@ -15,6 +20,13 @@ fn asked(kind: Option<Kind>, query: &str) -> Result<Wanted, Problem> {
     Wanted::read(kind, &pairs)
 }
 
+const HERE: Now = Now { wall: NOW, boot: BootTime(60_000) };
+
+/// A lease last beaten at 07:59:55.
+fn seen(presence: Presence) -> Option<Sight> {
+    Some(sight(presence, (presence == Presence::Unknown).then_some(Unknown::Brake), HERE.boot))
+}
+
 fn entry(change: impl FnOnce(&mut ServiceRow)) -> Entry {
     let mut row = row("agent/edge-17");
     change(&mut row);
@@ -25,7 +37,7 @@ fn entry(change: impl FnOnce(&mut ServiceRow)) -> Entry {
 fn nothing_asked_shows_everything() {
     let wanted = asked(None, "").unwrap();
     assert_eq!(wanted, Wanted { limit: 100, ..Wanted::default() });
-    assert!(wanted.filter.passes(&entry(|_| {}), Presence::Lost));
+    assert!(wanted.filter.passes(&entry(|_| {}), seen(Presence::Lost).as_ref(), HERE));
 }
 
 #[test]
@@ -37,7 +49,7 @@ fn each_test_lets_through_what_it_names() {
         row.metadata = pairs(&[("rack", "Zürich B7")]);
         row.component_id = Some("Comp-9".into());
         row.checker_kind = Some("snmp".parse().unwrap());
-        row.facts = Some(host("Edge-Host-4"));
+        row.facts = Some(HostFacts { agent_version: Text::new("1.2.3").unwrap(), ..host("Edge-Host-4") });
     };
     let entry = entry(full);
     for (query, passes) in [
@@ -70,16 +82,38 @@ fn each_test_lets_through_what_it_names() {
         ("q=p", true),
         ("q=nowhere", false),
         ("status=active&q=nowhere", false),
+        ("label=!rack", true),
+        ("label=site!=4", true),
+        ("label=site in (3,4)", true),
+        ("subtree=agent/edge-17", true),
+        ("subtree=poller/p", true),
+        ("subtree=poller/q", false),
+        ("subtree=agent/p", false),
+        ("presence_reason=brake", false),
+        ("version=1.2.3", true),
+        ("version=1.2", false),
+        ("placeholder=false", true),
+        ("placeholder=true", false),
+        ("registered_after=2027-01-15T08:00:00Z", true),
+        ("registered_after=2027-01-15T08:00:01Z", false),
+        ("registered_before=2027-01-15T08:00:00Z", false),
+        ("registered_before=2027-01-15T09:00:01+01:00", true),
+        ("seen_after=2027-01-15T07:59:55Z", true),
+        ("seen_after=2027-01-15T07:59:56Z", false),
+        ("seen_before=2027-01-15T07:59:55Z", false),
+        ("seen_before=2027-01-15T07:59:56Z", true),
+        ("status_before=2027-01-15T08:00:00Z", false),
+        ("status_before=2027-01-15T08:00:01Z", true),
     ] {
         let wanted = asked(Some(Kind::Agent), query).unwrap();
-        assert_eq!(wanted.filter.passes(&entry, Presence::Late), passes, "{query}");
+        assert_eq!(wanted.filter.passes(&entry, seen(Presence::Late).as_ref(), HERE), passes, "{query}");
     }
 }
 
 #[test]
 fn silence_about_health_is_unchecked() {
     let wanted = asked(None, "health=unchecked").unwrap();
-    assert!(wanted.filter.passes(&entry(|_| {}), Presence::Alive));
+    assert!(wanted.filter.passes(&entry(|_| {}), seen(Presence::Alive).as_ref(), HERE));
 }
 
 #[test]
@@ -92,6 +126,10 @@ fn what_is_not_known_is_refused_with_what_is() {
         ("source=magic", "edge_onboarding, k8s_spiffe"),
         ("parent=../x", "use 1 to 64"),
         ("label=:x", "label=key:value"),
+        ("subtree=p", ""),
+        ("placeholder=maybe", "true or false"),
+        ("seen_after=yesterday", "2026-11-21T02:46:00Z"),
+        ("presence_reason=sleep", "collector_blind, brake, via_parent"),
         ("limit=0", "between 1 and 1000"),
         ("limit=100000", "between 1 and 1000"),
     ] {

@@ -123,6 +123,10 @@ words! {
     Flag = ObjectBuilder::new().schema_type(Type::Boolean);
     /// Free words, one line.
     Text = text().max_length(Some(256));
+    /// Why there is no verdict.
+    Unknown = one_of(lease::Unknown::ALL.map(lease::Unknown::as_str));
+    /// A test of a label.
+    LabelTest = text().min_length(Some(1)).max_length(Some(4096));
     /// A text to look for.
     Search = text().max_length(Some(128));
     /// An address that sidecars dial: host and port.

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use rollcall_common::lifecycle::Status;
+use rollcall_common::{
+    lifecycle::Status,
+    time::{BootTime, Clock},
+};
 
 use super::*;
 use crate::{
     http::{
-        fixture::{NOW, World, row, sight},
+        fixture::{NOW, World, host, pairs, row, sight},
         page,
     },
     store::rows::{Loaded, ServiceRow},
@@ -19,7 +22,9 @@ fn roster(rows: impl IntoIterator<Item = ServiceRow>) -> Roster {
 }
 
 fn one_page(roster: &Roster, wanted: Wanted) -> (Vec<ServiceKey>, Option<ServiceKey>) {
-    let mut listing = Listing::new(Scope::everything(), wanted);
+    let way = Way::by_counts(roster, &wanted.filter).0;
+    let now = Now { wall: NOW, boot: BootTime(1) };
+    let mut listing = Listing::new(Scope::everything(), wanted, way, now);
     while listing.advance(roster, &|_| None) {}
     let (found, next) = listing.finish();
     (found.iter().map(|seen| seen.entry.row.key.clone()).collect(), next)
@@ -44,6 +49,27 @@ fn rows() -> impl Strategy<Value = Vec<ServiceRow>> {
     })
 }
 
+const TESTS: [(&str, &str); 18] = [
+    ("status", "active"),
+    ("status", "pending,active,pending"),
+    ("status", "revoked"),
+    ("health", "healthy"),
+    ("health", "unchecked,healthy"),
+    ("source", "config"),
+    ("presence", "alive"),
+    ("presence", "never_seen"),
+    ("parent", "p"),
+    ("subtree", "poller/p"),
+    ("subtree", "agent/a"),
+    ("label", "site=a"),
+    ("label", "site in (a,b)"),
+    ("label", "site"),
+    ("label", "n=3"),
+    ("label", "site!=a"),
+    ("q", "Seven"),
+    ("q", "a"),
+];
+
 proptest! {
     /// Pages laid end to end are the whole list: in order, nothing twice, nothing missing, and the cursor
     /// survives the trip through its printed form.
@@ -66,6 +92,45 @@ proptest! {
             after = Some(page::seek(&cursor).map_err(|problem| TestCaseError::fail(problem.detail().to_owned()))?);
         }
         prop_assert_eq!(all, expected);
+    }
+
+    /// Whatever way a filter takes, the pages are those of a plain walk.
+    #[test]
+    fn every_way_gives_the_pages_of_a_walk(
+        rows in rows(),
+        site in 0..4usize,
+        limit in 1usize..9,
+        kind in 0..8usize,
+        tests in proptest::sample::subsequence(TESTS.to_vec(), 0..4),
+    ) {
+        let mut rows = rows;
+        for (n, row) in rows.iter_mut().enumerate() {
+            row.labels = pairs(&[("site", ["a", "b", "c"][n % 3]), ("n", &n.to_string())]);
+            row.facts = (n % 4 == site).then(|| host("Host-Seven"));
+        }
+        let world = World::new(&rows);
+        let registry = rows.iter().fold(world.registry(), |registry, row| {
+            if row.status == Status::Active { registry.beaten(&row.key.to_string()) } else { registry }
+        });
+        let kind = Kind::ALL.get(kind).copied();
+        let now = world.clock.now();
+        let pages = |by: &dyn Fn(&Wanted) -> Way| {
+            let (mut all, mut after) = (Vec::new(), None);
+            loop {
+                let wanted = wanted(kind, &tests, limit, after);
+                let way = by(&wanted);
+                let mut listing = Listing::new(Scope::everything(), wanted, way, now);
+                let sight = |slot| registry.leases().sight(slot, now.boot);
+                while registry.read(|roster| listing.advance(roster, &sight)) {}
+                let (found, next) = listing.finish();
+                all.extend(found.iter().map(|seen| seen.entry.row.key.to_string()));
+                let Some(next) = next else { break all };
+                after = Some(next);
+            }
+        };
+        let walked = pages(&|_| Way::All);
+        prop_assert_eq!(&pages(&|wanted| Way::choose(&registry, &wanted.filter, now.boot, 0)), &walked);
+        prop_assert_eq!(&pages(&|wanted| registry.read(|roster| Way::by_counts(roster, &wanted.filter).0)), &walked);
     }
 
     /// Services that come and go between two pages disturb nobody else.
@@ -100,7 +165,7 @@ fn a_walk_lets_the_lock_go_and_sees_everyone_once() {
     let (mut strides, mut seen, mut after) = (0, Vec::new(), None);
     loop {
         strides += 1;
-        let next = stride(&all, &Scope::everything(), None, after.as_ref(), &mut |entry| {
+        let next = stride(&all, &Way::All, &Scope::everything(), None, after.as_ref(), &mut |entry| {
             seen.push(entry.row.key.clone());
             ControlFlow::Continue(())
         });
