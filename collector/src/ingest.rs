@@ -289,8 +289,9 @@ fn admits(
     found.ok_or(Code::UnknownIdentity)?
 }
 
+/// An archived service is let in: its greeting reinstates it before it counts as greeted.
 fn holds(entry: &Entry, cert: &PeerCert) -> Result<(Slot, rollcall_common::time::Timestamp, bool), Code> {
-    if let Some(code) = barred(entry.row.status) {
+    if let Some(code) = barred(entry.row.status).filter(|_| !entry.row.archived) {
         return Err(code);
     }
     let identity = entry.identity.as_ref().ok_or(Code::UnknownIdentity)?;

@@ -83,6 +83,38 @@ pub enum Refusal {
     /// No such service.
     #[error("{0} is not registered")]
     UnknownService(ServiceKey),
+    /// The row is another than the caller saw.
+    #[error("{service} has changed: it is at seq {} and not at {}", .found.0, .expected.0)]
+    Changed {
+        /// Who.
+        service: ServiceKey,
+        /// The seq that was expected.
+        expected: rollcall_common::id::Seq,
+        /// The seq that it has.
+        found: rollcall_common::id::Seq,
+    },
+    /// Something stands below it that would be left without a parent.
+    #[error("{service} has {children} children in the way: take them along with cascade, or begin with them")]
+    HasChildren {
+        /// Who.
+        service: ServiceKey,
+        /// How many children stand in the way.
+        children: u32,
+    },
+    /// It is deleted, and only a recovery changes that.
+    #[error("{0} is deleted: recover it first")]
+    Deleted(ServiceKey),
+    /// What is asked of an existing service was settled when it was registered.
+    #[error("{service} keeps its {field}: remove it and register it anew for another one")]
+    Settled {
+        /// Who.
+        service: ServiceKey,
+        /// What cannot change.
+        field: &'static str,
+    },
+    /// The SPIFFE id does not fit the service.
+    #[error("{0}")]
+    Spiffe(String),
     /// No such token.
     #[error("token {0} does not exist")]
     UnknownToken(rollcall_common::token::TokenId),
@@ -165,7 +197,15 @@ impl Refusal {
             Self::Exists(_) => Code::IdTaken,
             Self::UnknownService(_) => Code::UnknownIdentity,
             Self::UnknownToken(_) | Self::TokenRevoked(_) => Code::Denied,
-            Self::Arrow(_) | Self::Invalid(_) | Self::UnknownWindow(_) | Self::WindowEnded(_) => Code::Protocol,
+            Self::Arrow(_)
+            | Self::Invalid(_)
+            | Self::UnknownWindow(_)
+            | Self::WindowEnded(_)
+            | Self::Changed { .. }
+            | Self::HasChildren { .. }
+            | Self::Settled { .. }
+            | Self::Spiffe(_) => Code::Protocol,
+            Self::Deleted(_) => Code::Deleted,
             Self::Busy => Code::Busy,
             Self::Store(_) => Code::StoreUnavailable,
             Self::Stopping => Code::Draining,

@@ -232,7 +232,7 @@ async fn a_parent_must_fit() -> Result<()> {
         }
         same("again", &word(&register("pollers", "p", None).await?.expect(409)?, "code")?, &"exists")?;
         api.act("poller/p", "revoke").await?;
-        same("barred", &word(&register("agents", "b", Some("p")).await?.expect(422)?, "code")?, &"parent_barred")?;
+        same("barred", &word(&register("agents", "b", Some("p")).await?.expect(422)?, "code")?, &"parent_revoked")?;
         // Nothing is open without a credential.
         for path in ["/api/admin/services", "/api/admin/tokens", "/api/admin/audit", "/metrics"] {
             same(path, &api.anonymous().get(path).await?.status, &401)?;

@@ -11,6 +11,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use rollcall_common::lifecycle::Status;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -104,6 +105,14 @@ problems! {
     JobHeld = CONFLICT, "job_held", "The job is held back";
     /// Other services are concerned than the caller expected.
     Unexpected = CONFLICT, "unexpected_count", "The count is another than expected";
+    /// Something stands below the service that would be left without a parent.
+    HasChildren = CONFLICT, "has_children", "The service has children";
+    /// The service is deleted.
+    Deleted = CONFLICT, "deleted", "The service is deleted";
+    /// It was settled when the service was registered.
+    Settled = CONFLICT, "settled", "This cannot change after the registration";
+    /// The service is another than the caller saw.
+    Changed = PRECONDITION_FAILED, "changed", "The service has changed";
     /// The registry refused for another reason.
     Refused = CONFLICT, "refused", "The registry refused";
     /// The body is too large.
@@ -122,8 +131,12 @@ problems! {
     ParentUnknown = UNPROCESSABLE_ENTITY, "parent_unknown", "The parent is not registered";
     /// The parent is of the wrong kind.
     ParentKind = UNPROCESSABLE_ENTITY, "parent_kind", "The parent is of the wrong kind";
-    /// The parent is revoked or deleted.
-    ParentBarred = UNPROCESSABLE_ENTITY, "parent_barred", "The parent is revoked or deleted";
+    /// The parent is revoked.
+    ParentRevoked = UNPROCESSABLE_ENTITY, "parent_revoked", "The parent is revoked";
+    /// The parent is deleted.
+    ParentDeleted = UNPROCESSABLE_ENTITY, "parent_deleted", "The parent is deleted";
+    /// The SPIFFE id does not fit the service.
+    SpiffeIdentity = UNPROCESSABLE_ENTITY, "spiffe_identity", "The SPIFFE id does not fit the service";
     /// No address to put into a token.
     NoAddress = UNPROCESSABLE_ENTITY, "no_address", "The collector advertises no usable address";
     /// Too many failures from one address.
@@ -245,6 +258,11 @@ impl From<Refusal> for Problem {
             Refusal::Arrow(_) => ProblemCode::NoArrow,
             Refusal::Parent(problem) => parent_code(problem),
             Refusal::Invalid(_) => ProblemCode::Invalid,
+            Refusal::Changed { .. } => ProblemCode::Changed,
+            Refusal::HasChildren { .. } => ProblemCode::HasChildren,
+            Refusal::Deleted(_) => ProblemCode::Deleted,
+            Refusal::Settled { .. } => ProblemCode::Settled,
+            Refusal::Spiffe(_) => ProblemCode::SpiffeIdentity,
             Refusal::Wire(_) => ProblemCode::Refused,
             Refusal::Busy => ProblemCode::Busy,
             Refusal::Store(error) => return error.clone().into(),
@@ -254,6 +272,9 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::Wire(code) => problem.with("wire_code", code.as_str()),
             Refusal::Arrow(arrow) => problem.with("from", arrow.from.as_str()),
+            Refusal::Changed { expected, found, .. } => problem.with("expected", expected.0).with("found", found.0),
+            Refusal::HasChildren { children, .. } => problem.with("children", children),
+            Refusal::Settled { field, .. } => problem.with("field", field),
             Refusal::Exists(_)
             | Refusal::UnknownService(_)
             | Refusal::UnknownToken(_)
@@ -262,6 +283,8 @@ impl From<Refusal> for Problem {
             | Refusal::WindowEnded(_)
             | Refusal::Parent(_)
             | Refusal::Invalid(_)
+            | Refusal::Deleted(_)
+            | Refusal::Spiffe(_)
             | Refusal::Busy
             | Refusal::Store(_)
             | Refusal::Stopping => problem,
@@ -290,7 +313,8 @@ fn parent_code(problem: &ParentProblem) -> ProblemCode {
         ParentProblem::Unwanted(_) => ProblemCode::ParentUnwanted,
         ParentProblem::Unknown(_) => ProblemCode::ParentUnknown,
         ParentProblem::WrongKind { .. } => ProblemCode::ParentKind,
-        ParentProblem::Barred(..) => ProblemCode::ParentBarred,
+        ParentProblem::Barred(_, Status::Deleted) => ProblemCode::ParentDeleted,
+        ParentProblem::Barred(..) => ProblemCode::ParentRevoked,
     }
 }
 
@@ -300,8 +324,8 @@ mod tests {
 
     use rollcall_common::{
         code::Code,
-        id::{Kind, ServiceKey},
-        lifecycle::{Act, Standing, Status, decide},
+        id::{Kind, Seq, ServiceKey},
+        lifecycle::{Act, Standing, decide},
         token::TokenId,
     };
 
@@ -340,7 +364,13 @@ mod tests {
             (ParentProblem::Unwanted(Kind::Poller).into(), 422, "parent_unwanted"),
             (ParentProblem::Unknown(key()).into(), 422, "parent_unknown"),
             (ParentProblem::WrongKind { found: key(), wanted: Kind::Poller }.into(), 422, "parent_kind"),
-            (ParentProblem::Barred(key(), Status::Revoked).into(), 422, "parent_barred"),
+            (ParentProblem::Barred(key(), Status::Revoked).into(), 422, "parent_revoked"),
+            (ParentProblem::Barred(key(), Status::Deleted).into(), 422, "parent_deleted"),
+            (Refusal::Changed { service: key(), expected: Seq(1), found: Seq(2) }, 412, "changed"),
+            (Refusal::HasChildren { service: key(), children: 2 }, 409, "has_children"),
+            (Refusal::Deleted(key()), 409, "deleted"),
+            (Refusal::Settled { service: key(), field: "parent" }, 409, "settled"),
+            (Refusal::Spiffe("why".into()), 422, "spiffe_identity"),
             (Refusal::Invalid("why".into()), 422, "invalid"),
             (Refusal::Wire(Code::KeyInUse), 409, "refused"),
             (Refusal::Busy, 503, "busy"),

@@ -27,7 +27,10 @@ use super::{
     scan::Seen,
     view::{IntervalView, ServiceDetail, ServiceView},
 };
-use crate::registry::services::{Move, Register, standing};
+use crate::{
+    registry::services::{Move, Register, standing},
+    store::rows::Said,
+};
 
 /// The acts that an operator may ask for.
 const ACTS: [(Act, &str, Permission); 4] = [
@@ -133,7 +136,8 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
             ProblemCode::ParentUnwanted,
             ProblemCode::ParentUnknown,
             ProblemCode::ParentKind,
-            ProblemCode::ParentBarred,
+            ProblemCode::ParentRevoked,
+            ProblemCode::ParentDeleted,
         ]);
     let show_one = known(Operation::get(&one, P::Read, &format!("get_{word}")).scoped())
         .about(format!("One service of kind {word}, with everything that is known of it"))
@@ -228,10 +232,13 @@ async fn register(kind: Kind, call: Call, Json(body): Json<RegisterBody>) -> Res
         key: key.clone(),
         parent: body.parent,
         checker_kind: body.checker_kind,
-        component_id: body.component_id.map(String::from),
-        source: Source::Config,
-        labels: body.labels,
-        metadata: body.metadata,
+        source: Source::Http,
+        said: Said {
+            component_id: body.component_id.map(String::from),
+            labels: body.labels,
+            metadata: body.metadata,
+            ..Said::default()
+        },
         by: call.by(),
     };
     call.state.registry.ask(request).await?;
@@ -256,7 +263,7 @@ async fn set_status(
     let (act, permission) = asked(standing, &body)?;
     call.demand(permission)?;
     let reason = body.reason.to_string();
-    call.state.registry.ask(Move { key: key.clone(), act, reason, by: call.by() }).await?;
+    call.state.registry.ask(Move::new(key.clone(), act, reason, call.by())).await?;
     let seen = call.find(&key)?;
     Ok(axum::Json(call.detail(&seen)))
 }
@@ -266,7 +273,7 @@ async fn remove(kind: Kind, call: Call, id: Id, query: Query) -> Result<StatusCo
         .map_err(|error| Problem::new(ProblemCode::InvalidQuery, error.to_string()).with("parameter", "reason"))?;
     let key = ServiceKey::new(kind, id.0);
     call.find(&key)?;
-    let request = Move { key, act: Act::Remove, reason: reason.to_string(), by: call.by() };
+    let request = Move::new(key, Act::Remove, reason.to_string(), call.by());
     call.state.registry.ask(request).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -30,7 +30,7 @@ use crate::{
         leases::Touch,
         links::{Link, Order, Outbox},
         roster::Slot,
-        services::By,
+        services::{By, acts::Reinstate},
     },
 };
 
@@ -134,6 +134,7 @@ impl Beats<'_> {
                 outbox: Arc::clone(self.outbox),
             },
         );
+        self.reinstate().await?;
         // From here on the registry can reach this session; what it changed since the gate is seen now.
         admits(self.context, &self.sidecar.service, &self.sidecar.cert).map_err(Ended::Broke)?;
         registry.metrics().sessions.inc();
@@ -159,6 +160,20 @@ impl Beats<'_> {
             stream.send(&Down::Directive(Directive::Addresses((*addresses).clone()))).await?;
         }
         Ok(session)
+    }
+
+    /// The archive job had retired it for its silence, and here it is.
+    async fn reinstate(&self) -> Result<(), Ended> {
+        let (registry, key) = (&self.context.registry, &self.sidecar.service);
+        if !registry.read(|roster| roster.get(key).is_some_and(|entry| entry.row.archived)) {
+            return Ok(());
+        }
+        let request = Reinstate { key: key.clone(), serial: self.sidecar.cert.serial };
+        match tokio::time::timeout(CHANGE_WITHIN, registry.ask(request)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Refusal::Busy | Refusal::Store(_))) | Err(_) => Err(Ended::Later(CHANGE_WITHIN)),
+            Ok(Err(refusal)) => Err(Ended::Broke(refusal.code())),
+        }
     }
 
     async fn attend(&self, stream: &mut Stream, session: &mut Session) -> Ended {

@@ -423,6 +423,7 @@ impl Actor {
             Write::SetStatus { service, .. } | Write::RemoveService { service, .. } => service,
             Write::InsertService(_)
             | Write::Describe { .. }
+            | Write::Edit { .. }
             | Write::Note { .. }
             | Write::PutIdentity { .. }
             | Write::DropIdentity(_)
@@ -486,6 +487,7 @@ impl Actor {
                 Write::SetStatus { .. }
                 | Write::RemoveService { .. }
                 | Write::Describe { .. }
+                | Write::Edit { .. }
                 | Write::Note { .. }
                 | Write::DropIdentity(_)
                 | Write::Deny { .. }

@@ -21,7 +21,7 @@ use serde_json::json;
 use super::{
     Refusal, Request, World,
     roster::{Entry, Roster},
-    services::{By, check_parent},
+    services::{By, acts::reinstatement, check_parent},
     tokens::TokenState,
 };
 use crate::{
@@ -327,10 +327,11 @@ impl Request for Rejoin {
         let Some((entry, identity)) = bound else { return refuse(Code::UnknownIdentity) };
         let certs = || std::iter::once(&identity.current).chain(&identity.pending);
         let Some(old) = certs().find(|cert| Some(cert.key) == self.signed_by) else { return refuse(Code::RejoinKey) };
-        if let Some(code) = barred(entry.row.status) {
+        let now = world.now.wall;
+        let back = reinstatement(entry, now);
+        if let Some(code) = barred(entry.row.status).filter(|_| back.is_none()) {
             return refuse(code);
         }
-        let now = world.now.wall;
         let ended_for = now.since(old.not_after).saturating_sub(self.blind_since_end);
         if ended_for > REJOIN_WITHIN {
             return refuse(Code::RejoinTooLate);
@@ -363,8 +364,14 @@ impl Request for Rejoin {
                 ("rejoins", json!(rejoins)),
             ],
         );
-        let write = Write::PutIdentity { row: Box::new(row), expect: Some(identity.latest()) };
-        Ok((Change { writes: vec![write], audit: vec![audit] }, Granted { service: self.service.clone(), issued }))
+        let mut change = Change::default();
+        if let Some((write, audit)) = back {
+            change.writes.push(write);
+            change.audit.push(audit);
+        }
+        change.writes.push(Write::PutIdentity { row: Box::new(row), expect: Some(identity.latest()) });
+        change.audit.push(audit);
+        Ok((change, Granted { service: self.service.clone(), issued }))
     }
 }
 

@@ -293,6 +293,10 @@ impl Roster {
                 row.metadata = metadata.clone();
                 row.seq = seq;
             }),
+            Write::Edit { service, said, .. } => self.edit_key(service, |row| {
+                row.say(said);
+                row.seq = seq;
+            }),
             Write::Note { service, health, facts } => self.edit_key(service, |row| {
                 if health.is_some() {
                     row.health.clone_from(health);

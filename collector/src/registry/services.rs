@@ -1,20 +1,25 @@
-//! Requests about services: register, and every act of the lifecycle.
+//! Requests about services: register here, and in rooms of their own: edit, the acts of the lifecycle, apply.
+
+pub mod acts;
+pub mod apply;
+pub mod edit;
 
 use std::collections::BTreeMap;
 
 use rollcall_common::{
     id::{Kind, ServiceId, ServiceKey},
-    lifecycle::{Act, Arrow, Standing, Status, decide},
-    service::{CheckerKind, Pairs, Source},
+    lifecycle::{Act, Arrow, Standing, decide},
+    service::{CheckerKind, Source},
     time::Timestamp,
 };
 use serde_json::{Value, json};
 
+pub use self::acts::Move;
 use super::{
     ParentProblem, Refusal, Request, World,
     roster::{Entry, Roster},
 };
-use crate::store::rows::{AuditDraft, Change, ServiceRow, Write};
+use crate::store::rows::{AuditDraft, Change, Said, ServiceRow, Write};
 
 /// Who asks, for the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,16 +72,20 @@ pub struct Register {
     pub parent: Option<ServiceId>,
     /// For checkers.
     pub checker_kind: Option<CheckerKind>,
-    /// The onboarding package's component, if any.
-    pub component_id: Option<String>,
     /// How.
     pub source: Source,
-    /// Labels.
-    pub labels: Pairs,
-    /// Free metadata.
-    pub metadata: Pairs,
+    /// What is said of it. A SPIFFE id in it has been checked by [`edit::check_declared`].
+    pub said: Said,
     /// Who asks.
     pub by: By,
+}
+
+impl Register {
+    /// A registration of which nothing is said yet.
+    #[must_use]
+    pub fn new(key: ServiceKey, parent: Option<ServiceId>, source: Source, by: By) -> Self {
+        Self { key, parent, checker_kind: None, source, said: Said::default(), by }
+    }
 }
 
 impl Request for Register {
@@ -86,46 +95,43 @@ impl Request for Register {
         if world.roster.get(&self.key).is_some() {
             return Err(Refusal::Exists(self.key.clone()));
         }
-        if self.checker_kind.is_some() && self.key.kind != Kind::Checker {
-            return Err(Refusal::Invalid(format!("checker_kind is for checkers; this is {}", self.key)));
-        }
-        let row = new_row(world, self)?;
-        let audit = self.by.did(
-            world.now.wall,
-            "service.registered",
-            self.key.to_string(),
-            [("source", json!(self.source)), ("parent", json!(self.parent))],
-        );
+        check_checker_kind(&self.key, self.checker_kind.as_ref())?;
+        let poller = check_parent(world.roster, self.key.kind, self.parent.as_ref())?;
+        let row = ServiceRow {
+            checker_kind: self.checker_kind.clone(),
+            ..ServiceRow::fresh(
+                self.key.clone(),
+                (self.parent.clone(), poller),
+                self.source,
+                self.by.actor.clone(),
+                self.said.clone(),
+                world.now.wall,
+            )
+        };
+        let audit = registered(&row, &self.by, world.now.wall);
         Ok((Change { writes: vec![Write::InsertService(Box::new(row))], audit: vec![audit] }, ()))
     }
 }
 
-fn new_row(world: World<'_>, asked: &Register) -> Result<ServiceRow, Refusal> {
-    let poller = check_parent(world.roster, asked.key.kind, asked.parent.as_ref())?;
-    Ok(ServiceRow {
-        key: asked.key.clone(),
-        parent: asked.parent.clone(),
-        poller,
-        checker_kind: asked.checker_kind.clone(),
-        component_id: asked.component_id.clone(),
-        source: asked.source,
-        labels: asked.labels.clone(),
-        metadata: asked.metadata.clone(),
-        placeholder: false,
-        declared_spiffe: None,
-        ephemeral_after: None,
-        implicit_children: false,
-        created_by: asked.by.actor.clone(),
-        first_registered: world.now.wall,
-        first_seen: None,
-        last_seen: None,
-        status: Status::Pending,
-        status_since: world.now.wall,
-        archived: false,
-        health: None,
-        facts: None,
-        seq: rollcall_common::id::Seq::default(),
-    })
+/// What is told of a registration: all that was said.
+fn registered(row: &ServiceRow, by: &By, at: Timestamp) -> AuditDraft {
+    let said = edit::differences(&Said::default(), &row.said());
+    let after: serde_json::Map<String, Value> = said.into_iter().map(|one| (one.field, one.after)).collect();
+    let mut details = vec![("source", json!(row.source)), ("parent", json!(row.parent))];
+    if row.checker_kind.is_some() {
+        details.push(("checker_kind", json!(row.checker_kind)));
+    }
+    if !after.is_empty() {
+        details.push(("after", Value::Object(after)));
+    }
+    by.did(at, "service.registered", row.key.to_string(), details)
+}
+
+fn check_checker_kind(key: &ServiceKey, checker_kind: Option<&CheckerKind>) -> Result<(), Refusal> {
+    if checker_kind.is_some() && key.kind != Kind::Checker {
+        return Err(Refusal::Invalid(format!("checker_kind is for checkers; this is {key}")));
+    }
+    Ok(())
 }
 
 /// Checks that a parent exists, is of the right kind and not barred; answers the poller that a service of
@@ -160,71 +166,6 @@ pub fn check_parent(
         Kind::Agent => found.row.parent.clone(),
         Kind::Checker | Kind::Instance => None,
     })
-}
-
-/// An operator's act on a service's status.
-#[derive(Debug, Clone)]
-pub struct Move {
-    /// Who.
-    pub key: ServiceKey,
-    /// What: revoke, unrevoke, delete, recover or remove.
-    pub act: Act,
-    /// Why, in the operator's words; may be empty.
-    pub reason: String,
-    /// Who asks.
-    pub by: By,
-}
-
-impl Request for Move {
-    type Answer = Arrow;
-
-    fn plan(&self, world: World<'_>) -> Result<(Change, Arrow), Refusal> {
-        let entry = world.roster.get(&self.key).ok_or_else(|| Refusal::UnknownService(self.key.clone()))?;
-        let arrow = decide(standing(entry, world.now.wall), self.act)?;
-        if self.act == Act::Delete && world.roster.below(&self.key).children > 0 {
-            let why = format!("{} still has children: delete them first, or revoke it and leave them", self.key);
-            return Err(Refusal::Invalid(why));
-        }
-        let mut change = Change::default();
-        match arrow {
-            Arrow::Stay => return Ok((change, arrow)),
-            Arrow::To(to) => {
-                change.writes.push(Write::SetStatus {
-                    service: self.key.clone(),
-                    expect: entry.row.seq,
-                    to,
-                    at: world.now.wall,
-                    seen: None,
-                    archived: self.act == Act::Archive,
-                });
-                change.writes.extend(identity_writes(entry, to));
-            }
-            Arrow::Removed => {
-                if world.roster.below(&self.key).children > 0 {
-                    return Err(Refusal::Invalid(format!("{} still has children; remove them first", self.key)));
-                }
-                change.writes.extend(identity_writes(entry, Status::Revoked));
-                change.writes.push(Write::RemoveService { service: self.key.clone(), expect: entry.row.seq });
-            }
-        }
-        change.audit.push(self.by.did(
-            world.now.wall,
-            action(self.act),
-            self.key.to_string(),
-            [
-                ("before", json!(entry.row.status)),
-                (
-                    "after",
-                    match arrow {
-                        Arrow::To(to) => json!(to),
-                        Arrow::Removed | Arrow::Stay => Value::Null,
-                    },
-                ),
-                ("reason", json!(self.reason)),
-            ],
-        ));
-        Ok((change, arrow))
-    }
 }
 
 /// The certificates of a barred service are refused until they end; those of a reinstated one are not.
@@ -290,3 +231,6 @@ pub fn activation(entry: &Entry, seen: Timestamp) -> Option<Change> {
         )],
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,90 @@ pub struct ServiceRow {
     pub seq: Seq,
 }
 
+/// What operators say of a service, at its registration and at any time later.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The onboarding package's component, if any.
+    pub component_id: Option<String>,
+    /// Labels.
+    pub labels: Pairs,
+    /// Free metadata.
+    pub metadata: Pairs,
+    /// Stands in the tree for what has no sidecar.
+    pub placeholder: bool,
+    /// The SPIFFE id that it was registered with.
+    pub declared_spiffe: Option<SpiffeId>,
+    /// How long after its goodbye or loss it is removed, in seconds.
+    pub ephemeral_after: Option<u32>,
+    /// Whether its sidecar may register children that are not known yet.
+    pub implicit_children: bool,
+}
+
+impl ServiceRow {
+    /// A row as it is registered: pending, never heard.
+    #[must_use]
+    pub fn fresh(
+        key: ServiceKey,
+        (parent, poller): (Option<ServiceId>, Option<ServiceId>),
+        source: Source,
+        created_by: String,
+        said: Said,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            key,
+            parent,
+            poller,
+            checker_kind: None,
+            component_id: said.component_id,
+            source,
+            labels: said.labels,
+            metadata: said.metadata,
+            placeholder: said.placeholder,
+            declared_spiffe: said.declared_spiffe,
+            ephemeral_after: said.ephemeral_after,
+            implicit_children: said.implicit_children,
+            created_by,
+            first_registered: at,
+            first_seen: None,
+            last_seen: None,
+            status: Status::Pending,
+            status_since: at,
+            archived: false,
+            health: None,
+            facts: None,
+            seq: Seq::default(),
+        }
+    }
+
+    /// What operators say of it.
+    #[must_use]
+    pub fn said(&self) -> Said {
+        Said {
+            component_id: self.component_id.clone(),
+            labels: self.labels.clone(),
+            metadata: self.metadata.clone(),
+            placeholder: self.placeholder,
+            declared_spiffe: self.declared_spiffe.clone(),
+            ephemeral_after: self.ephemeral_after,
+            implicit_children: self.implicit_children,
+        }
+    }
+
+    /// Has operators say something else.
+    pub fn say(&mut self, said: &Said) {
+        let Said { component_id, labels, metadata, placeholder, declared_spiffe, ephemeral_after, implicit_children } =
+            said.clone();
+        self.component_id = component_id;
+        self.labels = labels;
+        self.metadata = metadata;
+        self.placeholder = placeholder;
+        self.declared_spiffe = declared_spiffe;
+        self.ephemeral_after = ephemeral_after;
+        self.implicit_children = implicit_children;
+    }
+}
+
 /// One certificate of an identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertRow {
@@ -326,6 +410,15 @@ pub enum Write {
         labels: Pairs,
         /// New metadata.
         metadata: Pairs,
+    },
+    /// Replaces what operators say of a service, and nothing else. Takes a seq.
+    Edit {
+        /// Who.
+        service: ServiceKey,
+        /// Precondition, as above.
+        expect: Seq,
+        /// All of it.
+        said: Box<Said>,
     },
     /// Keeps what was last said of a service. Health takes a seq, facts alone take none; the row's own seq, which
     /// edits compare, stays. Has no precondition but that it exists ([`Conflict::Missing`]).

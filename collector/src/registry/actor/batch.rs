@@ -10,12 +10,12 @@ use std::{
 };
 
 use super::{AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_BATCH, MAX_PLANS, MAX_PUT_OFF, MAX_ROWS, Note, RENEW_AGAIN};
-use rollcall_common::{id::ServiceKey, time::BootTime};
+use rollcall_common::{id::ServiceKey, lifecycle::Status, time::BootTime};
 
 use crate::{
     registry::{
         Job, Refusal, World,
-        roster::{Slot, parent_key},
+        roster::{Roster, Slot, parent_key},
         services,
     },
     store::{
@@ -88,7 +88,7 @@ impl Actor {
             }
             match job.plan(World { roster: &roster, now }) {
                 Some(change) if change.writes.is_empty() && change.audit.is_empty() => job.finish(Ok(())),
-                Some(change) if !ground.bears(&change) => {
+                Some(change) if !ground.bears(&change, &roster) => {
                     // It was planned on what this very batch changes: the next one takes it.
                     put_off.push((job, plans));
                 }
@@ -107,7 +107,7 @@ impl Actor {
             let Some(slot) = self.waking.pop_first() else { break };
             let seen = shared.leases.sight(slot, now.boot).and_then(|sight| sight.last_seen(now)).unwrap_or(now.wall);
             let Some(change) = roster.at(slot).and_then(|entry| services::activation(entry, seen)) else { continue };
-            if ground.bears(&change) {
+            if ground.bears(&change, &roster) {
                 changes.push(change);
                 owners.push(Owner::Waking(slot));
             } else {
@@ -281,7 +281,7 @@ struct Ground {
 
 impl Ground {
     /// Takes a change into the batch, if it and the batch leave one another's ground alone.
-    fn bears(&mut self, change: &Change) -> bool {
+    fn bears(&mut self, change: &Change, roster: &Roster) -> bool {
         let (mut changed, mut looked_at, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
         for write in &change.writes {
             match write {
@@ -289,8 +289,15 @@ impl Ground {
                     changed.push(row.key.clone());
                     looked_at.extend(parent_key(row));
                 }
-                Write::SetStatus { service, .. }
-                | Write::Describe { service, .. }
+                Write::SetStatus { service, to, .. } => {
+                    changed.push(service.clone());
+                    // Whoever is let in again stands below a parent that must not go meanwhile.
+                    if matches!(to, Status::Pending | Status::Inactive) {
+                        looked_at.extend(roster.get(service).and_then(|entry| parent_key(&entry.row)));
+                    }
+                }
+                Write::Describe { service, .. }
+                | Write::Edit { service, .. }
                 | Write::RemoveService { service, .. }
                 | Write::DropIdentity(service) => changed.push(service.clone()),
                 Write::PutIdentity { row, .. } => changed.push(row.service.clone()),
@@ -313,6 +320,8 @@ impl Ground {
                 Write::PutJob(row) => jobs.push(row.name.clone()),
             }
         }
+        // What a change does itself is no ground that others stand on.
+        looked_at.retain(|key| !changed.contains(key));
         let clash = changed.iter().any(|key| self.changed.contains(key) || self.looked_at.contains(key))
             || looked_at.iter().any(|key| self.changed.contains(key))
             || jobs.iter().any(|name| self.jobs.contains(name));

@@ -5,7 +5,7 @@ use std::path::Path;
 use rollcall_common::{
     id::{BeatNo, BootId, PaceNo, SessionNo},
     lifecycle::Act,
-    service::{Pairs, Source},
+    service::Source,
     time::ManualClock,
     wire::message::{Goodbye, GoodbyeReason},
 };
@@ -14,7 +14,10 @@ use super::*;
 use crate::store::rows::IntervalRow;
 use crate::{
     registry::services::{By, Move, Register},
-    store::{rows::AuditQuery, sqlite::SqliteStore},
+    store::{
+        rows::{AuditQuery, Said},
+        sqlite::SqliteStore,
+    },
 };
 
 const START: Timestamp = Timestamp(1_795_229_160_000);
@@ -57,10 +60,8 @@ impl Running {
             key: key.clone(),
             parent: None,
             checker_kind: None,
-            component_id: None,
             source: Source::Config,
-            labels: Pairs::default(),
-            metadata: Pairs::default(),
+            said: Said::default(),
             by: By::system(),
         };
         self.registry.ask(request).await.unwrap();
@@ -174,7 +175,7 @@ async fn a_revoked_service_cannot_wake() {
     let slot = fleet.register("poller/p").await;
     fleet.beat(slot, 1);
     fleet.until("active", || fleet.status(slot) == Status::Active).await;
-    let act = |act| Move { key: "poller/p".parse().unwrap(), act, reason: "lost laptop".into(), by: By::system() };
+    let act = |act| Move::new("poller/p".parse().unwrap(), act, "lost laptop", By::system());
     fleet.registry.ask(act(Act::Revoke)).await.unwrap();
     fleet.until("stopped", || fleet.presence(slot) == Presence::Stopped).await;
     fleet.beat(slot, 2);
@@ -265,10 +266,8 @@ async fn concurrent_requests_commit_in_groups_and_none_is_lost() {
             key: format!("poller/p{}", n / 2).parse().unwrap(),
             parent: None,
             checker_kind: None,
-            component_id: None,
             source: Source::Config,
-            labels: Pairs::default(),
-            metadata: Pairs::default(),
+            said: Said::default(),
             by: By::system(),
         };
         asks.spawn(async move { registry.ask(request).await });

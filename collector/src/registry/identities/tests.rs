@@ -9,7 +9,10 @@ use crate::{
         services::{Move, Register},
         tokens::{CreateToken, RevokeToken},
     },
-    store::{Position, rows::Applied},
+    store::{
+        Position,
+        rows::{Applied, Said},
+    },
 };
 use rollcall_common::{
     id::Seq,
@@ -99,16 +102,14 @@ impl Fleet {
             key: key.parse().unwrap(),
             parent: parent.map(|p| p.parse().unwrap()),
             checker_kind: None,
-            component_id: None,
             source: Source::Config,
-            labels: Pairs::default(),
-            metadata: Pairs::default(),
+            said: Said::default(),
             by: By::system(),
         })
     }
 
     fn act(&mut self, key: &str, act: Act) {
-        self.does(&Move { key: key.parse().unwrap(), act, reason: String::new(), by: By::system() }).unwrap();
+        self.does(&Move::new(key.parse().unwrap(), act, "", By::system())).unwrap();
     }
 }
 

@@ -135,6 +135,7 @@ impl<'b> Batch<'b> {
             Write::Describe { service, expect, labels, metadata } => {
                 self.describe(service, *expect, labels, metadata).await.map(Some)
             }
+            Write::Edit { service, expect, said } => self.edit(service, *expect, said).await.map(Some),
             Write::Note { service, health, facts } => self.note(service, health.as_ref(), facts.as_ref()).await,
             Write::RemoveService { service, expect } => self.remove_service(service, *expect).await.map(Some),
             Write::PutIdentity { row, expect } => self.put_identity(row, *expect).await.map(Some),
@@ -212,7 +213,7 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
                 there = Some(&row.key);
                 true
             }
-            Write::SetStatus { service, .. } | Write::Describe { service, .. } => {
+            Write::SetStatus { service, .. } | Write::Describe { service, .. } | Write::Edit { service, .. } => {
                 there = Some(service);
                 true
             }

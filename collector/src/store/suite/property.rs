@@ -24,7 +24,7 @@ use super::{
 };
 use crate::store::{
     RegistryStore,
-    rows::{AuditQuery, Change, Write},
+    rows::{AuditQuery, Change, Said, Write},
 };
 
 const NAMES: [&str; 4] = ["poller/p", "agent/a", "agent/b", "checker/a"];
@@ -121,6 +121,17 @@ fn write(op: &Op, model: &Model) -> Write {
             at: later(2),
             seen: seen.map(later),
             archived: *to % 2 == 0,
+        },
+        // An operator's statement replaces more than an enrollment's.
+        Op::Describe { who, right, site: 3 } => Write::Edit {
+            service: key(name(who)),
+            expect: seq(who, right),
+            said: Box::new(Said {
+                component_id: Some("other".into()),
+                labels: pairs("site", "3"),
+                placeholder: *right,
+                ..Said::default()
+            }),
         },
         Op::Describe { who, right, site } => Write::Describe {
             service: key(name(who)),

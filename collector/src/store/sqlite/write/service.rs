@@ -9,7 +9,7 @@ use rollcall_common::{
 };
 
 use super::{Batch, Halt, column, json};
-use crate::store::rows::{Conflict, ServiceRow};
+use crate::store::rows::{Conflict, Said, ServiceRow};
 
 const INSERT: &str = "INSERT INTO services (kind, id, parent, poller, checker_kind, component_id, source, labels, \
      metadata, created_by, first_registered, first_seen, last_seen, status, status_since, health, health_reason, \
@@ -25,6 +25,9 @@ const SET_STATUS: &str = "UPDATE services SET status = $1, status_since = $2, fi
      archived = $9 WHERE kind = $5 AND id = $6 AND (seq = $7 OR seq > $8)";
 const DESCRIBE: &str = "UPDATE services SET labels = $1, metadata = $2, seq = $3 \
      WHERE kind = $4 AND id = $5 AND (seq = $6 OR seq > $7)";
+const EDIT: &str = "UPDATE services SET component_id = $1, labels = $2, metadata = $3, placeholder = $4, \
+     declared_spiffe = $5, ephemeral_after = $6, implicit_children = $7, seq = $8 \
+     WHERE kind = $9 AND id = $10 AND (seq = $11 OR seq > $12)";
 const REMOVE: &str = "DELETE FROM services WHERE kind = $1 AND id = $2 AND (seq = $3 OR seq > $4)";
 
 const NOTE: &str = "UPDATE services SET health = COALESCE($1, health), health_reason = COALESCE($2, health_reason), \
@@ -101,6 +104,26 @@ impl Batch<'_> {
         let done = sqlx::query(DESCRIBE)
             .bind(json(labels)?)
             .bind(json(metadata)?)
+            .bind(column(seq))
+            .bind(service.kind.as_str())
+            .bind(service.id.as_str())
+            .bind(column(expect))
+            .bind(column(self.base))
+            .execute(&mut *self.conn)
+            .await?;
+        self.met(service, done.rows_affected()).await.map(|()| seq)
+    }
+
+    pub(super) async fn edit(&mut self, service: &ServiceKey, expect: Seq, said: &Said) -> Result<Seq, Halt> {
+        let seq = self.take_seq();
+        let done = sqlx::query(EDIT)
+            .bind(said.component_id.as_deref())
+            .bind(json(&said.labels)?)
+            .bind(json(&said.metadata)?)
+            .bind(i64::from(said.placeholder))
+            .bind(said.declared_spiffe.as_ref().map(|id| id.as_str()))
+            .bind(said.ephemeral_after.map(i64::from))
+            .bind(i64::from(said.implicit_children))
             .bind(column(seq))
             .bind(service.kind.as_str())
             .bind(service.id.as_str())

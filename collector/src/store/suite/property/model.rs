@@ -85,6 +85,13 @@ impl Model {
                 (row.labels, row.metadata, row.seq) = (labels, metadata, seq);
                 Ok(Some(seq))
             }
+            Write::Edit { service, expect, said } => {
+                let seq = self.take();
+                let row = self.expected(&service, expect, base)?;
+                row.say(&said);
+                row.seq = seq;
+                Ok(Some(seq))
+            }
             Write::Note { service, health, facts } => {
                 let row = self.services.get_mut(&service).ok_or(Conflict::Missing)?;
                 let said = health.is_some();

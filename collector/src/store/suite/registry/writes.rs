@@ -7,7 +7,7 @@ use rollcall_common::{health::Health, id::Seq, lease::Presence, lifecycle::Statu
 use super::{commit, conflict, load};
 use crate::store::{
     RegistryStore,
-    rows::{AuditQuery, Conflict, CredentialRow, ServiceRow, TokenUse, Write},
+    rows::{AuditQuery, Conflict, CredentialRow, Said, ServiceRow, TokenUse, Write},
     suite::samples::{
         NOON, cert, change, credential, facts, health, identity, interval, key, pairs, pin, put, registered, service,
         token, token_id, use_token,
@@ -87,16 +87,37 @@ pub(super) async fn services(store: &dyn RegistryStore) {
     assert_eq!((&row.labels, &row.metadata), (&pairs("site", "south"), &pairs("rack", "8")));
     assert_eq!(row.status, Status::Revoked);
 
+    edits(store, &row).await;
     let note = |name: &str, said: Option<_>, facts| Write::Note { service: key(name), health: said, facts };
     let said = (health(Health::Unhealthy, "it is on fire"), later(9));
     assert_eq!(conflict(store, [note("agent/nobody", Some(said.clone()), None)]).await, Conflict::Missing);
-    assert_eq!(commit(store, [note("checker/disk", Some(said.clone()), None)]).await.rows, [Some(Seq(8))]);
+    assert_eq!(commit(store, [note("checker/disk", Some(said.clone()), None)]).await.rows, [Some(Seq(10))]);
     let row = only_service(store).await;
-    assert_eq!((row.health, row.facts, row.seq), (Some(said.clone()), Some(facts("edge")), Seq(7)));
+    assert_eq!((row.health, row.facts, row.seq), (Some(said.clone()), Some(facts("edge")), Seq(9)));
     commit(store, [note("checker/disk", None, Some(facts("moved")))]).await;
     let row = only_service(store).await;
     assert_eq!((row.health, row.facts), (Some(said), Some(facts("moved"))));
-    assert_eq!(load(store).await.position.seq, Seq(8), "facts take no seq, nor does a conflict");
+    assert_eq!(load(store).await.position.seq, Seq(10), "facts take no seq, nor does a conflict");
+}
+
+/// What operators say is replaced as a whole; nothing else of the row is touched.
+async fn edits(store: &dyn RegistryStore, before: &ServiceRow) {
+    let edit = |name: &str, expect, said: &Said| Write::Edit {
+        service: key(name),
+        expect: Seq(expect),
+        said: Box::new(said.clone()),
+    };
+    let said = Said { labels: pairs("site", "west"), ..Said::default() };
+    assert_eq!(conflict(store, [edit("agent/nobody", 6, &said)]).await, Conflict::Missing);
+    assert_eq!(conflict(store, [edit("checker/disk", 5, &said)]).await, Conflict::Stale);
+    assert_eq!(commit(store, [edit("checker/disk", 7, &said)]).await.rows, [Some(Seq(8))]);
+    let row = only_service(store).await;
+    assert_eq!(row.said(), said);
+    let mut back = row;
+    back.say(&before.said());
+    assert_eq!(back, ServiceRow { seq: Seq(8), ..before.clone() });
+    assert_eq!(commit(store, [edit("checker/disk", 8, &before.said())]).await.rows, [Some(Seq(9))]);
+    assert_eq!(only_service(store).await, ServiceRow { seq: Seq(9), ..before.clone() });
 }
 
 pub(super) async fn a_change_does_not_trip_over_itself(store: &dyn RegistryStore) {
