@@ -55,7 +55,7 @@ pub fn subject(write: &Write) -> Option<(&ServiceKey, EventKind)> {
     match write {
         Write::InsertService(row) => Some((&row.key, EventKind::Registered)),
         Write::SetStatus { service, .. } => Some((service, EventKind::Status)),
-        Write::Describe { service, .. } => Some((service, EventKind::Updated)),
+        Write::Describe { service, .. } | Write::Edit { service, .. } => Some((service, EventKind::Updated)),
         Write::Note { service, health: Some(_), .. } => Some((service, EventKind::Health)),
         Write::RemoveService { service, .. } => Some((service, EventKind::Removed)),
         Write::PutIdentity { row, .. } => Some((&row.service, EventKind::Identity)),
