@@ -365,8 +365,8 @@ impl Request for Rejoin {
             ],
         );
         let mut change = Change::default();
-        if let Some((write, audit)) = back {
-            change.writes.push(write);
+        if let Some((writes, audit)) = back {
+            change.writes.extend(writes);
             change.audit.push(audit);
         }
         change.writes.push(Write::PutIdentity { row: Box::new(row), expect: Some(identity.latest()) });

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use rollcall_common::{
     id::{Kind, ServiceId, ServiceKey},
-    lifecycle::{Act, Arrow, Standing, decide},
+    lifecycle::{Act, Arrow, Standing, Status, decide},
     service::{CheckerKind, Source},
     time::Timestamp,
 };

@@ -109,7 +109,8 @@ impl Sweep {
             Some(to) => {
                 let archived = self.deed == Deed::Archive;
                 change.writes.push(Write::SetStatus { service, expect, to, at: world.now.wall, seen: None, archived });
-                if to.is_barred() {
+                // An archived service may come back with its bound key.
+                if to.is_barred() && !archived {
                     change.writes.extend(identity_writes(entry, to));
                 }
             }

@@ -6,7 +6,10 @@ use super::*;
 use crate::{
     ca::tests::{START, World as CaWorld, honest_csr, new_key},
     registry::{
-        services::{Move, Register},
+        services::{
+            Move, Register, activation,
+            acts::{Reenroll, Reinstate},
+        },
         tokens::{CreateToken, RevokeToken},
     },
     store::{
@@ -360,6 +363,97 @@ fn l12_rejoin_needs_the_bound_key_in_time_and_within_its_limit() {
     assert_eq!(fleet.code(&rejoin(&fleet)), None, "a week of health forgets");
     fleet.act("poller/p1", Act::Revoke);
     assert_eq!(fleet.code(&rejoin(&fleet)), Some(Code::Revoked));
+}
+
+/// Nobody had barred it: it was silent for long, and here it is with its key.
+#[test]
+fn an_archived_service_returns_with_its_bound_key() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|_| {});
+    let asks = fleet.asks(token);
+    let granted = fleet.does(&asks).unwrap();
+    let key = granted.service.clone();
+    let entry = fleet.roster.get(&key).unwrap();
+    let change = activation(entry, fleet.now.wall).unwrap();
+    fleet.apply(&change);
+    let entry = fleet.roster.get(&key).unwrap().clone();
+    let to = |to, archived| Change {
+        writes: vec![Write::SetStatus {
+            service: key.clone(),
+            expect: entry.row.seq,
+            to,
+            at: fleet.now.wall,
+            seen: None,
+            archived,
+        }],
+        audit: Vec::new(),
+    };
+    let (inactive, revoked) = (to(Status::Inactive, false), to(Status::Revoked, false));
+    fleet.apply(&inactive);
+    fleet.act("poller/p1", Act::Archive);
+    assert!(!fleet.roster.denies(granted.issued.serial), "its certificate is still good for coming back");
+    let rejoin = Rejoin {
+        service: key.clone(),
+        csr: Ca::read_csr(&honest_csr(&new_key())).unwrap(),
+        signed_by: Some(granted.issued.key),
+        blind_since_end: Duration::ZERO,
+        outage_was_ours: false,
+        from: FROM.parse().unwrap(),
+        ca: Arc::clone(&fleet.ca),
+    };
+    let stranger = Reinstate { key: key.clone(), serial: Serial::random(Generation(1)).unwrap() };
+    fleet.does(&stranger).unwrap();
+    assert_eq!(fleet.roster.get(&key).unwrap().row.status, Status::Revoked, "another certificate is no way back");
+
+    fleet.does(&rejoin).unwrap();
+    let row = &fleet.roster.get(&key).unwrap().row;
+    assert_eq!((row.status, row.archived), (Status::Inactive, false));
+    fleet.act("poller/p1", Act::Archive);
+    fleet.does(&Reinstate { key: key.clone(), serial: granted.issued.serial }).unwrap();
+    assert_eq!(fleet.roster.get(&key).unwrap().row.status, Status::Inactive);
+    // An operator's revocation is another matter.
+    fleet.apply(&revoked);
+    assert_eq!(fleet.code(&rejoin), Some(Code::Revoked));
+    fleet.does(&Reinstate { key: key.clone(), serial: granted.issued.serial }).unwrap();
+    assert_eq!(fleet.roster.get(&key).unwrap().row.status, Status::Revoked);
+}
+
+/// L15, L17: an id that is removed and made anew, or re-enrolled, is another identity.
+#[test]
+fn a_re_enrollment_unbinds_and_refuses_the_old_certificate() {
+    let mut fleet = Fleet::new();
+    let token = fleet.token(|_| {});
+    let asks = fleet.asks(token);
+    let old = fleet.does(&asks).unwrap();
+    let fresh = CreateToken {
+        id: TokenId::random().unwrap(),
+        hash: Secret::from_bytes([9; 32]).hash(TokenId([0; 10])),
+        policy: fleet.roster.token(token).unwrap().policy.clone(),
+        note: String::new(),
+        by: By::system(),
+    };
+    let again = Reenroll { key: old.service.clone(), token: fresh.clone(), reason: "lost key".into(), expect: None };
+    assert!(matches!(again.plan(fleet.world()), Err(Refusal::Arrow(_))), "only a revoked one");
+    fleet.act("poller/p1", Act::Revoke);
+    fleet.does(&again).unwrap();
+    let entry = fleet.roster.get(&old.service).unwrap();
+    assert!(entry.identity.is_none() && entry.row.status == Status::Pending);
+    assert!(fleet.roster.denies(old.issued.serial));
+    // The old key with the old token finds nothing; the fresh token with a fresh key does.
+    assert_eq!(fleet.code(&asks), Some(Code::TokenExhausted));
+    let mut anew = fleet.asks(fresh.id);
+    anew.id = Some("p1".parse().unwrap());
+    let granted = fleet.does(&anew).unwrap();
+    assert_eq!(granted.service, old.service);
+    assert!(fleet.roster.denies(old.issued.serial) && !fleet.roster.denies(granted.issued.serial));
+
+    for act in [Act::Delete, Act::Remove] {
+        fleet.act("poller/p1", act);
+    }
+    fleet.register("poller/p1", None).unwrap();
+    let third = fleet.token(|_| {});
+    fleet.does(&fleet.asks(third)).unwrap();
+    assert!(fleet.roster.denies(old.issued.serial) && fleet.roster.denies(granted.issued.serial));
 }
 
 #[test]

@@ -127,15 +127,17 @@ pub fn performed(
 
 /// An archived service that shows its bound key is let in again: nobody had barred it.
 #[must_use]
-pub fn reinstatement(entry: &Entry, at: Timestamp) -> Option<(Write, AuditDraft)> {
+pub fn reinstatement(entry: &Entry, at: Timestamp) -> Option<(Vec<Write>, AuditDraft)> {
     let row = &entry.row;
     if !row.archived || row.status != Status::Revoked || entry.identity.is_none() {
         return None;
     }
     let to = Status::Inactive;
-    let write = Write::SetStatus { service: row.key.clone(), expect: row.seq, to, at, seen: None, archived: false };
+    let mut writes =
+        vec![Write::SetStatus { service: row.key.clone(), expect: row.seq, to, at, seen: None, archived: false }];
+    writes.extend(identity_writes(entry, to));
     let details = [("before", json!(row.status)), ("after", json!(to))];
-    Some((write, By::sidecar(&row.key).did(at, "service.reinstated", row.key.to_string(), details)))
+    Some((writes, By::sidecar(&row.key).did(at, "service.reinstated", row.key.to_string(), details)))
 }
 
 /// An archived service came back with a certificate of its bound identity.
@@ -156,10 +158,10 @@ impl Request for Reinstate {
             std::iter::once(&identity.current).chain(&identity.pending).any(|cert| cert.serial == self.serial)
         });
         // Whoever is barred by now is refused where it stands next.
-        let Some((write, audit)) = reinstatement(entry, world.now.wall).filter(|_| holds) else {
+        let Some((writes, audit)) = reinstatement(entry, world.now.wall).filter(|_| holds) else {
             return Ok((Change::default(), ()));
         };
-        Ok((Change { writes: vec![write], audit: vec![audit] }, ()))
+        Ok((Change { writes, audit: vec![audit] }, ()))
     }
 }
 
