@@ -175,6 +175,7 @@ impl Collector {
         let (actor, registry) =
             Actor::open(Arc::clone(&store), Arc::clone(&clock), whoami, granted(&state, &config)?, metrics).await?;
 
+        registry.feed().limit(config.feed.held);
         let tls = tls::collector_config(
             Arc::new(tls::SidecarVerifier::new(&ca.roots(), config.trust_domain.clone(), Arc::new(registry.clone()))?),
             ca.certificate_resolver(),
@@ -375,12 +376,15 @@ fn sight(
 }
 
 fn http_settings(config: &Config) -> http::Settings {
-    let connections = config.limits.http_connections.and_then(|n| usize::try_from(n).ok());
+    let count = |asked: Option<u32>| asked.and_then(|n| usize::try_from(n).ok());
+    let (connections, streams) = (count(config.limits.http_connections), count(config.limits.http_streams));
     http::Settings {
         listen: config.http_listen,
         hosts: config.http_hosts.clone(),
         tls: config.http_tls.clone(),
         connections: connections.unwrap_or(http::DEFAULT_CONNECTIONS),
+        streams: streams.unwrap_or(http::DEFAULT_STREAMS),
+        write_within: config.feed.write_within,
         heartbeat_ages: config.heartbeat_age_metrics,
     }
 }

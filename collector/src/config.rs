@@ -26,6 +26,7 @@ use secrecy::{ExposeSecret, SecretString};
 pub use self::layers::{ConfigError, DEFAULT_FILE, Flags, Origin, Source, System};
 use self::layers::{Layers, Value};
 pub use self::upkeep::{JobSettings, Keep, Upkeep};
+use crate::registry::feed::Limits as Held;
 use crate::statedir::outside::Keeper;
 
 /// The state directory where systemd names none.
@@ -73,6 +74,8 @@ pub struct Config {
     pub log: Log,
     /// Whether `/metrics` carries the age of single services' heartbeats.
     pub heartbeat_age_metrics: bool,
+    /// What the change feed holds, and how long it waits for a reader.
+    pub feed: Feed,
     /// Bounds that differ from the built-in ones.
     pub limits: Limits,
     /// What happens by itself.
@@ -154,6 +157,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// The `[feed]` table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feed {
+    /// What it holds for readers that come back.
+    pub held: Held,
+    /// How long an HTTP connection whose peer takes nothing is kept.
+    pub write_within: Duration,
+}
+
 /// The `[limits]` table; `None` leaves the built-in bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -173,6 +185,8 @@ pub struct Limits {
     pub hello_per_second: Option<u32>,
     /// Open HTTP connections.
     pub http_connections: Option<u32>,
+    /// Streams and waiting polls at once.
+    pub http_streams: Option<u32>,
 }
 
 /// Everything that is wrong with the settings, one line each.
@@ -219,6 +233,7 @@ impl Config {
                 level: read.required("log.level", "info", log_level),
             },
             heartbeat_age_metrics: read.flag("heartbeat_age_metrics"),
+            feed: read.feed(),
             limits: read.limits(),
             upkeep: read.upkeep(),
             state_dir,
@@ -329,6 +344,14 @@ impl Reader<'_> {
         number
     }
 
+    fn feed(&mut self) -> Feed {
+        let built_in = Held::default();
+        let size = |asked: Option<u32>| asked.and_then(|n| usize::try_from(n).ok());
+        let events = size(self.limit("feed.events")).unwrap_or(built_in.events);
+        let bytes = size(self.limit("feed.mebibytes")).map_or(built_in.bytes, |n| n.saturating_mul(1024 * 1024));
+        Feed { held: Held { events, bytes }, write_within: self.within("feed.write_within", "30s", "1s", "10m") }
+    }
+
     fn limits(&mut self) -> Limits {
         Limits {
             handshakes: self.limit("limits.handshakes"),
@@ -339,6 +362,7 @@ impl Reader<'_> {
             rejoin_per_second: self.limit("limits.rejoin_per_second"),
             hello_per_second: self.limit("limits.hello_per_second"),
             http_connections: self.limit("limits.http_connections"),
+            http_streams: self.limit("limits.http_streams"),
         }
     }
 

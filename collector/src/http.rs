@@ -14,7 +14,7 @@
 //! | `view` | the shapes that leave |
 //! | `extract` | the shapes that enter |
 //! | `filter`, `page`, `scan` | lists: what, how much, from where |
-//! | `services`, `overview`, `tokens`, `audit`, `health`, `metrics` | one resource each |
+//! | `services`, `overview`, `tokens`, `audit`, `feed`, `health`, `metrics` | one resource each |
 //! | `server` | the listener |
 //! | [`tls`] | its encryption |
 
@@ -24,6 +24,7 @@ pub mod bootstrap;
 mod call;
 pub mod error;
 mod extract;
+mod feed;
 mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -51,6 +52,8 @@ use std::{
     },
 };
 
+use std::time::Duration;
+
 use arc_swap::ArcSwap;
 use axum::{
     Router,
@@ -66,10 +69,10 @@ use rollcall_common::{
     identity::Pin,
     time::BootTime,
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use self::server::{BindError, Server};
 use self::{
     access::Failures,
     error::{Problem, ProblemCode},
@@ -78,10 +81,16 @@ use self::{
     routes::{Routes, Table},
     tls::{Certificates, TlsError},
 };
+pub use self::{
+    feed::DEFAULT_STREAMS,
+    server::{BindError, Server},
+};
 use crate::{config::HttpTls, registry::Registry, store::RegistryStore};
 
 /// Connections at once where the configuration names no number.
 pub const DEFAULT_CONNECTIONS: usize = 512;
+/// How long a connection whose peer takes nothing is kept, where the configuration says nothing.
+pub const DEFAULT_WRITE_WITHIN: Duration = Duration::from_secs(30);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How the liveness store is doing.
@@ -118,10 +127,14 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Names under which it may be called beside addresses and `localhost`, in lower case.
     pub hosts: Vec<String>,
-    /// Connections at once.
+    /// Connections at once, streams apart.
     pub connections: usize,
     /// What it is encrypted with.
     pub tls: Option<HttpTls>,
+    /// Streams and waiting polls at once.
+    pub streams: usize,
+    /// How long a connection whose peer takes nothing is kept.
+    pub write_within: Duration,
     /// Whether `/metrics` carries the ages of single heartbeats.
     pub heartbeat_ages: bool,
 }
@@ -138,6 +151,10 @@ pub(crate) struct State {
     hosts: Vec<String>,
     certificates: Option<Arc<Certificates>>,
     heartbeat_ages: bool,
+    /// Places of streams and waiting polls.
+    streams: Arc<Semaphore>,
+    /// How many there are.
+    stream_places: usize,
     counts: Counts,
     failures: Mutex<Failures>,
     /// The OpenAPI document, once the routes are known.
@@ -177,10 +194,10 @@ impl StartError {
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn bind(parts: Parts, settings: Settings) -> Result<Server, StartError> {
-    let (listen, connections) = (settings.listen, settings.connections);
+    let (listen, bounds) = (settings.listen, server::Bounds::of(&settings));
     let state = Arc::new(State::new(parts, settings)?);
     let (router, _) = router(Arc::clone(&state));
-    Ok(Server::bind(listen, router, state, connections).await?)
+    Ok(Server::bind(listen, router, state, bounds).await?)
 }
 
 /// The router and what it serves.
@@ -192,13 +209,14 @@ fn router(state: Arc<State>) -> (Router, Table) {
 
 /// Every route there is: each resource brings its own.
 fn table(state: Arc<State>) -> Routes {
-    let resources: [fn(Routes) -> Routes; 7] = [
+    let resources: [fn(Routes) -> Routes; 8] = [
         health::routes,
         metrics::routes,
         openapi::routes,
         overview::routes,
         services::routes,
         audit::routes,
+        feed::routes,
         tokens::routes,
     ];
     resources.into_iter().fold(Routes::new(state), |routes, resource| resource(routes))
@@ -225,6 +243,8 @@ impl State {
             draining: parts.draining,
             hosts: settings.hosts,
             heartbeat_ages: settings.heartbeat_ages,
+            streams: Arc::new(Semaphore::new(settings.streams)),
+            stream_places: settings.streams,
             counts: Counts::default(),
             failures: Mutex::default(),
             contract: OnceLock::new(),

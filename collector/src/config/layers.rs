@@ -18,6 +18,9 @@ pub const DEFAULT_FILE: &str = "/etc/rollcall/collector.toml";
 /// Every setting by its dotted name.
 pub(super) const KEYS: &[&str] = &[
     "advertise",
+    "feed.events",
+    "feed.mebibytes",
+    "feed.write_within",
     "heartbeat_age_metrics",
     "http_hosts",
     "http_listen",
@@ -58,6 +61,7 @@ pub(super) const KEYS: &[&str] = &[
     "limits.handshakes",
     "limits.hello_per_second",
     "limits.http_connections",
+    "limits.http_streams",
     "limits.incoming",
     "limits.per_address",
     "limits.rejoin_per_second",

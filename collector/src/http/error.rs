@@ -115,6 +115,8 @@ problems! {
     Changed = PRECONDITION_FAILED, "changed", "The service has changed";
     /// The registry refused for another reason.
     Refused = CONFLICT, "refused", "The registry refused";
+    /// The changes after a position are no longer held.
+    Gone = GONE, "gone", "The position is no longer held";
     /// The body is too large.
     TooLarge = PAYLOAD_TOO_LARGE, "too_large", "The body is too large";
     /// The body is not said to be JSON.

@@ -32,7 +32,7 @@ use crate::{
 mod label;
 mod way;
 
-use self::label::{LabelError, LabelTest};
+pub(super) use self::label::{LabelError, LabelTest};
 pub(super) use self::way::{SHORT, Way};
 
 /// Most label tests in one query.
@@ -218,7 +218,7 @@ fn mentions(row: &ServiceRow, text: &str) -> bool {
     fields(row).any(|field| field.to_lowercase().contains(text))
 }
 
-fn words<T: FromStr + Display + PartialEq>(
+pub(super) fn words<T: FromStr + Display + PartialEq>(
     name: &str,
     value: &str,
     all: &[T],
@@ -235,7 +235,7 @@ fn words<T: FromStr + Display + PartialEq>(
     Ok(())
 }
 
-fn name_of(name: &str, value: &str) -> Result<ServiceId, Problem> {
+pub(super) fn name_of(name: &str, value: &str) -> Result<ServiceId, Problem> {
     value.parse().map_err(|error: rollcall_common::id::NameError| invalid(name, error.to_string()))
 }
 
@@ -255,7 +255,7 @@ fn moment(name: &str, value: &str) -> Result<Timestamp, Problem> {
     })
 }
 
-fn invalid(parameter: &str, detail: impl Into<String>) -> Problem {
+pub(super) fn invalid(parameter: &str, detail: impl Into<String>) -> Problem {
     Problem::new(ProblemCode::InvalidQuery, detail).with("parameter", parameter)
 }
 

@@ -178,6 +178,8 @@ pub(crate) fn settings() -> Settings {
         hosts: Vec::new(),
         connections: 4,
         tls: None,
+        streams: 3,
+        write_within: std::time::Duration::from_secs(5),
         heartbeat_ages: true,
     }
 }

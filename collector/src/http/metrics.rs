@@ -13,7 +13,12 @@ use axum::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
-    metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::ConstGauge,
+    },
     registry::Registry as Exposition,
 };
 use rollcall_common::{id::Kind, lease::Presence, lifecycle::Status};
@@ -48,6 +53,20 @@ pub(super) struct Counts {
     pub(super) unauthenticated: Counter,
     pub(super) connections: Counter,
     pub(super) panics: Counter,
+    pub(super) feed_dropped: Family<DropLabel, Counter>,
+}
+
+/// Why a reader of the feed was dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct DropLabel {
+    reason: &'static str,
+}
+
+impl Counts {
+    /// Counts a reader of the feed that was dropped.
+    pub(super) fn drop_reader(&self, reason: &'static str) {
+        self.feed_dropped.get_or_create(&DropLabel { reason }).inc();
+    }
 }
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -70,6 +89,8 @@ async fn scrape(call: Call) -> Result<Response, Problem> {
         state.counts.unauthenticated.clone(),
     );
     exposition.register("rollcall_http_connections", "HTTP connections accepted", state.counts.connections.clone());
+    let dropped = state.counts.feed_dropped.clone();
+    exposition.register("rollcall_feed_dropped", "Readers of the feed that were dropped, by reason", dropped);
     exposition.register("rollcall_http_panics", "HTTP requests that ended in a panic", state.counts.panics.clone());
     if let Some(certificates) = &state.certificates {
         certificates.register(&mut exposition);
@@ -115,11 +136,26 @@ impl Collector for Services {
         single(&mut encoder, "rollcall_registry_store_up", "Whether the registry store takes changes", store)?;
         let liveness = u64::from((state.liveness)().ok);
         single(&mut encoder, "rollcall_liveness_store_up", "Whether the liveness store takes marks", liveness)?;
+        self.feed(&mut encoder)?;
         if state.heartbeat_ages { self.ages(&mut encoder) } else { Ok(()) }
     }
 }
 
 impl Services {
+    fn feed(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let state = &self.0;
+        let depth = state.registry.feed().depth();
+        let wide = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let readers = wide(state.stream_places.saturating_sub(state.streams.available_permits()));
+        single(encoder, "rollcall_feed_readers", "Streams and waiting polls open now", readers)?;
+        single(encoder, "rollcall_feed_held_events", "Events that the feed holds", wide(depth.events))?;
+        single(encoder, "rollcall_feed_held_bytes", "Bytes that the feed's events take, about", wide(depth.bytes))?;
+        let age = depth.oldest.map_or(0, |at| state.registry.now().wall.since(at).as_secs());
+        single(encoder, "rollcall_feed_oldest_age_seconds", "Age of the oldest event that the feed holds", age)?;
+        let events = encoder.encode_descriptor("rollcall_feed_events", "Events fed", None, MetricType::Counter)?;
+        ConstCounter::new(depth.total).encode(events)
+    }
+
     fn ages(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let registry = &self.0.registry;
         let now = registry.now();

@@ -4,6 +4,8 @@
 //! the kernel's backlog; a connection that sends no whole head within [`HEAD_WITHIN`] is closed, idle ones
 //! included, so that waiting ends.
 
+mod seat;
+
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
@@ -18,7 +20,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{State, tls::Certificates};
+use self::seat::Paced;
+pub(super) use self::seat::{Seat, Seated};
+use super::{Settings, State, tls::Certificates};
 
 /// How long a request's head may take, the wait for it included.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -28,6 +32,24 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
 /// Pause after a failed accept: mostly there are no file descriptors left, and trying at once helps nobody.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a stream's farewell may take at a stop.
+const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
+/// Most bytes that the kernel holds for a peer that reads slowly, as asked for.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// What connections may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    connections: usize,
+    write_within: Duration,
+}
+
+impl Bounds {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self { connections: settings.connections, write_within: settings.write_within }
+    }
+}
 
 /// Why the listener did not start.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +86,7 @@ impl Server {
         address: SocketAddr,
         router: Router,
         state: Arc<State>,
-        connections: usize,
+        bounds: Bounds,
     ) -> Result<Self, BindError> {
         let failed = |source| BindError { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -76,8 +98,8 @@ impl Server {
             let registry = state.registry.clone();
             tasks.spawn(Arc::clone(certificates).watch(move || registry.now().wall, stop.clone()));
         }
-        let accepting =
-            Accepting { listener, router, state, stop: stop.clone(), room: Arc::new(Semaphore::new(connections)) };
+        let room = Arc::new(Semaphore::new(bounds.connections));
+        let accepting = Accepting { listener, router, state, stop: stop.clone(), room, bounds };
         tasks.spawn(accepting.run());
         Ok(Self { address: bound, stop, tasks, certificates })
     }
@@ -117,6 +139,7 @@ struct Accepting {
     state: Arc<State>,
     stop: CancellationToken,
     room: Arc<Semaphore>,
+    bounds: Bounds,
 }
 
 impl Accepting {
@@ -134,11 +157,10 @@ impl Accepting {
                 (accepted, permit) = next => match accepted {
                     Ok((stream, peer)) => {
                         self.state.counts.connections.inc();
-                        let serving = open(stream, peer, Arc::clone(&self.state), self.router.clone(), self.stop.clone());
-                        connections.spawn(async move {
-                            serving.await;
-                            drop(permit);
-                        });
+                        prepare(&stream);
+                        let seat = Arc::new(Seat::taken(Arc::clone(&self.room), permit.ok()));
+                        let seat = (seat, self.bounds.write_within);
+                        connections.spawn(open(stream, peer, seat, Arc::clone(&self.state), (self.router.clone(), self.stop.clone())));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "an HTTP connection could not be accepted");
@@ -153,25 +175,38 @@ impl Accepting {
     }
 }
 
-async fn open(stream: TcpStream, peer: SocketAddr, state: Arc<State>, router: Router, stop: CancellationToken) {
-    // Answers are small and whole: waiting for more to send only adds delay.
+fn prepare(stream: &TcpStream) {
+    // Answers are whole: waiting for more to send only adds delay.
     let _ = stream.set_nodelay(true);
+    // Where this does not work the kernel holds more for a slow peer, and nothing else is different.
+    let _ = socket2::SockRef::from(stream).set_send_buffer_size(SEND_BUFFER);
+}
+
+async fn open(
+    stream: TcpStream,
+    peer: SocketAddr,
+    (seat, within): (Arc<Seat>, Duration),
+    state: Arc<State>,
+    (router, stop): (Router, CancellationToken),
+) {
     match &state.certificates {
-        None => serve(stream, peer, router, stop).await,
+        None => serve(Paced::new(stream, within, Arc::clone(&seat)), (peer, seat), router, stop).await,
         Some(certificates) => {
             if let Some(stream) = certificates.shake(stream, peer.ip(), &stop).await {
-                serve(stream, peer, router, stop).await;
+                serve(Paced::new(stream, within, Arc::clone(&seat)), (peer, seat), router, stop).await;
             }
         }
     }
 }
 
-async fn serve<S>(stream: S, peer: SocketAddr, router: Router, stop: CancellationToken)
+async fn serve<S>(stream: Paced<S>, (peer, seat): (SocketAddr, Arc<Seat>), router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let held = Arc::clone(&seat);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(Arc::clone(&held));
         router.clone().oneshot(request.map(Body::new))
     });
     let connection = http1::Builder::new()
@@ -185,7 +220,15 @@ where
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            if seat.is_stream() {
+                // It has its farewell in hand; one that does not take it has no claim to more.
+                match tokio::time::timeout(FAREWELL_WITHIN, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            } else {
+                connection.await
+            }
         }
     };
     if let Err(error) = ended {

@@ -34,6 +34,15 @@ impl Registry {
         Self { mail, shared: Arc::new(shared), clock, whoami: Arc::new(whoami), metrics: Arc::default() }
     }
 
+    /// Has the feed tell of events, as if they had been committed now.
+    pub(crate) fn feeds(&self, events: &[super::feed::Event]) {
+        if let Some(last) = events.last() {
+            let now = self.clock.now().boot;
+            self.shared.feed.add(events, last.seq, now);
+            self.shared.feed.publish(now);
+        }
+    }
+
     /// Has a service beat once, now.
     pub(crate) fn beaten(self, service: &str) -> Self {
         let key: ServiceKey = service.parse().unwrap();

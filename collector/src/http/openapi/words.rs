@@ -15,7 +15,11 @@ use utoipa::{
     },
 };
 
-use crate::{http::page, registry::tokens, store::rows};
+use crate::{
+    http::page,
+    registry::{feed, tokens},
+    store::rows,
+};
 
 macro_rules! words {
     ($($(#[doc = $doc:literal])* $name:ident = $object:expr;)*) => {$(
@@ -117,6 +121,10 @@ words! {
     Cursor = matching("^[A-Za-z0-9_-]{1,512}$", 512);
     /// A place in the registry's commit order.
     Seq = whole();
+    /// A position in the change feed: epoch and seq.
+    Position = matching("^[0-9]{1,20}-[0-9]{1,20}$", 41);
+    /// What an event tells.
+    EventKind = one_of(feed::EventKind::ALL.map(feed::EventKind::as_str));
     /// A whole number, not negative.
     Number = whole();
     /// Yes or no.
