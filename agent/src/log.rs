@@ -1,18 +1,17 @@
-//! Log lines on standard error: text for people and for journald, or JSON.
+//! Logs of the process: to standard error, as one line an event.
+//!
+//! Owns where lines go and what is left out; what a line looks like, and what never stands in it, is
+//! [`rollcall_common::log`]'s.
 
-use std::{fmt, io::IsTerminal};
+use std::io::{IsTerminal as _, Write as _, stderr};
 
-use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
+use rollcall_common::{
+    log::{Form, Lines, is_journal},
+    time::{Clock as _, SystemClock},
+};
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    Layer as _, Registry,
-    filter::Targets,
-    fmt::{
-        FmtContext, FormatEvent, FormatFields,
-        format::{Format, Writer},
-    },
-    layer::SubscriberExt,
-    registry::LookupSpan,
-    util::SubscriberInitExt,
+    Layer as _, Registry, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
 use crate::config::{Log, LogFormat, LogLevel};
@@ -32,36 +31,28 @@ pub fn start(log: Log) {
         .fold(Targets::new().with_default(level), |targets, name| {
             targets.with_target(name, level.min(LevelFilter::WARN))
         });
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let layer = match log.format {
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-        LogFormat::Text if journal => {
-            lines.with_ansi(false).event_format(Prioritized(Format::default().without_time())).boxed()
-        }
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
+    let form = match log.format {
+        LogFormat::Json => Form::Json,
+        LogFormat::Text if in_journal() => Form::Journal,
+        LogFormat::Text => Form::Text { colour: stderr().is_terminal() },
     };
+    let lines = Lines::new(form, || SystemClock.now().wall, write);
     // An error means that a subscriber is set already, as in tests.
-    let _ = Registry::default().with(layer.with_filter(filter)).try_init();
+    if Registry::default().with(lines.with_filter(filter)).try_init().is_ok() {
+        std::panic::set_hook(Box::new(|info| {
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            tracing::error!("panicked at {place}: {}", info.payload_as_str().unwrap_or("no words"));
+        }));
+    }
 }
 
-/// Puts the priority in front that journald reads: without it, `journalctl -p err` finds nothing.
-struct Prioritized<F>(F);
+/// Whether the journal reads standard error: the variable alone is inherited by whoever is started from a unit.
+fn in_journal() -> bool {
+    let Some(named) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    rustix::fs::fstat(stderr()).is_ok_and(|stat| is_journal(&named, stat.st_dev, stat.st_ino))
+}
 
-impl<S, N, F> FormatEvent<S, N> for Prioritized<F>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-    F: FormatEvent<S, N>,
-{
-    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let priority = match *event.metadata().level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            Level::DEBUG | Level::TRACE => 7,
-        };
-        write!(writer, "<{priority}>")?;
-        self.0.format_event(ctx, writer, event)
-    }
+/// Nobody is left to tell where standard error is closed.
+fn write(line: &[u8]) {
+    let _ = stderr().lock().write_all(line);
 }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod http;
 pub mod ingest;
 pub mod keeper;
+pub mod log;
 pub mod metrics;
 pub mod naming;
 pub mod registry;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use rollcall_collector::{
     cli::{self, Exit, Start},
     config::{Config, System},
-    serve,
+    log, serve,
 };
 
 fn main() -> ExitCode {
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
-    if let Err(error) = serve::init_logs(&config.log) {
+    if let Err(error) = log::start(&config.log) {
         return cli::fail(Exit::Config, &error);
     }
     // Libraries that look at the process default find the one provider there is. It is installed once.

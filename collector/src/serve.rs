@@ -1,21 +1,16 @@
-//! Running a collector as a program: logs, signals, the service manager.
+//! Running a collector as a program: signals, the service manager.
 //!
 //! READY goes out once the listeners listen; the watchdog is fed only while the registry's ticks go on. The
 //! first SIGTERM or SIGINT drains, a second one leaves at once. SIGHUP has the HTTPS certificate read again.
 
-use std::{
-    io::{IsTerminal, stderr},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     collector::{Collector, Parts, StartError},
-    config::{Config, Log, LogFormat},
+    config::Config,
     registry::Registry,
 };
 
@@ -135,20 +130,6 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "the service manager was not told");
     }
-}
-
-/// Sets up logging to standard error, which journald reads.
-///
-/// # Errors
-/// When the filter does not parse, or logging is set up already.
-pub fn init_logs(log: &Log) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| format!("log.level: {error}"))?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let done = match log.format {
-        LogFormat::Text => registry.with(fmt::layer().with_ansi(stderr().is_terminal()).with_writer(stderr)).try_init(),
-        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(stderr)).try_init(),
-    };
-    done.map_err(|error| error.to_string())
 }
 
 fn causes(error: &dyn std::error::Error) -> impl Iterator<Item = String> {

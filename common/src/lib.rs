@@ -17,6 +17,7 @@
 //! | [`token`] | the onboarding token: parse, print, checksum |
 //! | [`code`] | the one numeric table of refusals and close reasons |
 //! | [`wire`] | ALPN, versions, size limits, messages, codec |
+//! | [`log`] | what a line of the log looks like, and what never stands in it |
 //! | [`identity`] | SPIFFE ids, pins, serials, verified peers, TLS settings |
 
 pub mod address;
@@ -27,6 +28,7 @@ pub mod id;
 pub mod identity;
 pub mod lease;
 pub mod lifecycle;
+pub mod log;
 pub mod service;
 pub mod time;
 pub mod token;
