@@ -13,8 +13,9 @@
 //! | [`error`] | problem documents |
 //! | `view` | the shapes that leave |
 //! | `extract` | the shapes that enter |
-//! | `filter`, `page`, `scan` | lists: what, how much, from where |
 //! | `services`, `overview`, `tokens`, `audit`, `feed`, `health`, `metrics` | one resource each |
+//! | `position` | tags, `If-Match`, `min_seq`: where the registry stands |
+//! | `filter`, `fields`, `page`, `scan` | lists: what, which members, how much, from where |
 //! | `server` | the listener |
 //! | [`tls`] | its encryption |
 
@@ -25,6 +26,7 @@ mod call;
 pub mod error;
 mod extract;
 mod feed;
+mod fields;
 mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -34,6 +36,7 @@ mod metrics;
 mod openapi;
 mod overview;
 mod page;
+mod position;
 mod routes;
 mod scan;
 mod server;

@@ -19,6 +19,7 @@
 //! | `actor` | the task that owns all of it |
 
 mod actor;
+pub mod expect;
 pub mod feed;
 pub mod history;
 pub mod identities;
@@ -133,6 +134,14 @@ pub enum Refusal {
     /// The maintenance window is over.
     #[error("maintenance window {0} is over already")]
     WindowEnded(crate::store::rows::RowId),
+    /// The row is not as its asker saw it.
+    #[error("it was changed meanwhile: it stands at \"{epoch}-{seq}\" now; look again and decide anew")]
+    Moved {
+        /// The registry's epoch.
+        epoch: u64,
+        /// The seq of the row's last change.
+        seq: rollcall_common::id::Seq,
+    },
     /// What was asked for is not allowed.
     #[error("{0}")]
     Invalid(String),
@@ -204,6 +213,7 @@ impl Refusal {
             | Self::Changed { .. }
             | Self::HasChildren { .. }
             | Self::Settled { .. }
+            | Self::Moved { .. }
             | Self::Spiffe(_) => Code::Protocol,
             Self::Deleted(_) => Code::Deleted,
             Self::Busy => Code::Busy,

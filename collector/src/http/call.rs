@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use rollcall_common::{
-    id::{ServiceId, ServiceKey},
+    id::{Seq, ServiceId, ServiceKey},
     service::Pairs,
     token::TokenId,
 };
@@ -21,11 +21,18 @@ use super::{
     extract::RequestId,
     filter::{SHORT, Wanted, Way},
     page::{self, Page},
+    position::Tagged,
+    routes::Expected,
     scan::{Listing, Seen, walk},
     view::{Light, ServiceDetail, ServiceView},
 };
 use crate::{
-    registry::{ParentProblem, Refusal, services::By},
+    registry::{
+        ParentProblem, Refusal, Request,
+        expect::{Expect, Expecting},
+        roster::Roster,
+        services::By,
+    },
     scope::Scope,
     store::rows::{IdRule, TokenPolicy, TokenRow},
 };
@@ -35,6 +42,7 @@ pub(super) struct Call {
     pub(super) state: Arc<State>,
     pub(super) caller: Caller,
     request_id: RequestId,
+    expect: Option<Expect>,
 }
 
 impl FromRequestParts<Arc<State>> for Call {
@@ -43,8 +51,9 @@ impl FromRequestParts<Arc<State>> for Call {
     async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Problem> {
         let caller = parts.extensions.get::<Caller>().cloned();
         let request_id = parts.extensions.get::<RequestId>().cloned();
+        let expect = parts.extensions.get::<Expected>().and_then(|expected| expected.0.clone());
         match (caller, request_id) {
-            (Some(caller), Some(request_id)) => Ok(Self { state: Arc::clone(state), caller, request_id }),
+            (Some(caller), Some(request_id)) => Ok(Self { state: Arc::clone(state), caller, request_id, expect }),
             // An open route has no caller: its handler must not ask for one.
             (_, _) => Err(Problem::new(ProblemCode::Internal, "the route has no guard")),
         }
@@ -60,6 +69,21 @@ impl Call {
     /// Refuses what the role does not allow, where the body decides what is asked.
     pub(super) fn demand(&self, permission: Permission) -> Result<(), Problem> {
         self.caller.demand(permission)
+    }
+
+    /// Asks for a change of one row, whose seq `row` finds, and waits until it is durable. Where the caller
+    /// bound it to a tag (`If-Match`), the change is refused from any other.
+    pub(super) async fn change<R: Request>(
+        &self,
+        row: impl Fn(&Roster) -> Option<Seq> + Send + 'static,
+        request: R,
+    ) -> Result<R::Answer, Problem> {
+        Ok(self.state.registry.ask(Expecting { request, row, expect: self.expect.clone() }).await?)
+    }
+
+    /// Shows something registered with its tag.
+    pub(super) fn tagged<T>(&self, seq: Seq, view: T) -> Tagged<T> {
+        Tagged { epoch: self.state.registry.read(|roster| roster.position().epoch), seq, view }
     }
 
     /// What the caller reaches: for lists, counts, bulk selections, feeds and exports.

@@ -111,12 +111,14 @@ problems! {
     Deleted = CONFLICT, "deleted", "The service is deleted";
     /// It was settled when the service was registered.
     Settled = CONFLICT, "settled", "This cannot change after the registration";
-    /// The service is another than the caller saw.
-    Changed = PRECONDITION_FAILED, "changed", "The service has changed";
+    /// What is to change is another than the caller saw.
+    Changed = PRECONDITION_FAILED, "changed", "It has changed meanwhile";
     /// The registry refused for another reason.
     Refused = CONFLICT, "refused", "The registry refused";
     /// The changes after a position are no longer held.
     Gone = GONE, "gone", "The position is no longer held";
+    /// A position of another epoch: of another registry, or of this one before it was restored.
+    OtherEpoch = CONFLICT, "other_epoch", "The position is of another epoch";
     /// The body is too large.
     TooLarge = PAYLOAD_TOO_LARGE, "too_large", "The body is too large";
     /// The body is not said to be JSON.
@@ -147,6 +149,8 @@ problems! {
     Internal = INTERNAL_SERVER_ERROR, "internal", "The collector made a mistake";
     /// Too many requests wait.
     Busy = SERVICE_UNAVAILABLE, "busy", "The registry is busy";
+    /// The collector has not seen yet what the caller knows.
+    Behind = SERVICE_UNAVAILABLE, "behind", "The collector has not come so far yet";
     /// The registry store does not work now.
     StoreUnavailable = SERVICE_UNAVAILABLE, "store_unavailable", "The registry store is unavailable";
     /// The collector is stopping.
@@ -259,6 +263,7 @@ impl From<Refusal> for Problem {
             Refusal::WindowEnded(_) => ProblemCode::WindowEnded,
             Refusal::Arrow(_) => ProblemCode::NoArrow,
             Refusal::Parent(problem) => parent_code(problem),
+            Refusal::Moved { .. } => ProblemCode::Changed,
             Refusal::Invalid(_) => ProblemCode::Invalid,
             Refusal::Changed { .. } => ProblemCode::Changed,
             Refusal::HasChildren { .. } => ProblemCode::HasChildren,
@@ -277,6 +282,7 @@ impl From<Refusal> for Problem {
             Refusal::Changed { expected, found, .. } => problem.with("expected", expected.0).with("found", found.0),
             Refusal::HasChildren { children, .. } => problem.with("children", children),
             Refusal::Settled { field, .. } => problem.with("field", field),
+            Refusal::Moved { epoch, seq } => problem.with("epoch", epoch).with("seq", seq.0),
             Refusal::Exists(_)
             | Refusal::UnknownService(_)
             | Refusal::UnknownToken(_)
@@ -373,6 +379,7 @@ mod tests {
             (Refusal::Deleted(key()), 409, "deleted"),
             (Refusal::Settled { service: key(), field: "parent" }, 409, "settled"),
             (Refusal::Spiffe("why".into()), 422, "spiffe_identity"),
+            (Refusal::Moved { epoch: 2, seq: Seq(41) }, 412, "changed"),
             (Refusal::Invalid("why".into()), 422, "invalid"),
             (Refusal::Wire(Code::KeyInUse), 409, "refused"),
             (Refusal::Busy, 503, "busy"),

@@ -185,6 +185,10 @@ impl Schemas {
         let mut shown = json!({"description": answer.about});
         if let Some((media, shape)) = answer.content {
             let content = match shape {
+                Some(shape) if answer.selected => {
+                    let less = json!({"type": "object", "description": "With `fields`: the picked members only"});
+                    json!({"schema": {"anyOf": [self.shape(shape), less]}})
+                }
                 Some(shape) => json!({"schema": self.shape(shape)}),
                 None => json!({}),
             };

@@ -71,6 +71,12 @@ impl<T: ToSchema> ToSchema for Page<T> {
 }
 
 impl<T> Page<T> {
+    /// The same page of other things.
+    pub(super) fn map<U>(self, show: impl FnMut(T) -> U) -> Page<U> {
+        let Self { items, next, seq, epoch } = self;
+        Page { items: items.into_iter().map(show).collect(), next, seq, epoch }
+    }
+
     /// A page read at a position.
     pub(super) fn at(position: Position, items: Vec<T>, next: Option<String>) -> Self {
         Self { items, next, seq: position.seq.0, epoch: position.epoch }

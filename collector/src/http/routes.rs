@@ -55,7 +55,7 @@ use axum::{
     Router,
     extract::{Request, State as Held},
     handler::Handler,
-    http::Method,
+    http::{HeaderMap, Method, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
@@ -70,7 +70,10 @@ use super::{
     error::{Problem, ProblemCode},
     extract::Query,
     gate::admit,
+    position,
 };
+
+use crate::registry::expect::Expect;
 
 /// How long an answer may take, unless its operation streams.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -120,6 +123,9 @@ impl Routes {
         T: 'static,
     {
         let Ok(filter) = MethodFilter::try_from(operation.method.clone()) else { return self };
+        if operation.waits() {
+            operation = operation.query(&[position::MIN_SEQ_PARAM]).header(position::MIN_SEQ_HEADER);
+        }
         operation.tag = self.tags.last().map_or("", |tag| tag.name);
         let operation = Arc::new(operation);
         let gate = Gate { state: Arc::clone(&self.state), operation: Arc::clone(&operation) };
@@ -156,19 +162,61 @@ async fn guard(Held(gate): Held<Gate>, mut request: Request, next: Next) -> Resp
         let query = Query::read(request.uri().query().unwrap_or_default(), &operation)?;
         Ok((caller, query))
     });
-    let mut answer = match passed {
+    let passed = match passed {
         Ok((caller, query)) => {
+            demanded(&gate.state, &operation, request.headers(), &query).await.map(|expect| (caller, query, expect))
+        }
+        Err(problem) => Err(problem),
+    };
+    let mut answer = match passed {
+        Ok((caller, query, expect)) => {
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
             }
             request.extensions_mut().insert(query);
             request.extensions_mut().insert(Arc::clone(&operation));
-            in_time(&operation, next.run(request)).await
+            if operation.tagged {
+                position::spared(in_time(&operation, next.run(request)).await, expect.as_ref())
+            } else {
+                request.extensions_mut().insert(Expected(expect));
+                in_time(&operation, next.run(request)).await
+            }
         }
         Err(problem) => problem.into_response(),
     };
+    if operation.changes() && answer.status().is_success() {
+        position::stamp(&mut answer, gate.state.registry.read(|roster| roster.position()));
+    }
     answer.extensions_mut().insert(operation);
     answer
+}
+
+/// What a change is bound to.
+#[derive(Debug, Clone)]
+pub(super) struct Expected(pub(super) Option<Expect>);
+
+/// What the caller demands of the moment: that the registry has come so far, that a tag stands.
+async fn demanded(
+    state: &State,
+    operation: &Operation,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Option<Expect>, Problem> {
+    if operation.waits() {
+        position::reached(&state.registry, query, headers).await?;
+    }
+    if operation.tagged {
+        return position::expected(headers, &header::IF_NONE_MATCH);
+    }
+    let expect = position::expected(headers, &header::IF_MATCH)?;
+    if expect.is_some() && operation.changes() && !operation.matches {
+        // A condition that is silently passed over would let through what it was to hold up.
+        return Err(Problem::new(
+            ProblemCode::InvalidHead,
+            "this operation cannot be bound to a tag: leave If-Match out",
+        ));
+    }
+    Ok(expect)
 }
 
 async fn in_time(operation: &Operation, answer: impl Future<Output = Response>) -> Response {

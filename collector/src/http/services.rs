@@ -9,26 +9,32 @@ use axum::{
 };
 use rollcall_common::{
     health::Text,
-    id::{Kind, ServiceId, ServiceKey},
+    id::{Kind, Seq, ServiceId, ServiceKey},
     lifecycle::{Act, Arrow, Standing, Status, decide},
     service::{CheckerKind, Pairs, Source},
 };
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
     access::Permission,
     error::{Problem, ProblemCode},
     extract::{Call, Id, Json, Query},
+    fields::{self, Fields},
     filter::{self, Wanted},
     openapi::words,
     page::{self, Page},
+    position::Tagged,
     routes::{Operation, Param, Routes},
     scan::Seen,
     view::{IntervalView, ServiceDetail, ServiceView},
 };
 use crate::{
-    registry::services::{Move, Register, standing},
+    registry::{
+        roster::Roster,
+        services::{Move, Register, standing},
+    },
     store::rows::Said,
 };
 
@@ -83,6 +89,8 @@ const HISTORY: &[Param] = &[
     Param::of::<words::Limit>("limit", "Rows of a page"),
     Param::of::<words::Flag>("superseded", "Also rows that a later finding replaced"),
 ];
+const TAG: &str = "The tag follows what is registered. What is only observed (presence, the last heartbeat, the \
+    connection) moves no tag: ask without `If-None-Match` to see it.";
 const ROOT: &str = "/api/admin/services";
 
 /// A kind's word in a path is one of four, so that a service of any id has a place; without a kind, an id that
@@ -96,7 +104,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
                 .about("Services of every kind, in the order of the tree of kinds and then by id")
                 .query(&[filter::KIND, filter::PARENT])
                 .query(filter::QUERY)
-                .answer::<Page<ServiceView>>(200, "A page"),
+                .query(&[fields::PARAM])
+                .selected::<Page<ServiceView>>(200, "A page"),
             |call: Call, query: Query| list(None, call, query),
         )
         .add(
@@ -104,7 +113,10 @@ pub(super) fn routes(routes: Routes) -> Routes {
                 .scoped()
                 .about("A service by its id alone, where one kind only has it")
                 .path::<words::Id>("id", "The service")
-                .answer::<ServiceDetail>(200, "The service")
+                .more(TAG)
+                .query(&[fields::PARAM])
+                .tagged()
+                .selected::<ServiceDetail>(200, "The service")
                 .gives(&[ProblemCode::UnknownService, ProblemCode::Ambiguous]),
             show_any,
         );
@@ -124,7 +136,8 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
         .about(format!("Services of kind {word}, by id"))
         .query(&[filter::PARENT])
         .query(filter::QUERY)
-        .answer::<Page<ServiceView>>(200, "A page");
+        .query(&[fields::PARAM])
+        .selected::<Page<ServiceView>>(200, "A page");
     let register_one = Operation::post(&all, P::Operate, &format!("register_{word}"))
         .scoped()
         .about(format!("Registers a service of kind {word} ahead of its first heartbeat"))
@@ -141,11 +154,15 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
         ]);
     let show_one = known(Operation::get(&one, P::Read, &format!("get_{word}")).scoped())
         .about(format!("One service of kind {word}, with everything that is known of it"))
-        .answer::<ServiceDetail>(200, "The service");
+        .more(TAG)
+        .query(&[fields::PARAM])
+        .tagged()
+        .selected::<ServiceDetail>(200, "The service");
     let remove_one = known(Operation::delete(&one, P::Administer, &format!("remove_{word}")).scoped())
         .about("Removes a service for good")
         .more("Pending and active services are not removed: delete or revoke them first.")
         .query(REASON)
+        .matches()
         .empty(204, "It is gone")
         .gives(&[ProblemCode::NoArrow, ProblemCode::Refused]);
     let history_of = known(Operation::get(&format!("{one}/history"), P::Read, &format!("get_{word}_history")).scoped())
@@ -159,6 +176,7 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
             .about("Changes the status of a service, by the act or by the status that it is to lead to")
             .more("Revoking and deleting take an administrator; letting back in takes an operator.")
             .body::<StatusBody>()
+            .matches()
             .answer::<ServiceDetail>(200, "As it is now")
             .gives(&[ProblemCode::NoArrow, ProblemCode::Refused])
     };
@@ -166,7 +184,7 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
     let mut routes = routes
         .add(list_all, move |call: Call, query: Query| list(Some(kind), call, query))
         .add(register_one, move |call: Call, body: Json<_>| register(kind, call, body))
-        .add(show_one, move |call: Call, id: Id| show(kind, call, id))
+        .add(show_one, move |call: Call, id: Id, query: Query| show(kind, call, id, query))
         .add(remove_one, move |call: Call, id: Id, query: Query| remove(kind, call, id, query))
         .add(status(Method::POST, format!("change_{word}_status")), set)
         .add(status(Method::PUT, format!("set_{word}_status")), set)
@@ -176,43 +194,52 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
         let list_below = known(Operation::get(&below, P::Read, &format!("list_{words}_of_{parent}")).scoped())
             .about(format!("The {words} of one {parent}, by id"))
             .query(filter::QUERY)
-            .answer::<Page<ServiceView>>(200, "A page");
+            .query(&[fields::PARAM])
+            .selected::<Page<ServiceView>>(200, "A page");
         routes =
             routes.add(list_below, move |call: Call, id: Id, query: Query| children(parent, kind, call, id, query));
     }
     routes
 }
 
-async fn list(kind: Option<Kind>, call: Call, query: Query) -> Result<axum::Json<Page<ServiceView>>, Problem> {
-    Ok(axum::Json(call.page(Wanted::read(kind, &query.0)?)))
+async fn list(kind: Option<Kind>, call: Call, query: Query) -> Result<Response, Problem> {
+    let fields = Fields::read(&query)?;
+    Ok(fields.page(call.page(Wanted::read(kind, &query.0)?)))
 }
 
 /// `…/pollers/{id}/agents` and `…/agents/{id}/checkers`.
-async fn children(
-    parent: Kind,
-    child: Kind,
-    call: Call,
-    id: Id,
-    query: Query,
-) -> Result<axum::Json<Page<ServiceView>>, Problem> {
+async fn children(parent: Kind, child: Kind, call: Call, id: Id, query: Query) -> Result<Response, Problem> {
+    let fields = Fields::read(&query)?;
     let key = ServiceKey::new(parent, id.0);
     call.find(&key)?;
     let mut pairs = query.0;
     pairs.push(("parent".into(), key.id.to_string()));
-    Ok(axum::Json(call.page(Wanted::read(Some(child), &pairs)?)))
+    Ok(fields.page(call.page(Wanted::read(Some(child), &pairs)?)))
 }
 
-async fn show(kind: Kind, call: Call, id: Id) -> Result<axum::Json<ServiceDetail>, Problem> {
+/// Finds the seq of a service.
+fn seq_of(key: &ServiceKey) -> impl Fn(&Roster) -> Option<Seq> + Send + use<> {
+    let key = key.clone();
+    move |roster| roster.get(&key).map(|entry| entry.row.seq)
+}
+
+fn shown(call: &Call, seen: &Seen) -> Tagged<ServiceDetail> {
+    call.tagged(seen.entry.row.seq, call.detail(seen))
+}
+
+async fn show(kind: Kind, call: Call, id: Id, query: Query) -> Result<Tagged<Value>, Problem> {
+    let fields = Fields::read(&query)?;
     let seen = call.find(&ServiceKey::new(kind, id.0))?;
-    Ok(axum::Json(call.detail(&seen)))
+    Ok(call.tagged(seen.entry.row.seq, fields.of(&call.detail(&seen))))
 }
 
 /// A lookup without a kind: answered where it is unambiguous.
-async fn show_any(call: Call, id: Id) -> Result<axum::Json<ServiceDetail>, Problem> {
+async fn show_any(call: Call, id: Id, query: Query) -> Result<Tagged<Value>, Problem> {
+    let fields = Fields::read(&query)?;
     let found: Vec<Seen> =
         Kind::ALL.into_iter().filter_map(|kind| call.find(&ServiceKey::new(kind, id.0.clone())).ok()).collect();
     match found.as_slice() {
-        [one] => Ok(axum::Json(call.detail(one))),
+        [one] => Ok(call.tagged(one.entry.row.seq, fields.of(&call.detail(one)))),
         [] => Err(Problem::new(ProblemCode::UnknownService, format!("no service of any kind has the id {}", id.0))),
         several => {
             let keys: Vec<String> = several.iter().map(|seen| seen.entry.row.key.to_string()).collect();
@@ -243,7 +270,7 @@ async fn register(kind: Kind, call: Call, Json(body): Json<RegisterBody>) -> Res
     };
     call.state.registry.ask(request).await?;
     let seen = call.find(&key)?;
-    let mut response = (StatusCode::CREATED, axum::Json(call.detail(&seen))).into_response();
+    let mut response = (StatusCode::CREATED, shown(&call, &seen)).into_response();
     let place = format!("/api/admin/services/{}/{}", kind.plural(), key.id);
     if let Ok(place) = HeaderValue::from_str(&place) {
         response.headers_mut().insert(header::LOCATION, place);
@@ -256,16 +283,16 @@ async fn set_status(
     call: Call,
     id: Id,
     Json(body): Json<StatusBody>,
-) -> Result<axum::Json<ServiceDetail>, Problem> {
+) -> Result<Tagged<ServiceDetail>, Problem> {
     let key = ServiceKey::new(kind, id.0);
     let seen = call.find(&key)?;
     let standing = standing(&seen.entry, call.state.registry.now().wall);
     let (act, permission) = asked(standing, &body)?;
     call.demand(permission)?;
     let reason = body.reason.to_string();
-    call.state.registry.ask(Move::new(key.clone(), act, reason, call.by())).await?;
+    call.change(seq_of(&key), Move::new(key.clone(), act, reason, call.by())).await?;
     let seen = call.find(&key)?;
-    Ok(axum::Json(call.detail(&seen)))
+    Ok(shown(&call, &seen))
 }
 
 async fn remove(kind: Kind, call: Call, id: Id, query: Query) -> Result<StatusCode, Problem> {
@@ -273,8 +300,8 @@ async fn remove(kind: Kind, call: Call, id: Id, query: Query) -> Result<StatusCo
         .map_err(|error| Problem::new(ProblemCode::InvalidQuery, error.to_string()).with("parameter", "reason"))?;
     let key = ServiceKey::new(kind, id.0);
     call.find(&key)?;
-    let request = Move::new(key, Act::Remove, reason.to_string(), call.by());
-    call.state.registry.ask(request).await?;
+    let row = seq_of(&key);
+    call.change(row, Move::new(key, Act::Remove, reason.to_string(), call.by())).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -526,3 +526,88 @@ mod scopes {
 }
 
 mod served;
+
+/// Tags, positions and picked members, over the whole router.
+mod positions {
+    use super::*;
+
+    fn ask(api: &Api, method: &Method, path: &str, headers: &[(&str, &str)], body: &str) -> axum::http::Request<Body> {
+        let mut request = api.request("admin", method, path).header(header::CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(Body::from(body.to_owned())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_detail_has_a_tag_and_is_spared_to_whoever_has_it() {
+        let api = Api::new();
+        let token = format!("/api/admin/tokens/{}", rollcall_common::token::TokenId([1; 10]));
+        for (path, tag) in
+            [("/api/admin/services/agents/a", "\"2-3\""), ("/api/admin/services/a", "\"2-3\""), (&token, "\"2-9\"")]
+        {
+            let (status, answer, _) = api.send(ask(&api, &Method::GET, path, &[], "")).await;
+            assert_eq!((status.as_u16(), answer.headers()[header::ETAG].to_str().unwrap()), (200, tag), "{path}");
+            for (wanted, status) in
+                [(tag, 304), ("*", 304), ("\"2-2\"", 200), ("\"1-3\"", 200), ("W/\"2-3\"", 200), ("nonsense", 400)]
+            {
+                let request = ask(&api, &Method::GET, path, &[("if-none-match", wanted)], "");
+                let (answered, answer, body) = api.send(request).await;
+                assert_eq!(answered.as_u16(), status, "{path} {wanted}");
+                assert!(status != 304 || (body == "" && answer.headers()[header::ETAG] == tag));
+            }
+        }
+    }
+
+    /// What is bound to a tag gets as far as the registry, which compares; what cannot be bound is refused.
+    #[tokio::test]
+    async fn only_what_heeds_a_tag_takes_one() {
+        let api = Api::new();
+        let path = "/api/admin/services/agents/a/status";
+        let body = r#"{"act":"revoke"}"#;
+        assert_eq!(api.send(ask(&api, &Method::PUT, path, &[("if-match", "\"2-3\"")], body)).await.0, 503);
+        assert_eq!(api.send(ask(&api, &Method::PUT, path, &[("if-match", "2-3")], body)).await.0, 400);
+        let (status, _, problem) =
+            api.send(ask(&api, &Method::POST, "/api/admin/tokens", &[("if-match", "*")], "{}")).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (400, &json!("invalid_head")));
+        for route in &api.table.operations {
+            assert!(!route.matches || route.changes(), "{}", route.path);
+            assert!(!route.tagged || !route.changes(), "{}", route.path);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_waits_for_what_its_caller_knows() {
+        let api = Api::new();
+        for (text, status, code) in [
+            ("41", 200, None),
+            ("2-41", 200, None),
+            ("0", 200, None),
+            ("42", 503, Some("behind")),
+            ("1-41", 409, Some("other_epoch")),
+            ("x", 400, Some("invalid_query")),
+        ] {
+            let (answered, body) = api.get("viewer", &format!("/api/admin/services/agents/a?min_seq={text}")).await;
+            assert_eq!((answered, body["code"].as_str()), (status, code), "{text}");
+            if code == Some("behind") {
+                assert_eq!((&body["seq"], &body["epoch"]), (&json!(41), &json!(2)));
+                continue;
+            }
+            let request = ask(&api, &Method::GET, "/api/admin/services", &[("rollcall-min-seq", text)], "");
+            let (answered, _, body) = api.send(request).await;
+            assert_eq!((answered.as_u16(), body["code"].as_str()), (status, code), "{text} as a header");
+        }
+    }
+
+    #[tokio::test]
+    async fn members_are_picked_in_lists_and_details() {
+        let api = Api::new();
+        let (_, page) = api.get("viewer", "/api/admin/services/pollers?fields=id,health.health&limit=1").await;
+        assert_eq!(page["items"], json!([{"id": "p", "health": {"health": "unchecked"}}]));
+        assert!(page["next"].is_string());
+        let (_, detail) = api.get("viewer", "/api/admin/services/agents/a?fields=kind&fields=host").await;
+        assert_eq!(detail, json!({"kind": "agent", "host": null}));
+        let (status, problem) = api.get("viewer", "/api/admin/services?fields=id,secret").await;
+        assert_eq!((status, &problem["parameter"]), (400, &json!("fields")));
+    }
+}

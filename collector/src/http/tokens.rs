@@ -28,6 +28,7 @@ use super::{
     extract::{Call, Id, Json, Query},
     openapi::words,
     page::{self, Page},
+    position::Tagged,
     routes::{Operation, Param, Routes},
     view::{NewTokenView, ParentRuleView, TokenView},
 };
@@ -36,6 +37,7 @@ use crate::{
     naming::{IdPattern, ParentRule},
     registry::{
         Refusal,
+        roster::Roster,
         tokens::{CreateToken, RevokeToken, TokenState},
     },
     store::rows::{Approval, Cidr, IdRule, TokenPolicy},
@@ -160,6 +162,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(
             known(Operation::get(&format!("{ROOT}/{{id}}"), Permission::Read, "get_token").scoped())
                 .about("One onboarding token, without its secret")
+                .tagged()
                 .answer::<TokenView>(200, "The token"),
             show,
         )
@@ -167,6 +170,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
             known(Operation::post(&format!("{ROOT}/{{id}}/revoke"), Permission::Operate, "revoke_token").scoped())
                 .about("Ends an onboarding token; identities that it gave stay")
                 .body::<Empty>()
+                .matches()
                 .answer::<TokenView>(200, "As it is now")
                 .gives(&[ProblemCode::TokenRevoked]),
             revoke,
@@ -225,19 +229,20 @@ async fn list(call: Call, query: Query) -> Result<axum::Json<Page<TokenView>>, P
     Ok(axum::Json(Page::at(position, items, last)))
 }
 
-async fn show(call: Call, id: Id<TokenId>) -> Result<axum::Json<TokenView>, Problem> {
+async fn show(call: Call, id: Id<TokenId>) -> Result<Tagged<TokenView>, Problem> {
     view(&call, id.0)
 }
 
-async fn revoke(call: Call, id: Id<TokenId>, Json(Empty {}): Json<Empty>) -> Result<axum::Json<TokenView>, Problem> {
+async fn revoke(call: Call, id: Id<TokenId>, Json(Empty {}): Json<Empty>) -> Result<Tagged<TokenView>, Problem> {
     call.token(id.0)?;
-    call.state.registry.ask(RevokeToken { id: id.0, by: call.by() }).await?;
+    let (token, row) = (id.0, move |roster: &Roster| roster.token(id.0).map(|row| row.seq));
+    call.change(row, RevokeToken { id: token, by: call.by() }).await?;
     view(&call, id.0)
 }
 
-fn view(call: &Call, id: TokenId) -> Result<axum::Json<TokenView>, Problem> {
+fn view(call: &Call, id: TokenId) -> Result<Tagged<TokenView>, Problem> {
     let row = call.token(id)?;
-    Ok(axum::Json(TokenView::of(&row, call.state.registry.now().wall)))
+    Ok(call.tagged(row.seq, TokenView::of(&row, call.state.registry.now().wall)))
 }
 
 fn invalid(detail: impl Into<String>) -> Problem {

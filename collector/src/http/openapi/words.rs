@@ -119,6 +119,10 @@ words! {
     Limit = number(1, size(page::MAX_LIMIT)).default(Some(page::DEFAULT_LIMIT.into()));
     /// Where the next page begins: `next` of the page before, as it was.
     Cursor = matching("^[A-Za-z0-9_-]{1,512}$", 512);
+    /// A position: a seq, or epoch and seq as in `2-41`.
+    At = matching("^([0-9]{1,19}-)?[0-9]{1,19}$", 39);
+    /// Tags as in `"2-41"`, divided by commas, or `*`.
+    Tags = matching("^(\\*|\"[0-9]{1,19}-[0-9]{1,19}\"(, *\"[0-9]{1,19}-[0-9]{1,19}\"){0,15})$", 700);
     /// A place in the registry's commit order.
     Seq = whole();
     /// A position in the change feed: epoch and seq.
@@ -135,6 +139,8 @@ words! {
     Unknown = one_of(lease::Unknown::ALL.map(lease::Unknown::as_str));
     /// A test of a label.
     LabelTest = text().min_length(Some(1)).max_length(Some(4096));
+    /// A member of a service.
+    Field = matching("^[a-z_]+([.].{1,63})?$", 128);
     /// A text to look for.
     Search = text().max_length(Some(128));
     /// An address that sidecars dial: host and port.

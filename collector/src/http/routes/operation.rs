@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use super::Param;
-use crate::http::{access::Permission, error::ProblemCode, extract::MAX_BODY};
+use crate::http::{access::Permission, error::ProblemCode, extract::MAX_BODY, position};
 
 /// A type's schema, by its name.
 #[derive(Clone, Copy)]
@@ -55,6 +55,8 @@ pub(crate) struct Answer {
     pub about: &'static str,
     /// Its media type and shape; `None` = no body.
     pub content: Option<(&'static str, Option<Shape>)>,
+    /// Whether the caller can pick members, so that some are missing.
+    pub selected: bool,
 }
 
 /// One operation: a method on a path, and all that is promised about it.
@@ -92,6 +94,10 @@ pub(crate) struct Operation {
     pub scoped: bool,
     /// Largest body, in bytes.
     pub body_limit: usize,
+    /// Whether its answer carries a tag, and may be spared.
+    pub tagged: bool,
+    /// Whether it can be bound to a tag.
+    pub matches: bool,
 }
 
 #[allow(dead_code, reason = "the builder is whole; each resource uses the parts that it needs")]
@@ -115,6 +121,8 @@ impl Operation {
             streams: false,
             scoped: false,
             body_limit: MAX_BODY,
+            tagged: false,
+            matches: false,
         }
     }
 
@@ -192,19 +200,35 @@ impl Operation {
 
     /// An answer in JSON.
     pub(crate) fn answer<T: ToSchema>(mut self, status: u16, about: &'static str) -> Self {
-        self.answers.push(Answer { status, about, content: Some(("application/json", Some(Shape::of::<T>()))) });
+        self.answers.push(Answer {
+            status,
+            about,
+            content: Some(("application/json", Some(Shape::of::<T>()))),
+            selected: false,
+        });
+        self
+    }
+
+    /// An answer in JSON that holds less where the caller picked `fields`.
+    pub(crate) fn selected<T: ToSchema>(mut self, status: u16, about: &'static str) -> Self {
+        self.answers.push(Answer {
+            status,
+            about,
+            content: Some(("application/json", Some(Shape::of::<T>()))),
+            selected: true,
+        });
         self
     }
 
     /// An answer in another media type; its shape is told in words.
     pub(crate) fn answer_as(mut self, status: u16, media: &'static str, about: &'static str) -> Self {
-        self.answers.push(Answer { status, about, content: Some((media, None)) });
+        self.answers.push(Answer { status, about, content: Some((media, None)), selected: false });
         self
     }
 
     /// An answer without a body.
     pub(crate) fn empty(mut self, status: u16, about: &'static str) -> Self {
-        self.answers.push(Answer { status, about, content: None });
+        self.answers.push(Answer { status, about, content: None, selected: false });
         self
     }
 
@@ -227,6 +251,24 @@ impl Operation {
         self
     }
 
+    /// Says that the answer of a detail is [`Tagged`](crate::http::position::Tagged): it has an `ETag`, and
+    /// `If-None-Match` is heeded.
+    pub(crate) fn tagged(mut self) -> Self {
+        self.tagged = true;
+        self.header(position::IF_NONE_MATCH).empty(304, "It has not changed")
+    }
+
+    /// Says that the change is asked for by `Call::change`, so that `If-Match` is heeded.
+    pub(crate) fn matches(mut self) -> Self {
+        self.matches = true;
+        self.header(position::IF_MATCH).gives(&[ProblemCode::Changed])
+    }
+
+    /// Whether it is a read that can wait for a position.
+    pub(crate) fn waits(&self) -> bool {
+        self.method == Method::GET && self.permission == Permission::Read && !self.streams
+    }
+
     /// Whether it changes something.
     pub(crate) fn changes(&self) -> bool {
         self.method != Method::GET
@@ -247,6 +289,7 @@ impl Operation {
         when(!self.path_params.is_empty(), &[C::InvalidId]);
         when(self.query.iter().any(|param| param.name == "cursor"), &[C::InvalidCursor]);
         when(self.body.is_some(), &[C::InvalidBody, C::Invalid, C::MediaType, C::TooLarge, C::SlowBody]);
+        when(self.waits(), &[C::Behind, C::OtherEpoch]);
         when(self.changes(), &[C::Busy, C::StoreUnavailable, C::Draining]);
         all
     }
