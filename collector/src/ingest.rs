@@ -9,10 +9,12 @@
 //! | [`endpoint`] | the UDP socket and the transport's settings |
 //! | [`session`] | the pure half of a heartbeat session |
 //! | `beats` | a heartbeat connection |
+//! | `children` | what it says of services without a sidecar |
 //! | `enroll` | an enrollment or rejoin connection |
 //! | `stream` | frames on a stream, with their deadlines |
 
 mod beats;
+mod children;
 pub mod endpoint;
 mod enroll;
 pub mod session;

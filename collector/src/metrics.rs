@@ -49,6 +49,12 @@ pub struct Metrics {
     pub sessions: Counter,
     /// Greetings of sidecars whose clock is off by more than 30 s.
     pub skewed: Counter,
+    /// Reports of children that were heard.
+    pub child_reports: Counter,
+    /// Reports of children that were not, by code.
+    pub child_refused: Family<CodeLabel, Counter>,
+    /// Batches of child reports over what a session may send.
+    pub child_throttled: Counter,
     /// Enrollments that gave an identity.
     pub enrolled: Counter,
     /// Rejoins that gave a certificate.
@@ -95,6 +101,9 @@ impl Default for Metrics {
             replayed: Counter::default(),
             sessions: Counter::default(),
             skewed: Counter::default(),
+            child_reports: Counter::default(),
+            child_refused: Family::default(),
+            child_throttled: Counter::default(),
             enrolled: Counter::default(),
             rejoined: Counter::default(),
             renewed: Counter::default(),
@@ -125,6 +134,8 @@ impl Metrics {
         add("rollcall_heartbeats_replayed", "Heartbeats whose number had been seen", &self.replayed);
         add("rollcall_sessions", "Sessions greeted", &self.sessions);
         add("rollcall_clocks_skewed", "Greetings of sidecars whose clock is off by more than 30 s", &self.skewed);
+        add("rollcall_child_reports", "Reports of children heard", &self.child_reports);
+        add("rollcall_child_batches_throttled", "Batches of child reports over the limit", &self.child_throttled);
         add("rollcall_enrollments", "Enrollments that gave an identity", &self.enrolled);
         add("rollcall_rejoins", "Rejoins that gave a certificate", &self.rejoined);
         add("rollcall_renewals", "Renewals that gave a certificate", &self.renewed);
@@ -137,6 +148,11 @@ impl Metrics {
         add("rollcall_liveness_lost", "Times the liveness store had lost what was published", &self.liveness_lost);
         add("rollcall_lease_credit_milliseconds", "Milliseconds credited to leases for blind time", &self.credited_ms);
         into.register("rollcall_refusals", "Refusals by code", self.refused.clone());
+        into.register(
+            "rollcall_child_reports_refused",
+            "Reports of children not heard, by code",
+            self.child_refused.clone(),
+        );
         into.register(
             "rollcall_connections_closed",
             "Connections closed by the collector, by code",

@@ -10,6 +10,7 @@
 //! | [`roster`] | all services in dense slots |
 //! | [`leases`] | deadlines, touched by heartbeats |
 //! | [`links`] | the live connection of each service |
+//! | [`children`] | what parents say of those that have no sidecar |
 //! | [`judge`] | verdicts: losses, stalls, restarts |
 //! | [`history`] | presence intervals on their way to the store |
 //! | [`feed`] | what happened, for those who follow |
@@ -19,6 +20,7 @@
 //! | `actor` | the task that owns all of it |
 
 mod actor;
+pub mod children;
 pub mod expect;
 pub mod feed;
 pub mod history;
@@ -60,6 +62,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::actor::Actor;
 use self::{
+    children::Book,
     feed::Feed,
     history::Ledger,
     leases::Leases,
@@ -259,6 +262,8 @@ pub trait Request: fmt::Debug + Send + 'static {
 pub enum Notice {
     /// A beat found its lease not running.
     Woke(Slot),
+    /// A child's parent reports it under an interval so much longer that the history must know.
+    Repaced(Slot),
     /// The sidecar said goodbye.
     Goodbye(Slot, Goodbye),
     /// What is said of the service changed.
@@ -333,6 +338,8 @@ struct Shared {
     leases: Leases,
     links: Links,
     feed: Feed,
+    /// At most one entry for each service.
+    children: Mutex<Book>,
     pace: RwLock<(Pace, Option<Pace>)>,
     ledger: RwLock<Ledger>,
     /// Whose presence is shown but not recorded, with the number of rows that wait.
@@ -357,6 +364,7 @@ impl Shared {
             roster: RwLock::new(roster),
             leases,
             links: Links::default(),
+            children: Mutex::default(),
             pace: RwLock::new(pace),
             ledger: RwLock::new(ledger),
             unrecorded: RwLock::default(),

@@ -60,7 +60,7 @@ const CREATE_EXAMPLES: &str = "\
 Examples:
   rollcall-collector tokens create --kind poller --id site-3
   rollcall-collector tokens create --kind agent --parent site-3 --id-prefix edge- --uses 200 --ttl 7d
-  rollcall-collector tokens create --kind agent --id-pattern 'edge-*' --max-uses 500 --ephemeral-after 1h \\
+  rollcall-collector tokens create --kind agent --id-pattern 'edge-*' --max-uses 500 --ephemeral-after 1h \
       --parent-from-label site=poller-{}
   rollcall-collector tokens create --kind agent --parent site-3 --approval manual --ttl 7d
   rollcall-collector tokens create --kind poller --id site-3 --implicit-children

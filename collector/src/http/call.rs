@@ -194,8 +194,10 @@ impl Call {
 
     /// Everything about one service.
     pub(super) fn detail(&self, seen: &Seen) -> ServiceDetail {
-        let link = self.state.registry.links().get(seen.entry.slot);
-        ServiceDetail::of(seen, link.as_ref(), self.light())
+        let registry = &self.state.registry;
+        let link = registry.links().get(seen.entry.slot);
+        let told = registry.children().told(seen.entry.slot).cloned();
+        ServiceDetail::of(seen, link.as_ref(), told.as_ref(), self.light())
     }
 
     /// How many sidecars within reach are connected.

@@ -95,6 +95,7 @@ pub(crate) fn sight(presence: Presence, unknown: Option<Unknown>, now: BootTime)
         deadline: last_beat.after(PACE.ttl()),
         beat_no: BeatNo(7),
         session: SessionNo(1),
+        origin: crate::registry::leases::Origin::Own,
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
     scan::{Seen, presence_of},
 };
 use crate::{
-    registry::{links::Link, tokens::TokenState},
+    registry::{children::Told, leases::Phase, links::Link, tokens::TokenState},
     store::rows::{AuditEvent, IdRule, IdentityRow, IntervalRow, TokenRow},
 };
 
@@ -73,6 +73,9 @@ pub(super) struct ServiceView {
     pub presence: Presence,
     /// Why there is no verdict; only with `unknown`.
     pub presence_reason: Option<&'static str>,
+    /// Whose word it is: `own` for a sidecar's beats, `parent` for a parent's reports; `null` before the first.
+    #[schema(value_type = Option<words::Origin>)]
+    pub presence_origin: Option<&'static str>,
     /// Whether the presence is in the durable history already; absent where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recorded: Option<bool>,
@@ -143,6 +146,27 @@ pub(super) struct ServiceDetail {
     pub identity: Option<IdentityView>,
     /// What its sidecar told of its host.
     pub host: Option<HostView>,
+    /// What a parent last said of it. For a service with an identity it is shown here and counts for nothing.
+    pub parent_report: Option<ParentReportView>,
+}
+
+/// What a parent's sidecar said of a service.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct ParentReportView {
+    /// Who said it, as `kind/id`.
+    #[schema(value_type = words::Key)]
+    pub by: String,
+    /// What it said, and when.
+    pub health: HealthView,
+    /// The interval that it promised, in milliseconds.
+    pub interval_ms: u32,
+}
+
+impl ParentReportView {
+    fn of(told: &Told, now: Now) -> Self {
+        let said = (told.report.clone(), now.wall_of(told.at));
+        Self { by: told.by.to_string(), health: HealthView::of(Some(&said)), interval_ms: told.interval_ms }
+    }
 }
 
 /// A bound identity.
@@ -217,6 +241,9 @@ impl ServiceView {
             status_since: Time(row.status_since),
             presence: presence_of(sight),
             presence_reason: sight.and_then(|sight| sight.unknown).map(|why| why.as_str()),
+            presence_origin: sight
+                .filter(|sight| !matches!(sight.phase, Phase::Vacant | Phase::NeverSeen))
+                .map(|sight| sight.origin.as_str()),
             recorded: light.recorded,
             health: HealthView::of(row.health.as_ref()),
             source: row.source,
@@ -248,11 +275,12 @@ impl ServiceView {
 impl ServiceDetail {
     /// Shows a service with everything.
     #[must_use]
-    pub(super) fn of(seen: &Seen, link: Option<&Link>, light: Light<'_>) -> Self {
+    pub(super) fn of(seen: &Seen, link: Option<&Link>, told: Option<&Told>, light: Light<'_>) -> Self {
         Self {
             service: ServiceView::of(seen, link, light),
             identity: seen.entry.identity.as_deref().map(IdentityView::of),
             host: seen.entry.row.facts.as_ref().map(HostView::of),
+            parent_report: told.map(|told| ParentReportView::of(told, light.now)),
         }
     }
 }

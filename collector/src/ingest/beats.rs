@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use super::{
-    CHANGE_WITHIN, Context, Sidecar, Unheard, admits, close,
+    CHANGE_WITHIN, Context, Sidecar, Unheard, admits, children, close,
     session::{Session, Step},
     stream::{Ended, Stream},
 };
@@ -49,6 +49,10 @@ struct Notes {
     health: Option<HealthReport>,
     facts: Option<Box<HostFacts>>,
     told: Option<BootTime>,
+    /// Children on their way into the registry.
+    families: children::Registering,
+    /// Whether a report for another's child was told.
+    foreign: bool,
 }
 
 type RenewAnswer = oneshot::Receiver<Result<Granted, Refusal>>;
@@ -255,6 +259,19 @@ impl Beats<'_> {
             Step::Facts(facts) => {
                 notes.facts = Some(facts);
                 self.tell_notes(notes).await;
+            }
+            Step::Children(batch) => {
+                let ack =
+                    children::hear(self.context, &self.sidecar.service, session.session, *batch, &mut notes.families);
+                let foreign = ack.refused.iter().find(|refused| refused.code == Code::ChildOfAnother);
+                if let Some(refused) = foreign.filter(|_| !std::mem::replace(&mut notes.foreign, true)) {
+                    self.tell_audit("child.of_another", json!({ "batch_no": ack.batch_no, "index": refused.index }));
+                }
+                stream.send(&Down::Children(Box::new(ack))).await?;
+            }
+            Step::ChildrenThrottled(ack) => {
+                registry.metrics().child_throttled.inc();
+                stream.send(&Down::Children(Box::new(ack))).await?;
             }
             // One at a time: what a second one asks for is on its way.
             Step::Renew(_) if renewing.is_some() => {}

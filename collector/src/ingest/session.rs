@@ -11,7 +11,8 @@ use rollcall_common::{
     time::BootTime,
     wire::{
         BEAT_VERSION,
-        message::{Ack, Goodbye, Hello, Up},
+        children::{Children, ChildrenAck, MAX_CHILDREN},
+        message::{Ack, Goodbye, Hello, Up, capability},
     },
 };
 
@@ -22,6 +23,13 @@ const MAX_VERSIONS: usize = 8;
 
 /// Renewals at once; afterwards one a second.
 const RENEWALS: u32 = 5;
+
+/// Batches of child reports at once: four thousand children in one breath.
+const BATCHES: u32 = 16;
+/// Batches of child reports a second, in the long run.
+const BATCHES_PER_SECOND: u32 = 4;
+/// Batches in a row that are answered without effect before the session ends.
+const BATCHES_PATIENCE: u8 = 32;
 
 /// What the shell does about a frame.
 #[derive(Debug)]
@@ -48,6 +56,10 @@ pub enum Step {
     Health(HealthReport),
     /// Facts changed.
     Facts(Box<HostFacts>),
+    /// What is said of children.
+    Children(Box<Children>),
+    /// Too many batches: answer without effect.
+    ChildrenThrottled(ChildrenAck),
     /// A certificate request in DER.
     Renew(Vec<u8>),
     /// The sidecar says goodbye.
@@ -67,6 +79,11 @@ pub struct Session {
     replayed: bool,
     bucket: BeatBucket,
     renewals: Bucket,
+    /// Abilities that both ends have.
+    capabilities: u64,
+    batches: Bucket,
+    /// Batches in a row that were too many.
+    throttled: u8,
 }
 
 impl Session {
@@ -92,6 +109,9 @@ impl Session {
             replayed: false,
             bucket: BeatBucket::new(now),
             renewals: Bucket::new(1, RENEWALS, now),
+            capabilities: hello.capabilities & capability::OURS,
+            batches: Bucket::new(BATCHES_PER_SECOND, BATCHES, now),
+            throttled: 0,
         };
         Ok((session, hello))
     }
@@ -99,6 +119,25 @@ impl Session {
     /// Whether another renewal may start now: each costs two signatures and a commit.
     pub fn may_renew(&mut self, now: BootTime) -> bool {
         self.renewals.take(now).is_ok()
+    }
+
+    /// A batch of child reports, from a sidecar that said it would send some.
+    fn on_children(&mut self, batch: Box<Children>, now: BootTime) -> Step {
+        if self.capabilities & capability::CHILDREN == 0 || batch.children.len() > MAX_CHILDREN {
+            return Step::Close(Code::Protocol);
+        }
+        match self.batches.take(now) {
+            Ok(()) => {
+                self.throttled = 0;
+                Step::Children(batch)
+            }
+            Err(_) if self.throttled >= BATCHES_PATIENCE => Step::Close(Code::Throttled),
+            Err(wait) => {
+                self.throttled += 1;
+                let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+                Step::ChildrenThrottled(ChildrenAck { batch_no: batch.batch_no, refused: Vec::new(), retry_after_ms })
+            }
+        }
     }
 
     /// Takes a later frame. `pace` is the pace in force and the one before it.
@@ -128,7 +167,8 @@ impl Session {
             Up::Facts(facts) => Step::Facts(facts),
             Up::Renew(renew) => Step::Renew(renew.csr.0),
             Up::Bye(goodbye) => Step::Goodbye(goodbye),
-            Up::Enroll(_) | Up::Rejoin(_) | Up::Hello(_) | Up::Children(_) => Step::Close(Code::Protocol),
+            Up::Children(batch) => self.on_children(batch, now),
+            Up::Enroll(_) | Up::Rejoin(_) | Up::Hello(_) => Step::Close(Code::Protocol),
         }
     }
 }
@@ -205,6 +245,8 @@ mod tests {
                 other @ (Step::Replayed { .. }
                 | Step::Health(_)
                 | Step::Facts(_)
+                | Step::Children(_)
+                | Step::ChildrenThrottled(_)
                 | Step::Renew(_)
                 | Step::Goodbye(_)
                 | Step::Close(_)) => {
@@ -213,6 +255,70 @@ mod tests {
             }
         }
         assert!(seen.0 <= 7 && seen.1 > 0 && seen.2 == 1, "{seen:?}");
+    }
+
+    fn children(batch_no: u64, count: usize) -> Up {
+        use rollcall_common::{
+            health::{Health, HealthReport, Text},
+            wire::children::ChildReport,
+        };
+        let report = ChildReport {
+            child: "checker/c".parse().unwrap(),
+            parent: None,
+            report: HealthReport { health: Health::Healthy, reason: Text::default() },
+            about: None,
+        };
+        Up::Children(Box::new(Children { batch_no, interval_ms: 1_000, children: vec![report; count] }))
+    }
+
+    fn greeted_with(capabilities: u64) -> Session {
+        let Up::Hello(hello) = hello("agent/a") else { unreachable!() };
+        let hello = Up::Hello(Hello { capabilities, ..hello });
+        Session::greet(hello, &"agent/a".parse().unwrap(), BootTime(0)).unwrap().0
+    }
+
+    #[test]
+    fn children_come_only_from_a_sidecar_that_announced_them() {
+        let step = greeted_with(0).on_frame(children(1, 1), BootTime(1), (PACE, None));
+        assert!(matches!(step, Step::Close(Code::Protocol)));
+        let mut session = greeted_with(capability::CHILDREN | 0x100);
+        let step = session.on_frame(children(1, MAX_CHILDREN), BootTime(1), (PACE, None));
+        assert!(matches!(step, Step::Children(batch) if batch.batch_no == 1));
+        let step = session.on_frame(children(2, MAX_CHILDREN + 1), BootTime(1), (PACE, None));
+        assert!(matches!(step, Step::Close(Code::Protocol)));
+    }
+
+    #[test]
+    fn a_flood_of_children_is_throttled_and_then_closed() {
+        let mut session = greeted_with(capability::CHILDREN);
+        let (mut heard, mut throttled) = (0, 0);
+        let end = (1..=1_000).find(|no| match session.on_frame(children(*no, 1), BootTime(*no), (PACE, None)) {
+            Step::Children(_) => {
+                heard += 1;
+                false
+            }
+            Step::ChildrenThrottled(ack) => {
+                assert!(ack.batch_no == *no && ack.retry_after_ms > 0);
+                throttled += 1;
+                false
+            }
+            Step::Close(Code::Throttled) => true,
+            other @ (Step::Beat { .. }
+            | Step::Throttle(_)
+            | Step::Replayed { .. }
+            | Step::Health(_)
+            | Step::Facts(_)
+            | Step::Renew(_)
+            | Step::Goodbye(_)
+            | Step::Close(_)) => panic!("{other:?}"),
+        });
+        assert!(end.is_some() && heard == 16 && throttled == 32, "{heard} {throttled} {end:?}");
+        // Whoever keeps to the rate is never throttled.
+        let mut session = greeted_with(capability::CHILDREN);
+        for no in 1..1_000 {
+            let step = session.on_frame(children(no, 1), BootTime(no * 250), (PACE, None));
+            assert!(matches!(step, Step::Children(_)), "{no}");
+        }
     }
 
     #[test]

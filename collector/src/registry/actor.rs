@@ -29,9 +29,9 @@ use super::{
     feed::{Deriver, Event, Telling},
     history::{History, Ledger, Verdict},
     judge::{self, Judge, Sense},
-    leases::{Leases, Phase, Sight},
+    leases::{Leases, Origin, Phase, Sight},
     links::Order,
-    roster::{Entry, Roster, Slot},
+    roster::{Entry, Roster, Slot, parent_key},
     services,
 };
 use crate::{
@@ -255,6 +255,7 @@ impl Actor {
         let now = self.clock.now();
         match notice {
             Notice::Woke(slot) => self.wake(slot, now),
+            Notice::Repaced(slot) => self.repace(slot, now),
             Notice::Goodbye(slot, goodbye) => {
                 let evidence = json!({ "reason": goodbye.reason.as_str(), "back_in_secs": goodbye.back_in_secs });
                 self.stop_lease(slot, now, "goodbye", evidence);
@@ -287,13 +288,84 @@ impl Actor {
         let Some(sight) = self.shared.leases.sight(slot, now.boot) else { return };
         if sight.phase != Phase::Live {
             self.shared.leases.set_phase(slot, Phase::Live);
-            let cause = if sight.phase == Phase::NeverSeen { "first_beat" } else { "beat" };
+            let cause = match (sight.origin, sight.phase) {
+                (Origin::Own, Phase::NeverSeen) => "first_beat",
+                (Origin::Own, _) => "beat",
+                (Origin::Parent, Phase::NeverSeen) => "first_report",
+                (Origin::Parent, _) => "report",
+            };
             let from = sight.last_beat.unwrap_or(now.boot);
-            let evidence = json!({ "session": sight.session, "beat_no": sight.beat_no });
+            let evidence = self.heard(slot, sight);
+            self.unveil_children(&key, now);
             self.judge_presence(Verdict { service: key, presence: Presence::Alive, cause, evidence, from }, now);
         }
         if status != Status::Active {
             self.waking.insert(slot);
+        }
+    }
+
+    /// What a verdict rests on that something was heard.
+    fn heard(&self, slot: Slot, sight: Sight) -> serde_json::Value {
+        match sight.origin {
+            Origin::Own => json!({ "session": sight.session, "beat_no": sight.beat_no }),
+            Origin::Parent => json!({
+                "origin": sight.origin.as_str(),
+                "by": self.reporter(slot).map(|by| by.to_string()),
+                "session": sight.session,
+                "batch_no": sight.beat_no,
+                "interval_ms": sight.pace.interval_ms,
+            }),
+        }
+    }
+
+    fn reporter(&self, slot: Slot) -> Option<ServiceKey> {
+        self.shared.children.lock().unwrap_or_else(PoisonError::into_inner).reporter(slot).cloned()
+    }
+
+    /// A longer interval is written down: a restart reads there how long a child is to be waited for.
+    fn repace(&mut self, slot: Slot, now: Now) {
+        let Some(sight) = self.shared.leases.sight(slot, now.boot) else { return };
+        let Some(service) = self.look(slot, |entry| entry.row.key.clone()) else { return };
+        if sight.phase == Phase::Live && sight.origin == Origin::Parent {
+            let (evidence, from) = (self.heard(slot, sight), sight.last_beat.unwrap_or(now.boot));
+            let verdict = Verdict { service, presence: Presence::Alive, cause: "interval", evidence, from };
+            self.judge_presence(verdict, now);
+        }
+    }
+
+    /// Whoever reports others is back: they get a fair chance to be reported again before a verdict falls.
+    fn unveil_children(&self, reporter: &ServiceKey, now: Now) {
+        if !self.shared.leases.any_veiled() {
+            return;
+        }
+        let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
+        for child in roster.children(reporter) {
+            for entry in std::iter::once(child).chain(roster.children(&child.row.key)) {
+                let sight = self.shared.leases.sight(entry.slot, now.boot);
+                if let Some(sight) = sight.filter(|sight| sight.phase == Phase::Unseen) {
+                    let chance = judge::chance(sight.pace, entry.slot.0);
+                    self.shared.leases.unveil(entry.slot, now.boot.after(chance));
+                }
+            }
+        }
+    }
+
+    /// Until when nothing can be said of a service, because whoever reports it is silent too: until it is back,
+    /// or until it is known whether it is lost. What is ephemeral is not waited for: it is removed after its
+    /// loss, and is never alerted of.
+    fn veiled_until(&self, slot: Slot, sight: Sight, now: Now) -> Option<BootTime> {
+        if sight.origin == Origin::Own {
+            return None;
+        }
+        let reporter = self.reporter(slot);
+        let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = roster.at(slot).filter(|entry| entry.row.ephemeral_after.is_none())?;
+        let reporter = reporter.or_else(|| parent_key(&entry.row))?;
+        let seen = roster.get(&reporter).and_then(|entry| self.shared.leases.sight(entry.slot, now.boot));
+        match seen {
+            Some(seen) if seen.phase == Phase::Live && seen.presence == Presence::Alive => None,
+            Some(seen) if seen.phase == Phase::Live => Some(seen.deadline.max(now.boot).after(judge::TICK * 2)),
+            Some(_) | None => Some(BootTime(u64::MAX)),
         }
     }
 
@@ -327,8 +399,14 @@ impl Actor {
         self.watch_commit(now.boot);
         self.shared.feed.publish(now.boot);
         *self.shared.observed.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        for slot in self.shared.leases.expire(now.boot) {
-            self.lose(slot, now);
+        // Together: a reporter that is lost in this very tick veils those that it reports.
+        let expired = self.shared.leases.expire(now.boot);
+        let veiled = self.shared.leases.expire_veiled(now.boot);
+        for slot in expired {
+            self.lose(slot, false, now);
+        }
+        for slot in veiled {
+            self.lose(slot, true, now);
         }
         // A renewal that we cannot give must not cost a live connection.
         let renewable = self.shared.store_ok.load(Relaxed) && self.shared.signs.load(Relaxed);
@@ -338,9 +416,19 @@ impl Actor {
         }
     }
 
-    fn lose(&mut self, slot: Slot, now: Now) {
+    /// A lease ran out, or the time that a veiled one was given.
+    fn lose(&mut self, slot: Slot, was_veiled: bool, now: Now) {
         let Some(sight) = self.shared.leases.sight(slot, now.boot) else { return };
         let Some((key, seen)) = self.look(slot, |entry| (entry.row.key.clone(), entry.row.last_seen)) else { return };
+        if let Some(until) = self.veiled_until(slot, sight, now) {
+            self.shared.leases.veil(slot, until);
+            if was_veiled {
+                return;
+            }
+            let verdict = judge::veiled(judge::loss(key, seen, sight, now));
+            self.retire(verdict.service.clone());
+            return self.judge_presence(verdict, now);
+        }
         let verdict = judge::loss(key, seen, sight, now);
         tracing::info!(service = %verdict.service, last_beat = ?verdict.evidence.get("last_beat"), "lost");
         self.retire(verdict.service.clone());
@@ -473,6 +561,7 @@ impl Actor {
                 self.shared.leases.vacate(slot);
                 self.waking.remove(&slot);
                 self.notes.remove(&slot);
+                self.shared.children.lock().unwrap_or_else(PoisonError::into_inner).forget(slot);
                 self.retire(service.clone());
             }
             (Write::PutIdentity { row, .. }, _) => {

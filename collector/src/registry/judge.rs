@@ -15,11 +15,12 @@ use rollcall_common::{
 use serde_json::json;
 
 use super::{
+    children::recorded_pace,
     history::Verdict,
-    leases::{Leases, Phase, Sight},
+    leases::{Leases, Origin, Phase, Sight},
     roster::Roster,
 };
-use crate::store::rows::Loaded;
+use crate::store::rows::{IntervalRow, Loaded};
 
 /// Nominal time between two ticks. Detection is at most this much later than the deadline.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -103,12 +104,13 @@ pub fn chance(pace: Pace, spread: u32) -> Duration {
 /// was expected to beat, and gets its chance whether or not it reconnects. Answers how many were armed, and
 /// the verdicts that a kill left unrecorded: a barred service is stopped, whatever its last row says.
 pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) -> (usize, Vec<Verdict>) {
-    let lasting: BTreeMap<&ServiceKey, Presence> =
-        loaded.open_intervals.iter().map(|row| (&row.service, row.presence)).collect();
+    let open: BTreeMap<&ServiceKey, &IntervalRow> =
+        loaded.open_intervals.iter().map(|row| (&row.service, row)).collect();
     let (mut armed, mut overdue) = (0, Vec::new());
     for entry in roster.iter() {
         leases.reserve(entry.slot);
-        let lasting = lasting.get(&entry.row.key).copied();
+        let open = open.get(&entry.row.key).copied();
+        let lasting = open.map(|row| row.presence);
         match (lasting, entry.row.status) {
             (Some(Presence::Lost), _) => leases.set_phase(entry.slot, Phase::Lost),
             (Some(Presence::Stopped), _) => leases.set_phase(entry.slot, Phase::Stopped),
@@ -127,7 +129,12 @@ pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, p
             }
             (Some(Presence::Alive | Presence::Late | Presence::Unknown), _) | (_, Status::Active) => {
                 let spread = entry.slot.0.wrapping_mul(2_654_435_761);
-                leases.rearm(entry.slot, pace, now.boot.after(chance(pace, spread)));
+                // Without an identity of its own it lives by its parent's reports, at their pace.
+                let reported = open.filter(|_| entry.identity.is_none()).and_then(|row| recorded_pace(&row.evidence));
+                match reported {
+                    Some(pace) => leases.rearm_by_parent(entry.slot, pace, now.boot.after(chance(pace, spread))),
+                    None => leases.rearm(entry.slot, pace, now.boot.after(chance(pace, spread))),
+                }
                 armed += 1;
             }
             (Some(Presence::NeverSeen) | None, Status::Pending | Status::Inactive) => {
@@ -146,14 +153,22 @@ pub(super) fn loss(key: ServiceKey, last_seen: Option<Timestamp>, sight: Sight, 
         let missed = last_seen?.after(interval);
         Some(BootTime(now.boot.0.saturating_sub(u64::try_from(now.wall.since(missed).as_millis()).unwrap_or(0))))
     });
-    let evidence = json!({
+    let mut evidence = json!({
         "last_beat": sight.last_seen(now).or(last_seen).map(|at| at.to_string()),
         "heard_since_start": sight.last_beat.is_some(),
         "interval_ms": sight.pace.interval_ms,
         "ttl_ms": sight.pace.ttl_ms,
         "deadline": now.wall_of(sight.deadline).to_string(),
     });
+    if let (Origin::Parent, Some(evidence)) = (sight.origin, evidence.as_object_mut()) {
+        evidence.insert("origin".into(), json!(sight.origin.as_str()));
+    }
     Verdict { service: key, presence: Presence::Lost, cause: "ttl", evidence, from: from.unwrap_or(now.boot) }
+}
+
+/// The same silence where whoever reports the service is silent too: no verdict.
+pub(super) fn veiled(loss: Verdict) -> Verdict {
+    Verdict { presence: Presence::Unknown, cause: "via_parent", ..loss }
 }
 
 #[cfg(test)]

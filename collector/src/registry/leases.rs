@@ -7,7 +7,7 @@
 
 use std::sync::{
     OnceLock,
-    atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst},
 };
 
 use rollcall_common::{
@@ -36,6 +36,43 @@ pub enum Phase {
     Lost,
     /// It said goodbye, or was made to stop.
     Stopped,
+    /// Its deadline passed, and whoever reports it is silent too: no verdict. Its deadline is that of a verdict
+    /// once the reporter is back.
+    Unseen,
+}
+
+/// Whose word a lease lives by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The sidecar's own beats.
+    Own,
+    /// A parent's reports.
+    Parent,
+}
+
+impl Origin {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Own, Self::Parent];
+
+    /// The word used in the API and in evidence.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Parent => "parent",
+        }
+    }
+
+    fn from_byte(byte: u8) -> Self {
+        if byte == 0 { Self::Own } else { Self::Parent }
+    }
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Own => 0,
+            Self::Parent => 1,
+        }
+    }
 }
 
 impl Phase {
@@ -45,6 +82,7 @@ impl Phase {
             2 => Self::Live,
             3 => Self::Lost,
             4 => Self::Stopped,
+            5 => Self::Unseen,
             _ => Self::Vacant,
         }
     }
@@ -56,6 +94,7 @@ impl Phase {
             Self::Live => 2,
             Self::Lost => 3,
             Self::Stopped => 4,
+            Self::Unseen => 5,
         }
     }
 }
@@ -74,6 +113,9 @@ struct Cell {
     ttl_ms: AtomicU32,
     phase: AtomicU8,
     dirty: AtomicU8,
+    origin: AtomicU8,
+    /// The deadline of [`Phase::Unseen`].
+    veiled_until: AtomicU64,
 }
 
 /// What a touch found.
@@ -104,6 +146,8 @@ pub struct Sight {
     pub beat_no: BeatNo,
     /// The dial it came over.
     pub session: SessionNo,
+    /// Whose word it lives by.
+    pub origin: Origin,
 }
 
 impl Sight {
@@ -124,11 +168,13 @@ impl Sight {
 #[derive(Debug)]
 pub struct Leases {
     chunks: Box<[OnceLock<Box<[Cell]>>]>,
+    /// Whether any lease may be veiled: hardly ever, and then nobody need look for them.
+    any_veiled: AtomicBool,
 }
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect() }
+        Self { chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(), any_veiled: AtomicBool::new(false) }
     }
 }
 
@@ -151,7 +197,32 @@ impl Leases {
 
     /// Accepts a beat: the whole work of a heartbeat on the collector.
     pub fn touch(&self, slot: Slot, session: SessionNo, beat_no: BeatNo, pace: Pace, now: BootTime) -> Touch {
+        self.touch_from(Origin::Own, slot, session, beat_no, pace, now)
+    }
+
+    /// Accepts a parent's report in the place of a beat.
+    pub fn touch_by_parent(
+        &self,
+        slot: Slot,
+        session: SessionNo,
+        batch_no: BeatNo,
+        pace: Pace,
+        now: BootTime,
+    ) -> Touch {
+        self.touch_from(Origin::Parent, slot, session, batch_no, pace, now)
+    }
+
+    fn touch_from(
+        &self,
+        origin: Origin,
+        slot: Slot,
+        session: SessionNo,
+        beat_no: BeatNo,
+        pace: Pace,
+        now: BootTime,
+    ) -> Touch {
         let Some(cell) = self.cell(slot) else { return Touch::Woke };
+        cell.origin.store(origin.byte(), SeqCst);
         cell.session.store(session.0, SeqCst);
         cell.beat_no.store(beat_no.0, SeqCst);
         cell.interval_ms.store(pace.interval_ms, SeqCst);
@@ -175,6 +246,7 @@ impl Leases {
             Phase::Live => Lease { last_beat, pace, deadline }.presence(now),
             Phase::Lost => (Presence::Lost, None),
             Phase::Stopped => (Presence::Stopped, None),
+            Phase::Unseen => (Presence::Unknown, Some(Unknown::ViaParent)),
         };
         Some(Sight {
             phase,
@@ -185,6 +257,7 @@ impl Leases {
             deadline,
             beat_no: BeatNo(cell.beat_no.load(SeqCst)),
             session: SessionNo(cell.session.load(SeqCst)),
+            origin: Origin::from_byte(cell.origin.load(SeqCst)),
         })
     }
 
@@ -225,6 +298,57 @@ impl Leases {
         }
     }
 
+    /// Arms a lease that a parent's reports feed, as [`Self::rearm`] does.
+    pub(super) fn rearm_by_parent(&self, slot: Slot, pace: Pace, deadline: BootTime) {
+        if let Some(cell) = self.cell(slot) {
+            cell.origin.store(Origin::Parent.byte(), SeqCst);
+        }
+        self.rearm(slot, pace, deadline);
+    }
+
+    /// Takes the verdict of an expiry back for a while: whoever reports this one is silent too. A report that came in
+    /// between has the last word.
+    pub(super) fn veil(&self, slot: Slot, until: BootTime) {
+        if let Some(cell) = self.cell(slot) {
+            let lost = (Phase::Lost.byte(), Phase::Unseen.byte());
+            // Whoever wakes it meanwhile sets the phase, and finds the deadline it has set itself.
+            if cell.phase.compare_exchange(lost.0, lost.1, SeqCst, SeqCst).is_ok() {
+                cell.veiled_until.store(until.0, SeqCst);
+                self.any_veiled.store(true, SeqCst);
+            }
+        }
+    }
+
+    /// Whether any lease may be veiled.
+    pub(super) fn any_veiled(&self) -> bool {
+        self.any_veiled.load(SeqCst)
+    }
+
+    /// Gives a veiled one its chance, now that its reporter is back.
+    pub(super) fn unveil(&self, slot: Slot, by: BootTime) {
+        if let Some(cell) = self.cell(slot) {
+            cell.veiled_until.store(by.0, SeqCst);
+        }
+    }
+
+    /// Veiled leases whose chance is over, each moved to [`Phase::Lost`].
+    pub(super) fn expire_veiled(&self, now: BootTime) -> Vec<Slot> {
+        if !self.any_veiled.load(SeqCst) {
+            return Vec::new();
+        }
+        let (unseen, lost) = (Phase::Unseen.byte(), Phase::Lost.byte());
+        let (mut over, mut any) = (Vec::new(), false);
+        for (slot, cell) in self.cells().filter(|(_, cell)| cell.phase.load(SeqCst) == unseen) {
+            if cell.veiled_until.load(SeqCst) > now.0 {
+                any = true;
+            } else if cell.phase.compare_exchange(unseen, lost, SeqCst, SeqCst).is_ok() {
+                over.push(slot);
+            }
+        }
+        self.any_veiled.store(any, SeqCst);
+        over
+    }
+
     /// Empties a slot for its next service.
     pub(super) fn vacate(&self, slot: Slot) {
         if let Some(cell) = self.cell(slot) {
@@ -233,12 +357,18 @@ impl Leases {
                 field.store(0, SeqCst);
             }
             cell.dirty.store(0, SeqCst);
+            cell.origin.store(0, SeqCst);
         }
     }
 
     /// Arms every live lease as after a restart: what was known of it is out of date.
     pub(super) fn rearm_all(&self, now: BootTime, pace: Pace) {
-        for (slot, _) in self.live() {
+        for (slot, cell) in self.live() {
+            // Who lives by reports has the pace of its reports, whatever is granted to others.
+            let own =
+                Pace { no: pace.no, interval_ms: cell.interval_ms.load(SeqCst), ttl_ms: cell.ttl_ms.load(SeqCst) };
+            let reported = Origin::from_byte(cell.origin.load(SeqCst)) == Origin::Parent;
+            let pace = if reported { own } else { pace };
             self.rearm(slot, pace, now.after(super::judge::chance(pace, slot.0)));
         }
     }

@@ -217,7 +217,7 @@ pub fn silent_since(entry: &Entry, sight: Option<Sight>, now: Now) -> Option<(Ti
     let sight = sight?;
     match sight.phase {
         Phase::Lost | Phase::Stopped if sight.presence != Presence::Unknown => {}
-        Phase::Vacant | Phase::NeverSeen | Phase::Live | Phase::Lost | Phase::Stopped => return None,
+        Phase::Vacant | Phase::NeverSeen | Phase::Live | Phase::Lost | Phase::Stopped | Phase::Unseen => return None,
     }
     match sight.last_seen(now) {
         Some(beat) => Some((beat, true)),
@@ -240,7 +240,7 @@ pub fn gone_since(entry: &Entry, sight: Option<Sight>, now: Now) -> Option<(Time
             let unheard = entry.row.first_seen.is_none();
             unheard.then(|| (identity.enrolled_at.max(entry.row.status_since), false))
         }
-        Phase::Vacant | Phase::Live => None,
+        Phase::Vacant | Phase::Live | Phase::Unseen => None,
     }
 }
 

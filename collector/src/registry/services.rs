@@ -209,11 +209,13 @@ pub fn standing(entry: &Entry, now: Timestamp) -> Standing {
     }
 }
 
-/// A heartbeat's effect on the status, where it has one: `pending` or `inactive` becomes `active`.
+/// A heartbeat's effect on the status, where it has one: `pending` or `inactive` becomes `active`. What has no
+/// identity lives by reports, and it was its reporter that did it.
 #[must_use]
-pub fn activation(entry: &Entry, seen: Timestamp) -> Option<Change> {
+pub fn activation(entry: &Entry, reporter: Option<&ServiceKey>, seen: Timestamp) -> Option<Change> {
     let arrow = decide(standing(entry, seen), Act::Heartbeat).ok()?;
     let Arrow::To(to) = arrow else { return None };
+    let by = reporter.filter(|_| entry.identity.is_none()).unwrap_or(&entry.row.key);
     Some(Change {
         writes: vec![Write::SetStatus {
             service: entry.row.key.clone(),
@@ -223,7 +225,7 @@ pub fn activation(entry: &Entry, seen: Timestamp) -> Option<Change> {
             seen: Some(seen),
             archived: false,
         }],
-        audit: vec![By::sidecar(&entry.row.key).did(
+        audit: vec![By::sidecar(by).did(
             seen,
             action(Act::Heartbeat),
             entry.row.key.to_string(),

@@ -73,6 +73,18 @@ impl Policy {
         self.set("rejoin_limit", json!(limit))
     }
 
+    /// Whose sidecars may register unknown children.
+    #[must_use]
+    pub fn implicit_children(self) -> Self {
+        self.set("implicit_children", json!(true))
+    }
+
+    /// Whose enrollments an operator decides on.
+    #[must_use]
+    pub fn manual(self) -> Self {
+        self.set("approval", json!("manual"))
+    }
+
     fn set(mut self, name: &str, value: Value) -> Self {
         self.0.insert(name.into(), value);
         self

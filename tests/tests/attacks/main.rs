@@ -3,6 +3,7 @@
 //! `cases.rs` is the list: which case is tested where.
 
 mod cases;
+mod children;
 mod lifecycle;
 mod scene;
 mod tls;

@@ -17,7 +17,7 @@ use utoipa::{
 
 use crate::{
     http::page,
-    registry::{feed, tokens},
+    registry::{feed, leases::Origin as OriginWord, tokens},
     store::rows,
 };
 
@@ -89,6 +89,8 @@ words! {
     Source = one_of(service::Source::ALL.map(service::Source::as_str));
     /// Where a token stands.
     TokenState = one_of(tokens::TokenState::ALL.map(tokens::TokenState::as_str));
+    /// Whose word a presence is.
+    Origin = one_of(OriginWord::ALL.map(OriginWord::as_str));
     /// Who decides on each enrollment: the token alone, or an operator.
     Approval = one_of(rows::Approval::ALL.map(rows::Approval::as_str));
     /// A pattern for ids: `*` stands for any run of characters, `?` for one.

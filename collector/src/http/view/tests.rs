@@ -58,6 +58,7 @@ fn a_service_that_was_never_heard_has_its_released_form() {
             "status": "pending",
             "status_since": "2027-01-15T08:00:00.000Z",
             "presence": "never_seen",
+            "presence_origin": null,
             "presence_reason": null,
             "recorded": true,
             "health": { "health": "unchecked", "reason": "", "as_of": null },
@@ -113,9 +114,10 @@ fn a_service_with_everything_has_its_released_form() {
         peer: "192.0.2.7:4711".parse().unwrap(),
         outbox: std::sync::Arc::default(),
     };
-    let mut shown = serde_json::to_value(ServiceDetail::of(&seen, Some(&link), light(&domain))).unwrap();
+    let mut shown = serde_json::to_value(ServiceDetail::of(&seen, Some(&link), None, light(&domain))).unwrap();
     let mut part = |name| shown.as_object_mut().and_then(|all| all.remove(name)).unwrap();
     let (identity, host) = (part("identity"), part("host"));
+    assert!(part("parent_report").is_null());
     assert_eq!(
         identity,
         json!({
@@ -149,6 +151,7 @@ fn a_service_with_everything_has_its_released_form() {
             "status_since": "2027-01-15T08:00:00.000Z",
             "presence": "unknown",
             "presence_reason": "collector_blind",
+            "presence_origin": "own",
             "recorded": true,
             "health": { "health": "degraded", "reason": "disk at 91 %", "as_of": "2027-01-15T08:00:00.000Z" },
             "source": "config",

@@ -106,7 +106,9 @@ impl Actor {
         while changes.len() < MAX_BATCH {
             let Some(slot) = self.waking.pop_first() else { break };
             let seen = shared.leases.sight(slot, now.boot).and_then(|sight| sight.last_seen(now)).unwrap_or(now.wall);
-            let Some(change) = roster.at(slot).and_then(|entry| services::activation(entry, seen)) else { continue };
+            let reporter = self.reporter(slot);
+            let change = roster.at(slot).and_then(|entry| services::activation(entry, reporter.as_ref(), seen));
+            let Some(change) = change else { continue };
             if ground.bears(&change, &roster) {
                 changes.push(change);
                 owners.push(Owner::Waking(slot));

@@ -284,3 +284,5 @@ async fn concurrent_requests_commit_in_groups_and_none_is_lost() {
     assert_eq!((epoch_seq.seq.0, events.len()), (200, 100), "a seq for each row and each event, without gaps");
     fleet.close().await;
 }
+
+mod children;

@@ -374,7 +374,7 @@ fn an_archived_service_returns_with_its_bound_key() {
     let granted = fleet.does(&asks).unwrap();
     let key = granted.service.clone();
     let entry = fleet.roster.get(&key).unwrap();
-    let change = activation(entry, fleet.now.wall).unwrap();
+    let change = activation(entry, None, fleet.now.wall).unwrap();
     fleet.apply(&change);
     let entry = fleet.roster.get(&key).unwrap().clone();
     let to = |to, archived| Change {

@@ -10,6 +10,7 @@ use rollcall_common::{
 };
 
 use super::*;
+use crate::registry::leases::Origin;
 use crate::{
     registry::roster::Roster,
     store::{
@@ -50,6 +51,7 @@ fn sight(phase: Phase, presence: Presence, last_beat: Option<u64>) -> Sight {
         deadline: BootTime(0),
         beat_no: BeatNo(1),
         session: SessionNo(1),
+        origin: Origin::Own,
     }
 }
 

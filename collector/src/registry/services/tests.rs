@@ -63,7 +63,9 @@ impl Fleet {
 
     pub(super) fn beat(&mut self, key: &str) {
         let key: ServiceKey = key.parse().unwrap();
-        let Some(change) = self.roster.get(&key).and_then(|entry| activation(entry, self.now.wall)) else { return };
+        let Some(change) = self.roster.get(&key).and_then(|entry| activation(entry, None, self.now.wall)) else {
+            return;
+        };
         self.seq += 1;
         let position = Position { epoch: 1, seq: Seq(self.seq) };
         self.roster.apply(&change, &Applied { rows: vec![Some(position.seq)], audit: Vec::new(), position });
