@@ -27,6 +27,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Lanes, Limits},
+    audit::{
+        Sealer,
+        chain::{SealHash, SealRow},
+        sealer::Head,
+    },
     ca::{Ca, CaError, CaSettings, CertPolicy},
     config::{self, Config},
     http::{
@@ -50,6 +55,7 @@ use crate::{
 pub const ENDPOINTS_FILE: &str = "endpoints.json";
 const ADDRESSES_FILE: &str = "addresses.json";
 const PACE_FILE: &str = "pace.json";
+const HEAD_FILE: &str = "audit-head.json";
 /// How long HTTP requests in flight get at a stop.
 const HTTP_WITHIN: Duration = Duration::from_secs(3);
 /// How long the last flush and publication may take at a stop.
@@ -148,6 +154,7 @@ pub struct Collector {
     http: (http::Server, CancellationToken),
     ingest: (JoinHandle<()>, CancellationToken),
     keepers: (TaskTracker, CancellationToken),
+    sealer: (JoinHandle<()>, CancellationToken),
     actor: (JoinHandle<()>, CancellationToken),
     store: Arc<dyn RegistryStore>,
 }
@@ -188,6 +195,8 @@ impl Collector {
         let actor = (spawn(actor.run(stop_actor.clone())), stop_actor);
         let well = Arc::new(AtomicBool::new(true));
         let draining = CancellationToken::new();
+        let sealed = Arc::new(Head::default());
+        let sealer = sealer(&state, &registry, &store, &sealed).await?;
         let http = http::bind(
             http::Parts {
                 registry: registry.clone(),
@@ -197,6 +206,7 @@ impl Collector {
                 advertised: Arc::new(ArcSwap::from_pointee(config.advertise.clone())),
                 quic: bound.address,
                 draining: draining.clone(),
+                sealed: Arc::clone(&sealed),
             },
             http_settings(&config),
         )
@@ -208,6 +218,14 @@ impl Collector {
         }
 
         let keepers = keep(&config, &registry, &store, (&liveness, well), &ca);
+        // Beside the keepers, and stopped after the registry: its last events are to be sealed too.
+        let stop_sealer = CancellationToken::new();
+        let reads = registry.clock();
+        let read = move || {
+            let now = reads.now();
+            (now.boot, now.wall)
+        };
+        let sealer = (spawn(sealer.run(read, stop_sealer.clone())), stop_sealer);
         let context = Context {
             registry: registry.clone(),
             ca: Arc::clone(&ca),
@@ -231,7 +249,7 @@ impl Collector {
             services = registry.read(crate::registry::roster::Roster::len),
             "listening"
         );
-        Ok(Self { endpoints, registry, pin: ca.pin(), http: (http, draining), ingest, keepers, actor, store })
+        Ok(Self { endpoints, registry, pin: ca.pin(), http: (http, draining), ingest, keepers, sealer, actor, store })
     }
 
     /// Where it listens.
@@ -279,11 +297,50 @@ impl Collector {
             Ok(outcome) => ended("registry", outcome),
             Err(_) => tracing::error!("the registry store did not take the last changes in time"),
         }
+        let (sealer, stop) = self.sealer;
+        stop.cancel();
+        match tokio::time::timeout(CLOSE_WITHIN, sealer).await {
+            Ok(outcome) => ended("sealer", outcome),
+            Err(_) => tracing::warn!("the last events of the audit trail are not sealed yet"),
+        }
         if tokio::time::timeout(CLOSE_WITHIN, self.store.close()).await.is_err() {
             tracing::warn!("the registry store did not close in time");
         }
         tracing::info!("stopped");
     }
+}
+
+/// The newest seal, kept beside the store: whoever has the database alone cannot rewrite the trail unseen.
+#[derive(Serialize, Deserialize)]
+struct Noted {
+    epoch: u64,
+    no: u64,
+    head: SealHash,
+}
+
+async fn sealer(
+    state: &StateDir,
+    registry: &Registry,
+    store: &Arc<dyn RegistryStore>,
+    sealed: &Arc<Head>,
+) -> Result<Sealer, StartError> {
+    let noted = state.read(HEAD_FILE)?.and_then(|bytes| serde_json::from_slice::<Noted>(&bytes).ok());
+    let epoch = registry.read(crate::registry::roster::Roster::position).epoch;
+    let keeper = state.clone();
+    let keep = move |seal: &SealRow| {
+        let noted = Noted { epoch, no: seal.no, head: seal.hash };
+        let kept = serde_json::to_vec(&noted).map_err(|error| error.to_string());
+        if let Err(error) = kept.and_then(|text| keeper.write(HEAD_FILE, &text).map_err(|error| error.to_string())) {
+            tracing::warn!(error, "the head of the audit trail could not be noted beside the database");
+        }
+    };
+    let sealer = Sealer::new(Arc::clone(store), epoch, Arc::clone(sealed), Box::new(keep));
+    // Another epoch is another registry, whose chain begins anew.
+    let noted = noted.filter(|noted| noted.epoch == epoch).map(|noted| (noted.no, noted.head));
+    if let Err(broken) = sealer.open(noted).await? {
+        tracing::error!(%broken, "the audit trail is not the one that this collector sealed: restored, or tampered with");
+    }
+    Ok(sealer)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the handle is kept and awaited by Collector::shutdown")]

@@ -121,6 +121,8 @@ pub struct Parts {
     pub quic: SocketAddr,
     /// Cancelled when the collector begins to stop.
     pub draining: CancellationToken,
+    /// The newest seal of the audit trail.
+    pub sealed: Arc<crate::audit::sealer::Head>,
 }
 
 /// How the server is to run.
@@ -151,6 +153,7 @@ pub(crate) struct State {
     advertised: Arc<ArcSwap<Vec<Address>>>,
     quic: SocketAddr,
     draining: CancellationToken,
+    sealed: Arc<crate::audit::sealer::Head>,
     hosts: Vec<String>,
     certificates: Option<Arc<Certificates>>,
     heartbeat_ages: bool,
@@ -244,6 +247,7 @@ impl State {
             advertised: parts.advertised,
             quic: parts.quic,
             draining: parts.draining,
+            sealed: parts.sealed,
             hosts: settings.hosts,
             heartbeat_ages: settings.heartbeat_ages,
             streams: Arc::new(Semaphore::new(settings.streams)),

@@ -4,6 +4,7 @@
 //! returns, and it waits for memory, never for a database.
 
 pub mod admission;
+pub mod audit;
 pub mod ca;
 pub mod cidr;
 pub mod cli;

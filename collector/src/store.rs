@@ -15,6 +15,7 @@ pub mod rows;
 pub mod sqlite;
 #[cfg(any(test, feature = "test-util"))]
 pub mod suite;
+mod trail;
 
 use std::fmt;
 
@@ -27,6 +28,7 @@ use rollcall_common::{
 use self::rows::{
     Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Prune,
 };
+pub use self::trail::TrailStore;
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +84,7 @@ impl StoreError {
 
 /// The durable registry. Implementations are safe to share; one collector has one writer.
 #[async_trait]
-pub trait RegistryStore: Send + Sync + fmt::Debug {
+pub trait RegistryStore: TrailStore + Send + Sync + fmt::Debug {
     /// Everything that a collector holds in memory: called once, at start.
     async fn load(&self) -> Result<Loaded, StoreError>;
 

@@ -6,6 +6,7 @@ use super::{
     access::Permission,
     error::{Problem, ProblemCode},
     extract::{Call, Query},
+    filter::moment,
     openapi::words,
     page::{self, Page},
     routes::{Operation, Param, Routes},
@@ -18,14 +19,23 @@ const MAX_LOOKS: usize = 8;
 
 const QUERY: &[Param] = &[
     Param::of::<words::Text>("object", "Only events of this object, as in `agent/edge-17`"),
-    Param::of::<words::Text>("action", "Only events of this action, as in `service.revoked`"),
+    Param::of::<words::Text>(
+        "action",
+        "Only events of this action, as in `service.revoked`, or all that begin so, as in `service.`",
+    ),
+    Param::of::<words::Text>("actor", "Only what this actor did, as in `credential:ID`"),
+    Param::of::<words::Text>("request_id", "Only what this request caused"),
+    Param::of::<words::Time>("since", "Only at or after this moment"),
+    Param::of::<words::Time>("until", "Only before this moment"),
     Param::of::<words::Seq>("before", "Only events before this seq"),
     Param::of::<words::Limit>("limit", "Events of a page"),
     Param::of::<words::Cursor>("cursor", "Where the page begins"),
 ];
 
+mod trail;
+
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.tag("audit", "What happened, by whom, and why").add(
+    let routes = routes.tag("audit", "What happened, by whom, and why").add(
         Operation::get("/api/admin/audit", Permission::Read, "list_audit")
             .scoped()
             .about("The audit trail, newest first")
@@ -33,7 +43,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
             .answer::<Page<AuditView>>(200, "A page")
             .gives(&[ProblemCode::StoreUnavailable]),
         list,
-    )
+    );
+    trail::routes(routes)
 }
 
 async fn list(call: Call, query: Query) -> Result<axum::Json<Page<AuditView>>, Problem> {
@@ -68,6 +79,10 @@ fn read(query: &[(String, String)]) -> Result<AuditQuery, Problem> {
         match name.as_str() {
             "object" => wanted.object = Some(value.clone()),
             "action" => wanted.action = Some(value.clone()),
+            "actor" => wanted.actor = Some(value.clone()),
+            "request_id" => wanted.request_id = Some(value.clone()),
+            "since" => wanted.since = Some(moment(name, value)?),
+            "until" => wanted.until = Some(moment(name, value)?),
             "before" => {
                 let number = value.parse().map_err(|_| {
                     Problem::new(ProblemCode::InvalidQuery, "before is a seq: a whole number")

@@ -247,7 +247,7 @@ fn flag(name: &str, value: &str) -> Result<bool, Problem> {
     value.parse().map_err(|_| invalid(name, format!("{name} is true or false")))
 }
 
-fn moment(name: &str, value: &str) -> Result<Timestamp, Problem> {
+pub(super) fn moment(name: &str, value: &str) -> Result<Timestamp, Problem> {
     let parsed = value.parse::<jiff::Timestamp>();
     parsed.map(|time| Timestamp(time.as_millisecond())).map_err(|_| {
         let shown: String = value.chars().take(40).collect();

@@ -24,10 +24,10 @@ use crate::{
         roster::Roster,
     },
     store::{
-        Position, RegistryStore, StoreError,
+        Position, RegistryStore, StoreError, TrailStore,
         rows::{
             Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, CredentialRow, IdRule, IntervalRow, Loaded,
-            ObserverMark, Prune, Scope, ServiceRow, TokenPolicy, TokenRow,
+            ObserverMark, Prune, Scope, SealRow, ServiceRow, TokenPolicy, TokenRow,
         },
     },
 };
@@ -165,6 +165,7 @@ impl World {
             advertised: Arc::new(ArcSwap::from_pointee(vec!["collector.example.net:7411".parse().unwrap()])),
             quic: "[::]:7411".parse().unwrap(),
             draining: CancellationToken::new(),
+            sealed: Arc::default(),
         }
     }
 
@@ -240,4 +241,27 @@ impl RegistryStore for Deaf {
     }
 
     async fn close(&self) {}
+}
+
+#[async_trait]
+impl TrailStore for Deaf {
+    async fn trail(&self, _: Seq, _: Seq, _: usize) -> Result<Vec<AuditEvent>, StoreError> {
+        deaf()
+    }
+
+    async fn seals(&self, _: u64, _: usize) -> Result<Vec<SealRow>, StoreError> {
+        deaf()
+    }
+
+    async fn last_seal(&self) -> Result<Option<SealRow>, StoreError> {
+        deaf()
+    }
+
+    async fn seal(&self, _: &SealRow) -> Result<bool, StoreError> {
+        deaf()
+    }
+
+    async fn retire_audit(&self, _: Timestamp, _: Seq, _: Timestamp) -> Result<Option<u64>, StoreError> {
+        deaf()
+    }
 }

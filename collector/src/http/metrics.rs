@@ -137,6 +137,14 @@ impl Collector for Services {
         let liveness = u64::from((state.liveness)().ok);
         single(&mut encoder, "rollcall_liveness_store_up", "Whether the liveness store takes marks", liveness)?;
         self.feed(&mut encoder)?;
+        if let Some(seal) = state.sealed.get() {
+            // The head is short-lived by nature, and one series: to be noted where the collector cannot change it.
+            let head = seal.hash.to_string();
+            let mut info =
+                gauges(&mut encoder, "rollcall_audit_head", "The newest seal of the audit trail, by its hash")?;
+            gauge(&mut info, &[("head", head.as_str()), ("unit", "seal")], seal.no)?;
+            single(&mut encoder, "rollcall_audit_sealed_seq", "The last seq that is sealed", seal.last.0)?;
+        }
         if state.heartbeat_ages { self.ages(&mut encoder) } else { Ok(()) }
     }
 }

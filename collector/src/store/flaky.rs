@@ -9,12 +9,17 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use rollcall_common::{id::ServiceKey, time::Timestamp};
+use rollcall_common::{
+    id::{Seq, ServiceKey},
+    time::Timestamp,
+};
 use tokio::sync::watch;
 
 use super::{
-    Continuity, LivenessStore, Mark, RegistryStore, StoreError,
-    rows::{Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Prune},
+    Continuity, LivenessStore, Mark, RegistryStore, StoreError, TrailStore,
+    rows::{
+        Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Prune, SealRow,
+    },
 };
 
 /// A store and the cues that a test gives it. Works for both traits; share it in an [`Arc`].
@@ -174,6 +179,34 @@ impl<S: RegistryStore + ?Sized> RegistryStore for Flaky<S> {
     /// Closes at once, whatever the cues say: a test must be able to end.
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl<S: RegistryStore + ?Sized> TrailStore for Flaky<S> {
+    async fn trail(&self, after: Seq, upto: Seq, limit: usize) -> Result<Vec<AuditEvent>, StoreError> {
+        self.pass().await?;
+        self.inner.trail(after, upto, limit).await
+    }
+
+    async fn seals(&self, after: u64, limit: usize) -> Result<Vec<SealRow>, StoreError> {
+        self.pass().await?;
+        self.inner.seals(after, limit).await
+    }
+
+    async fn last_seal(&self) -> Result<Option<SealRow>, StoreError> {
+        self.pass().await?;
+        self.inner.last_seal().await
+    }
+
+    async fn seal(&self, row: &SealRow) -> Result<bool, StoreError> {
+        self.pass().await?;
+        self.inner.seal(row).await
+    }
+
+    async fn retire_audit(&self, before: Timestamp, floor: Seq, at: Timestamp) -> Result<Option<u64>, StoreError> {
+        self.pass().await?;
+        self.inner.retire_audit(before, floor, at).await
     }
 }
 

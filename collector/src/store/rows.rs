@@ -1,5 +1,6 @@
 //! What the registry store holds, in domain words.
 
+mod seal;
 mod tokens;
 mod upkeep;
 
@@ -17,6 +18,7 @@ use rollcall_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::seal::{SealHash, SealRow};
 pub use self::tokens::{Approval, IdRule, TokenPolicy, TokenRow, TokenUse};
 pub use self::upkeep::{
     HoldRow, JobRow, Outcome, Prune, Recurrence, RowId, RowIdError, RunCause, RunRow, Selector, ServiceKeyText,
@@ -590,8 +592,16 @@ pub struct AuditEvent {
 pub struct AuditQuery {
     /// Only of this object.
     pub object: Option<String>,
-    /// Only with this action.
+    /// Only with this action; one that ends with a dot is the beginning of several.
     pub action: Option<String>,
+    /// Only by this actor.
+    pub actor: Option<String>,
+    /// Only of this request.
+    pub request_id: Option<String>,
+    /// Only at or after this moment.
+    pub since: Option<Timestamp>,
+    /// Only before this moment.
+    pub until: Option<Timestamp>,
     /// Only before this seq: the seek key of the next page.
     pub before: Option<Seq>,
     /// At most so many; capped at 1,000 by the store.

@@ -15,6 +15,7 @@ mod read;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod write;
 
 use std::{

@@ -129,6 +129,8 @@ words! {
     Seq = whole();
     /// A position in the change feed: epoch and seq.
     Position = matching("^[0-9]{1,20}-[0-9]{1,20}$", 41);
+    /// A hash, in lower case.
+    Hash = matching("^[0-9a-f]{64}$", 64);
     /// What an event tells.
     EventKind = one_of(feed::EventKind::ALL.map(feed::EventKind::as_str));
     /// A whole number, not negative.

@@ -59,7 +59,25 @@ pub(super) async fn audit(conn: &mut SqliteConnection, wanted: &AuditQuery) -> R
         sql.push(" AND object = ").push_bind(object);
     }
     if let Some(action) = &wanted.action {
-        sql.push(" AND action = ").push_bind(action);
+        if action.ends_with('.') {
+            // All that begin so lie between it and what follows the dot.
+            let behind = format!("{}/", action.trim_end_matches('.'));
+            sql.push(" AND action >= ").push_bind(action).push(" AND action < ").push_bind(behind);
+        } else {
+            sql.push(" AND action = ").push_bind(action);
+        }
+    }
+    if let Some(actor) = &wanted.actor {
+        sql.push(" AND actor = ").push_bind(actor);
+    }
+    if let Some(id) = &wanted.request_id {
+        sql.push(" AND request_id = ").push_bind(id);
+    }
+    if let Some(since) = wanted.since {
+        sql.push(" AND at >= ").push_bind(since.0);
+    }
+    if let Some(until) = wanted.until {
+        sql.push(" AND at < ").push_bind(until.0);
     }
     sql.push(" ORDER BY seq DESC LIMIT ").push_bind(page(wanted.limit));
     let rows = sql.build().fetch_all(conn).await?;
@@ -319,7 +337,7 @@ fn blind(f: &mut Fields<'_>) -> Result<BlindRow, Unreadable> {
     Ok(BlindRow { scope: f.json()?, from: f.time()?, to: f.time()?, cause: f.text()? })
 }
 
-fn event(f: &mut Fields<'_>) -> Result<AuditEvent, Unreadable> {
+pub(super) fn event(f: &mut Fields<'_>) -> Result<AuditEvent, Unreadable> {
     Ok(AuditEvent {
         seq: f.seq()?,
         draft: AuditDraft {

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "registry", include_str!("../../../migrations/sqlite/0001_registry.sql")),
     (2, "registration", include_str!("../../../migrations/sqlite/0002_registration.sql")),
     (3, "upkeep", include_str!("../../../migrations/sqlite/0003_upkeep.sql")),
+    (4, "audit", include_str!("../../../migrations/sqlite/0004_audit.sql")),
     (5, "credentials", include_str!("../../../migrations/sqlite/0005_credentials.sql")),
     (8, "tokens", include_str!("../../../migrations/sqlite/0008_tokens.sql")),
 ];

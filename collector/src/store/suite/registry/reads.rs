@@ -103,6 +103,7 @@ pub(super) async fn audit_pages(store: &dyn RegistryStore) {
             action: action.map(Into::into),
             before: before.map(Seq),
             limit,
+            ..AuditQuery::default()
         };
         let events = store.audit(&query).await.unwrap_or_else(|error| unreachable!("{error}"));
         for event in &events {
