@@ -20,6 +20,7 @@
 #[allow(dead_code, reason = "what a request can have is whole, whichever part commands use")]
 mod client;
 mod context;
+mod feed;
 #[allow(dead_code, reason = "what a list can have is whole, whichever part commands use")]
 mod list;
 mod print;
@@ -29,6 +30,7 @@ mod reach;
 mod records;
 mod services;
 mod tokens;
+mod trail;
 mod watch;
 mod which;
 
@@ -151,7 +153,10 @@ enum Command {
     Services(services::Command),
     /// Show the audit trail, newest first.
     #[command(after_help = AUDIT_EXAMPLES)]
-    Audit(records::AuditArgs),
+    Audit(trail::Trail),
+    /// Follow what changes, as it changes.
+    #[command(after_help = WATCH_EXAMPLES)]
+    Watch(feed::Watch),
     /// Count services by kind, status and presence.
     #[command(after_help = "Examples:\n  rollcall-collector stats\n  rollcall-collector stats --output json")]
     Stats,
@@ -169,7 +174,13 @@ enum Command {
 const AUDIT_EXAMPLES: &str = "\
 Examples:
   rollcall-collector audit --object agent/edge-17
-  rollcall-collector audit --action service.revoked --output json";
+  rollcall-collector audit --action service.revoked --output json
+  rollcall-collector audit verify";
+
+const WATCH_EXAMPLES: &str = "\
+Examples:
+  rollcall-collector watch --type service.status,service.presence
+  rollcall-collector watch --subtree poller/site-3 --output json";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -320,8 +331,13 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         Command::Services(command) => {
             operate(&reach, source, screen, async |client, screen| services::run(&client, screen, command).await)?;
         }
-        Command::Audit(args) => {
-            operate(&reach, source, screen, async |client, screen| records::audit(&client, screen, args).await)?;
+        Command::Audit(trail) => {
+            if let Some(trail) = trail.offline(&mut screen)? {
+                operate(&reach, source, screen, async |client, screen| trail::run(&client, screen, trail).await)?;
+            }
+        }
+        Command::Watch(watch) => {
+            operate(&reach, source, screen, async |client, screen| feed::run(&client, screen, watch).await)?;
         }
         Command::Stats => {
             operate(&reach, source, screen, async |client, screen| records::stats(&client, screen).await)?;

@@ -16,15 +16,34 @@ pub(super) struct AuditArgs {
     /// Only of this object, as in agent/edge-17 or token:ID.
     #[arg(long)]
     object: Option<String>,
-    /// Only this action, as in service.revoked.
+    /// Only this action, as in service.revoked; or all that begin so, as in service. with its dot.
     #[arg(long)]
     action: Option<String>,
+    /// Only what this actor did, as in credential:ID.
+    #[arg(long)]
+    actor: Option<String>,
+    /// Only what this request caused.
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Only at or after this moment, as in 2026-11-21T02:46:00Z.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only before this moment.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
     #[command(flatten)]
     flags: Flags,
 }
 
 pub(super) async fn audit(client: &Client, screen: &mut Screen, args: AuditArgs) -> Result<(), Failure> {
-    let given = [("object", args.object), ("action", args.action)];
+    let given = [
+        ("object", args.object),
+        ("action", args.action),
+        ("actor", args.actor),
+        ("request_id", args.request_id),
+        ("since", args.since),
+        ("until", args.until),
+    ];
     let query: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
     list::run(client, screen, "/api/admin/audit", &query, &args.flags, &SHEET).await
 }

@@ -170,6 +170,10 @@ fn every_command_is_understood() {
         "x services revoke agent/a --reason gone",
         "x services remove a",
         "x audit --object agent/a --action service.revoked --max 5",
+        "x audit verify --file /f",
+        "x audit export --after 7",
+        "x audit seals --max 5",
+        "x watch --type service.status --kind agent --label site=3 -o json",
         "x stats -o json",
     ] {
         if let Err(error) = parsed(line) {
