@@ -118,7 +118,10 @@ async fn verify(client: &Client, screen: &mut Screen, head: Option<SealHash>) ->
         seals += number("seals").unwrap_or(0);
         events += number("events").unwrap_or(0);
         if let Some(broken) = found.get("broken").filter(|broken| !broken.is_null()) {
-            return Err(Failure::new(Exit::Refused, format!("the audit trail does not hold: {}", field(broken, "detail"))));
+            return Err(Failure::new(
+                Exit::Refused,
+                format!("the audit trail does not hold: {}", field(broken, "detail")),
+            ));
         }
         match number("next") {
             Some(next) => {
