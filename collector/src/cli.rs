@@ -12,7 +12,7 @@
 //! | `list`, `watch` | what every list can do; a list that goes on |
 //! | `which` | services as operators name them |
 //! | `progress` | how far bulk work has come |
-//! | `services`, `tokens`, `records` | the commands |
+//! | `services`, `tokens`, `packages`, `records` | the commands |
 //!
 //! A resource has a file of its own with a `Command` (each command with examples), a `run` that takes client and
 //! screen, and a [`list::Sheet`] for its list. Here it has one variant of `Command` and one arm.
@@ -23,6 +23,7 @@ mod context;
 mod feed;
 #[allow(dead_code, reason = "what a list can have is whole, whichever part commands use")]
 mod list;
+mod packages;
 mod print;
 #[allow(dead_code, reason = "bulk commands come and go")]
 mod progress;
@@ -148,6 +149,9 @@ enum Command {
     /// Make, list and revoke onboarding tokens.
     #[command(alias = "token", subcommand)]
     Tokens(tokens::Command),
+    /// Make, fetch and follow onboarding packages: registration, token and configuration in one.
+    #[command(alias = "package", subcommand)]
+    Packages(packages::Command),
     /// List, look at and change services.
     #[command(alias = "service", subcommand)]
     Services(services::Command),
@@ -327,6 +331,9 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         }
         Command::Tokens(command) => {
             operate(&reach, source, screen, async |client, screen| tokens::run(&client, screen, command).await)?;
+        }
+        Command::Packages(command) => {
+            operate(&reach, source, screen, async |client, screen| packages::run(&client, screen, command).await)?;
         }
         Command::Services(command) => {
             operate(&reach, source, screen, async |client, screen| services::run(&client, screen, command).await)?;

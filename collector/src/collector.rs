@@ -387,6 +387,7 @@ fn keep(
     tasks.spawn(keeper::flush(registry(), store(), config.last_seen_flush, stop.clone()));
     tasks.spawn(keeper::mark(registry(), store(), config.observe_mark, stop.clone()));
     tasks.spawn(keeper::refresh(registry(), Arc::clone(ca), stop.clone()));
+    tasks.spawn(keeper::sweep_packages(registry(), stop.clone()));
     (tasks, stop)
 }
 

@@ -13,7 +13,7 @@
 //! | [`error`] | problem documents |
 //! | `view` | the shapes that leave |
 //! | `extract` | the shapes that enter |
-//! | `services`, `overview`, `tokens`, `audit`, `feed`, `health`, `metrics` | one resource each |
+//! | `services`, `overview`, `tokens`, `packages`, `audit`, `feed`, `health`, `metrics` | one resource each |
 //! | `position` | tags, `If-Match`, `min_seq`: where the registry stands |
 //! | `filter`, `fields`, `page`, `scan` | lists: what, which members, how much, from where |
 //! | `server` | the listener |
@@ -35,6 +35,7 @@ mod health;
 mod metrics;
 mod openapi;
 mod overview;
+mod packages;
 mod page;
 mod position;
 mod routes;
@@ -163,6 +164,8 @@ pub(crate) struct State {
     stream_places: usize,
     counts: Counts,
     failures: Mutex<Failures>,
+    /// Guesses of download secrets: apart, so that an installer and an account never pay for one another.
+    guesses: Mutex<Failures>,
     /// The OpenAPI document, once the routes are known.
     contract: OnceLock<String>,
     /// Request ids: unique across restarts by the first, within one by the second.
@@ -224,6 +227,7 @@ fn table(state: Arc<State>) -> Routes {
         audit::routes,
         feed::routes,
         tokens::routes,
+        packages::routes,
     ];
     resources.into_iter().fold(Routes::new(state), |routes, resource| resource(routes))
 }
@@ -254,6 +258,7 @@ impl State {
             stream_places: settings.streams,
             counts: Counts::default(),
             failures: Mutex::default(),
+            guesses: Mutex::default(),
             contract: OnceLock::new(),
             run,
             requests: AtomicU64::new(1),
@@ -262,6 +267,10 @@ impl State {
 
     fn note_failure(&self, from: IpAddr, now: BootTime) -> Option<u32> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).note(from, now)
+    }
+
+    fn note_guess(&self, from: IpAddr, now: BootTime) -> Option<u32> {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner).note(from, now)
     }
 
     /// The caller's own name for the request where it is a modest one, else a new one.

@@ -1,5 +1,5 @@
 //! What is kept up to date beside the registry: the liveness store's view, `last_seen`, the observing mark,
-//! the collector's own certificates.
+//! the collector's own certificates, packages that were handed out.
 //!
 //! None of it is on a heartbeat's road, and none of it judges. Each duty is a loop of its own that ends with
 //! the token; a store that fails costs freshness of a view, never a lease.
@@ -18,7 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ca::{Ca, CaError, REFRESH_EVERY},
-    registry::{Registry, leases::Phase, roster::Slot},
+    registry::{
+        Registry,
+        leases::Phase,
+        packages::{self, SweepPackages},
+        roster::Slot,
+        services::By,
+    },
     store::{
         Continuity, LivenessStore, Mark, RegistryStore, StoreError,
         rows::{BlindRow, BlindScope, ObserverMark},
@@ -27,6 +33,8 @@ use crate::{
 
 /// Time between two publications: one pipeline a second costs Redis 1.6 µs a service (`performance.md` §3).
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+/// Time between two looks at the packages.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// Rows of one `last_seen` statement.
 const FLUSH_ROWS: usize = 5_000;
 
@@ -186,6 +194,21 @@ pub async fn refresh(registry: Registry, ca: Arc<Ca>, stop: CancellationToken) {
                 registry.set_signing(!matches!(error, CaError::IntermediateEnded { .. } | CaError::RootKeyAway { .. }));
             }
             Err(error) => tracing::error!(%error, "renewing the collector's own certificate panicked"),
+        }
+    }
+}
+
+/// Records what time does to onboarding packages: they expire, what was handed out is wiped, old rows go.
+pub async fn sweep_packages(registry: Registry, stop: CancellationToken) {
+    let mut ticks = Ticks::every(SWEEP_EVERY, stop);
+    while ticks.next().await {
+        let now = registry.now().wall;
+        while registry.read(|roster| packages::needs_sweep(roster, now)) {
+            match registry.ask(SweepPackages { by: By::system() }).await {
+                Ok(swept) if swept.all() > 0 => tracing::debug!(?swept, "packages were swept"),
+                // The next beat tries again.
+                Ok(_) | Err(_) => break,
+            }
         }
     }
 }

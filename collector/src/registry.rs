@@ -14,7 +14,7 @@
 //! | [`judge`] | verdicts: losses, stalls, restarts |
 //! | [`history`] | presence intervals on their way to the store |
 //! | [`feed`] | what happened, for those who follow |
-//! | [`services`], [`tokens`], [`identities`] | the requests, planned |
+//! | [`services`], [`tokens`], [`packages`], [`identities`] | the requests, planned |
 //! | [`retention`], [`sweep`] | who may go or be moved by time alone, and the requests that do it |
 //! | [`maintenance`] | who is being worked on |
 //! | `actor` | the task that owns all of it |
@@ -29,6 +29,7 @@ pub mod judge;
 pub mod leases;
 pub mod links;
 pub mod maintenance;
+pub mod packages;
 pub mod retention;
 pub mod roster;
 pub mod services;
@@ -125,6 +126,9 @@ pub enum Refusal {
     /// The token is revoked already.
     #[error("token {0} is revoked already")]
     TokenRevoked(rollcall_common::token::TokenId),
+    /// An onboarding package does not allow it.
+    #[error(transparent)]
+    Package(#[from] packages::PackageProblem),
     /// The lifecycle table has no such arrow.
     #[error(transparent)]
     Arrow(#[from] NoArrow),
@@ -210,6 +214,7 @@ impl Refusal {
             Self::UnknownService(_) => Code::UnknownIdentity,
             Self::UnknownToken(_) | Self::TokenRevoked(_) => Code::Denied,
             Self::Arrow(_)
+            | Self::Package(_)
             | Self::Invalid(_)
             | Self::UnknownWindow(_)
             | Self::WindowEnded(_)

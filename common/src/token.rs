@@ -31,6 +31,7 @@ pub const MAX_TEXT: usize = 1024;
 pub const MAX_ADDRESSES: usize = 4;
 const VERSION: u8 = 1;
 const ENROLL_PREFIX: &str = "rollcall_enr1_";
+const PACKAGE_PREFIX: &str = "rollcall_pkg1_";
 
 /// The public half of a token or credential; may be logged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -295,6 +296,62 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// What fetches an onboarding package: `rollcall_pkg1_<package>_<blob>`. A collector keeps its hash, and what
+/// the package holds encrypted under it; the secret itself is kept by nobody but its bearer.
+#[derive(Clone)]
+pub struct PackageSecret {
+    /// The package; public.
+    pub package: TokenId,
+    secret: Zeroizing<[u8; 32]>,
+}
+
+impl PackageSecret {
+    /// A fresh random secret for a package.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness.
+    pub fn random(package: TokenId) -> Result<Self, NoRandomness> {
+        Ok(Self { package, secret: Zeroizing::new(random()?) })
+    }
+
+    /// Prints the secret; wipe the text after use.
+    #[must_use]
+    pub fn reveal(&self) -> Zeroizing<String> {
+        seal(PACKAGE_PREFIX, self.package, &*self.secret)
+    }
+
+    /// What a collector stores instead.
+    #[must_use]
+    pub fn hash(&self) -> SecretHash {
+        let mut hasher = Sha256::new();
+        hasher.update(PACKAGE_PREFIX);
+        hasher.update(self.package.0);
+        hasher.update(*self.secret);
+        SecretHash(hasher.finalize().into())
+    }
+
+    /// The bytes that a key is derived from.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.secret
+    }
+}
+
+impl FromStr for PackageSecret {
+    type Err = TokenError;
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        let (package, blob) = unseal(PACKAGE_PREFIX, text)?;
+        let secret = blob.as_slice().try_into().map_err(|_| TokenError::Form)?;
+        Ok(Self { package, secret: Zeroizing::new(secret) })
+    }
+}
+
+impl fmt::Debug for PackageSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PackageSecret({}, REDACTED)", self.package)
+    }
+}
+
 fn seal(prefix: &str, id: TokenId, blob: &[u8]) -> Zeroizing<String> {
     let head = format!("{prefix}{id}_");
     let mut sealed = Zeroizing::new(blob.to_vec());
@@ -392,6 +449,23 @@ mod tests {
             trust_domain: "fleet.example".parse().unwrap_or_else(|e| unreachable!("{e}")),
             addresses: vec!["collector.example.net:7411".parse().unwrap_or_else(|e| unreachable!("{e}"))],
         }
+    }
+
+    #[test]
+    fn a_package_secret_is_read_again_and_never_shown() {
+        let secret = PackageSecret::random(TokenId([4; 10])).unwrap();
+        let text = secret.reveal();
+        assert!(text.starts_with("rollcall_pkg1_"));
+        let back: PackageSecret = text.parse().unwrap();
+        assert_eq!((back.package, back.hash()), (secret.package, secret.hash()));
+        assert!(!format!("{secret:?}").contains(text.rsplit('_').next().unwrap()));
+        let other = PackageSecret::random(TokenId([4; 10])).unwrap();
+        assert_ne!(other.hash(), secret.hash());
+        assert!(text.replace("pkg1", "enr1").parse::<PackageSecret>().is_err());
+        let mut typed = text.to_string();
+        let last = if typed.pop() == Some('a') { 'b' } else { 'a' };
+        typed.push(last);
+        assert!(typed.parse::<PackageSecret>().is_err());
     }
 
     #[test]

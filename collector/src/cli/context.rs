@@ -4,7 +4,7 @@
 //! collector is and where the credential lies; a secret is never in it. Whoever can write it can send a
 //! credential elsewhere, so it belongs to its owner alone.
 
-mod keep;
+pub(super) mod keep;
 
 use std::{
     collections::BTreeMap,

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    registry::{ParentProblem, Refusal},
+    registry::{ParentProblem, Refusal, packages::PackageProblem},
     store::StoreError,
 };
 
@@ -85,6 +85,8 @@ problems! {
     UnknownWindow = NOT_FOUND, "unknown_window", "The maintenance window does not exist";
     /// No such job.
     UnknownJob = NOT_FOUND, "unknown_job", "The job does not exist";
+    /// No such onboarding package, or not its download secret.
+    UnknownPackage = NOT_FOUND, "unknown_package", "The package does not exist";
     /// The route has other methods.
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here";
     /// The body did not arrive in time.
@@ -95,6 +97,12 @@ problems! {
     Ambiguous = CONFLICT, "ambiguous", "Several services have this id";
     /// The lifecycle table has no such arrow.
     NoArrow = CONFLICT, "no_arrow", "The status cannot change that way";
+    /// A package does not stand where that is possible.
+    PackageState = CONFLICT, "package_state", "The package does not stand where that is possible";
+    /// Another package brings in that service.
+    PackageExists = CONFLICT, "package_exists", "Another package brings in that service";
+    /// A package that was handed out, or never will be.
+    PackageGone = GONE, "package_gone", "The package cannot be fetched any more";
     /// The token is revoked already.
     TokenRevoked = CONFLICT, "token_revoked", "The token is revoked already";
     /// The maintenance window is over.
@@ -264,6 +272,7 @@ impl From<Refusal> for Problem {
             Refusal::Arrow(_) => ProblemCode::NoArrow,
             Refusal::Parent(problem) => parent_code(problem),
             Refusal::Moved { .. } => ProblemCode::Changed,
+            Refusal::Package(problem) => package_code(problem),
             Refusal::Invalid(_) => ProblemCode::Invalid,
             Refusal::Changed { .. } => ProblemCode::Changed,
             Refusal::HasChildren { .. } => ProblemCode::HasChildren,
@@ -290,6 +299,7 @@ impl From<Refusal> for Problem {
             | Refusal::UnknownWindow(_)
             | Refusal::WindowEnded(_)
             | Refusal::Parent(_)
+            | Refusal::Package(_)
             | Refusal::Invalid(_)
             | Refusal::Deleted(_)
             | Refusal::Spiffe(_)
@@ -312,6 +322,16 @@ impl From<StoreError> for Problem {
         tracing::warn!(%error, "the registry store failed a request");
         let retry = if error.is_transient() { RETRY_SECS } else { 60 };
         Self::new(ProblemCode::StoreUnavailable, detail).retry_after(retry)
+    }
+}
+
+fn package_code(problem: &PackageProblem) -> ProblemCode {
+    match problem {
+        PackageProblem::Unknown => ProblemCode::UnknownPackage,
+        PackageProblem::Arrow(_) | PackageProblem::Bound(_) => ProblemCode::PackageState,
+        PackageProblem::Gone(..) => ProblemCode::PackageGone,
+        PackageProblem::Another(..) => ProblemCode::PackageExists,
+        PackageProblem::Full => ProblemCode::Refused,
     }
 }
 

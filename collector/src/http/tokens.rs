@@ -324,7 +324,7 @@ fn moment(field: &str, text: &str) -> Result<Timestamp, Problem> {
 }
 
 /// What a token tells its sidecar to dial.
-fn addresses_of(
+pub(super) fn addresses_of(
     asked: &[Address],
     local: bool,
     advertised: &[Address],

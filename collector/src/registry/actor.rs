@@ -31,6 +31,7 @@ use super::{
     judge::{self, Judge, Sense},
     leases::{Leases, Origin, Phase, Sight},
     links::Order,
+    packages,
     roster::{Entry, Roster, Slot, parent_key},
     services,
 };
@@ -299,7 +300,11 @@ impl Actor {
             self.unveil_children(&key, now);
             self.judge_presence(Verdict { service: key, presence: Presence::Alive, cause, evidence, from }, now);
         }
-        if status != Status::Active {
+        let awaited = {
+            let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
+            roster.at(slot).is_some_and(|entry| packages::awaited(&roster, entry))
+        };
+        if status != Status::Active || awaited {
             self.waking.insert(slot);
         }
     }
@@ -528,7 +533,9 @@ impl Actor {
             | Write::PutHold(_)
             | Write::DropHold(_)
             | Write::PutWindow { .. }
-            | Write::DropWindow(_) => return None,
+            | Write::DropWindow(_)
+            | Write::PutPackage { .. }
+            | Write::DropPackage(_) => return None,
         };
         let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
         roster.get(key).map(|entry| (entry.slot, entry.row.status))
@@ -592,7 +599,9 @@ impl Actor {
                 | Write::PutHold(_)
                 | Write::DropHold(_)
                 | Write::PutWindow { .. }
-                | Write::DropWindow(_),
+                | Write::DropWindow(_)
+                | Write::PutPackage { .. }
+                | Write::DropPackage(_),
                 _,
             ) => {}
         }

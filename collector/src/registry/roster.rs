@@ -5,6 +5,7 @@
 //! beyond the one that the [`super::Registry`] holds; nothing here waits.
 
 mod index;
+mod packages;
 pub mod text;
 mod tree;
 mod upkeep;
@@ -26,6 +27,7 @@ use self::tree::Tree;
 pub use self::upkeep::Upkeep;
 pub use self::{
     index::{Counted, Facet, Index},
+    packages::Packages,
     tree::Below,
 };
 use super::feed;
@@ -72,6 +74,7 @@ pub struct Roster {
     uses: HashMap<(TokenId, Pin), ServiceKey>,
     credentials: HashMap<TokenId, Arc<CredentialRow>>,
     upkeep: Upkeep,
+    packages: Packages,
     position: Position,
 }
 
@@ -80,7 +83,8 @@ impl Roster {
     #[must_use]
     pub fn from_loaded(loaded: &Loaded) -> Self {
         let upkeep = Upkeep::from_loaded(loaded);
-        let mut roster = Self { upkeep, position: loaded.position, ..Self::default() };
+        let packages = Packages::from_loaded(loaded);
+        let mut roster = Self { upkeep, packages, position: loaded.position, ..Self::default() };
         for row in &loaded.services {
             roster.insert(row.clone());
         }
@@ -235,6 +239,12 @@ impl Roster {
         &self.upkeep
     }
 
+    /// Onboarding packages.
+    #[must_use]
+    pub fn packages(&self) -> &Packages {
+        &self.packages
+    }
+
     /// Where the store stood after the last change seen here.
     #[must_use]
     pub fn position(&self) -> Position {
@@ -355,6 +365,8 @@ impl Roster {
             Write::DropHold(name) => self.upkeep.drop_hold(name),
             Write::PutWindow { row, .. } => self.upkeep.put_window(row, seq),
             Write::DropWindow(id) => self.upkeep.drop_window(*id),
+            Write::PutPackage { row, .. } => self.packages.put(row, seq),
+            Write::DropPackage(id) => self.packages.drop(*id),
         }
     }
 

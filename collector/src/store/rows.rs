@@ -1,5 +1,6 @@
 //! What the registry store holds, in domain words.
 
+mod packages;
 mod seal;
 mod tokens;
 mod upkeep;
@@ -18,6 +19,7 @@ use rollcall_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::packages::{PackageId, PackageIdError, PackageRow, PackageSettings, PackageStatus, PackageStatusError};
 pub use self::seal::{SealHash, SealRow};
 pub use self::tokens::{Approval, IdRule, TokenPolicy, TokenRow, TokenUse};
 pub use self::upkeep::{
@@ -370,6 +372,8 @@ pub struct Loaded {
     pub holds: Vec<HoldRow>,
     /// All maintenance windows.
     pub windows: Vec<WindowRow>,
+    /// All onboarding packages.
+    pub packages: Vec<PackageRow>,
 }
 
 /// One compare-and-set with its audit events: all of it happens, or none.
@@ -379,6 +383,14 @@ pub struct Change {
     pub writes: Vec<Write>,
     /// What is told of it; may be empty for what operators did not ask to be told.
     pub audit: Vec<AuditDraft>,
+}
+
+impl Change {
+    /// Makes two changes one.
+    pub fn extend(&mut self, other: Self) {
+        self.writes.extend(other.writes);
+        self.audit.extend(other.audit);
+    }
 }
 
 /// One write. A failed precondition is a [`Conflict`]. A change may write a row more than once: its own
@@ -524,6 +536,16 @@ pub enum Write {
     },
     /// Removes a maintenance window, if it is there. Takes no seq.
     DropWindow(RowId),
+    /// Adds an onboarding package, or replaces the one of its id, as [`Write::PutWindow`] does with windows. Takes a
+    /// seq, in place of the row's own.
+    PutPackage {
+        /// The whole row.
+        row: Box<PackageRow>,
+        /// Precondition: the seq of the row that is replaced; `None` = there is none.
+        expect: Option<Seq>,
+    },
+    /// Removes an onboarding package, if it is there. Takes no seq.
+    DropPackage(PackageId),
 }
 
 /// A change that met another state than it expected.

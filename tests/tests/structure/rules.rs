@@ -21,6 +21,8 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("ulid", &["collector/src/store/rows/upkeep"]),
     ("clap_complete", &["collector/src/cli"]),
     ("indicatif", &["collector/src/cli"]),
+    ("tar", &["collector/src/http/packages"]),
+    ("flate2", &["collector/src/http/packages"]),
     (
         "rcgen",
         &["collector/src/ca", "agent/src/key", "agent/src/enroll", "agent/src/vault", "agent/src/identity/specimen"],

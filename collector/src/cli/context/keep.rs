@@ -14,18 +14,23 @@ use super::super::{Exit, Failure};
 const MAX_LINE: u64 = 4096;
 
 /// Puts a file in the place of whatever was there.
-pub(super) fn file(path: &Path, text: &str) -> Result<(), Failure> {
-    write(path, text).map_err(|error| Failure::new(Exit::Output, format!("cannot write {}: {error}", path.display())))
+pub(crate) fn file(path: &Path, text: &str) -> Result<(), Failure> {
+    bytes(path, text.as_bytes())
 }
 
-fn write(path: &Path, text: &str) -> io::Result<()> {
+/// The same with bytes.
+pub(crate) fn bytes(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    write(path, bytes).map_err(|error| Failure::new(Exit::Output, format!("cannot write {}: {error}", path.display())))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
     let temporary = dir.join(format!(".{name}.{}", std::process::id()));
     let written = (|| {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     })();
@@ -37,7 +42,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// What standard input holds.
-pub(super) fn line_of_stdin() -> Result<Zeroizing<String>, Failure> {
+pub(crate) fn line_of_stdin() -> Result<Zeroizing<String>, Failure> {
     let mut text = Zeroizing::new(String::new());
     let read = io::stdin().lock().take(MAX_LINE).read_to_string(&mut text);
     read.map_err(|error| Failure::new(Exit::Config, format!("cannot read the credential: {error}")))?;

@@ -151,6 +151,10 @@ words! {
     Address = matching("^.+:[0-9]{1,5}$", 300);
     /// A range of addresses, as in `192.0.2.0/24`.
     Range = text().max_length(Some(64));
+    /// Where an onboarding package stands.
+    PackageStatus = one_of(rows::PackageStatus::ALL.map(rows::PackageStatus::as_str));
+    /// What fetches an onboarding package. It is shown once.
+    PackageSecret = matching("^rollcall_pkg1_[a-z2-7]{16}_[a-z2-7]{40,}$", 128);
     /// A whole onboarding token. It is shown once.
     Token = text().max_length(Some(token::MAX_TEXT));
 }

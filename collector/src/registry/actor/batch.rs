@@ -15,6 +15,7 @@ use rollcall_common::{id::ServiceKey, lifecycle::Status, time::BootTime};
 use crate::{
     registry::{
         Job, Refusal, World,
+        packages::activation,
         roster::{Roster, Slot, parent_key},
         services,
     },
@@ -107,7 +108,7 @@ impl Actor {
             let Some(slot) = self.waking.pop_first() else { break };
             let seen = shared.leases.sight(slot, now.boot).and_then(|sight| sight.last_seen(now)).unwrap_or(now.wall);
             let reporter = self.reporter(slot);
-            let change = roster.at(slot).and_then(|entry| services::activation(entry, reporter.as_ref(), seen));
+            let change = roster.at(slot).and_then(|entry| activation(&roster, entry, reporter.as_ref(), seen));
             let Some(change) = change else { continue };
             if ground.bears(&change, &roster) {
                 changes.push(change);
@@ -303,6 +304,8 @@ impl Ground {
                 | Write::RemoveService { service, .. }
                 | Write::DropIdentity(service) => changed.push(service.clone()),
                 Write::PutIdentity { row, .. } => changed.push(row.service.clone()),
+                // Two packages that bring in one service must meet.
+                Write::PutPackage { row, .. } => changed.push(row.service.clone()),
                 Write::Note { .. }
                 | Write::Deny { .. }
                 | Write::Allow(_)
@@ -317,7 +320,8 @@ impl Ground {
                 | Write::PutHold(_)
                 | Write::DropHold(_)
                 | Write::PutWindow { .. }
-                | Write::DropWindow(_) => {}
+                | Write::DropWindow(_)
+                | Write::DropPackage(_) => {}
                 // A record is planned from the one before it.
                 Write::PutJob(row) => jobs.push(row.name.clone()),
             }

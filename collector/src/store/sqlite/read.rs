@@ -12,7 +12,7 @@ use crate::store::{
     Position,
     rows::{
         AuditDraft, AuditEvent, AuditQuery, BlindRow, CertRow, CredentialRow, HoldRow, IdentityRow, IntervalRow,
-        JobRow, Loaded, ObserverMark, ServiceRow, TokenPolicy, TokenRow, TokenUse, WindowRow,
+        JobRow, Loaded, ObserverMark, PackageId, PackageRow, ServiceRow, TokenPolicy, TokenRow, TokenUse, WindowRow,
     },
 };
 
@@ -44,6 +44,7 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, Fault> {
         jobs: all(conn, "jobs", 1, JOBS, job).await?,
         holds: all(conn, "holds", 1, HOLDS, hold).await?,
         windows: all(conn, "maintenance", 1, WINDOWS, window).await?,
+        packages: all(conn, "packages", 1, PACKAGES, package).await?,
     };
     snapshot.rollback().await?;
     Ok(loaded)
@@ -325,6 +326,34 @@ fn window(f: &mut Fields<'_>) -> Result<WindowRow, Unreadable> {
         author: f.text()?,
         created_at: f.time()?,
         ended_early: f.time_opt()?,
+        seq: f.seq()?,
+    })
+}
+
+const PACKAGES: &str = "SELECT id, kind, service, parent, component_id, token, secret_hash, sealed, settings, status, \
+     status_since, issues, note, created_by, created_at, expires_at, delivered_at, delivered_to, activated_at, seq \
+     FROM packages";
+
+fn package(f: &mut Fields<'_>) -> Result<PackageRow, Unreadable> {
+    Ok(PackageRow {
+        id: f.word::<PackageId>()?,
+        service: f.service()?,
+        parent: f.word_opt()?,
+        component_id: f.text()?,
+        token: f.word()?,
+        secret_hash: f.secret_hash()?,
+        sealed: f.bytes_opt()?,
+        settings: f.json()?,
+        status: f.word()?,
+        status_since: f.time()?,
+        issues: f.number()?,
+        note: f.text()?,
+        created_by: f.text()?,
+        created_at: f.time()?,
+        expires_at: f.time()?,
+        delivered_at: f.time_opt()?,
+        delivered_to: f.text_opt()?,
+        activated_at: f.time_opt()?,
         seq: f.seq()?,
     })
 }

@@ -18,6 +18,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "upkeep", include_str!("../../../migrations/sqlite/0003_upkeep.sql")),
     (4, "audit", include_str!("../../../migrations/sqlite/0004_audit.sql")),
     (5, "credentials", include_str!("../../../migrations/sqlite/0005_credentials.sql")),
+    (6, "packages", include_str!("../../../migrations/sqlite/0006_packages.sql")),
     (8, "tokens", include_str!("../../../migrations/sqlite/0008_tokens.sql")),
 ];
 

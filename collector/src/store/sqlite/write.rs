@@ -7,6 +7,7 @@
 
 mod identity;
 mod interval;
+mod package;
 mod service;
 mod token;
 mod upkeep;
@@ -154,6 +155,8 @@ impl<'b> Batch<'b> {
             Write::DropHold(name) => self.drop_hold(name).await.map(|()| None),
             Write::PutWindow { row, expect } => self.put_window(row, *expect).await.map(Some),
             Write::DropWindow(id) => self.drop_window(*id).await.map(|()| None),
+            Write::PutPackage { row, expect } => self.put_package(row, *expect).await.map(Some),
+            Write::DropPackage(id) => self.drop_package(*id).await.map(|()| None),
         }
     }
 
@@ -226,7 +229,8 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
             | Write::UseToken { .. }
             | Write::InsertCredential(_)
             | Write::RevokeCredential { .. }
-            | Write::PutWindow { .. } => true,
+            | Write::PutWindow { .. }
+            | Write::PutPackage { .. } => true,
             Write::DropIdentity(_)
             | Write::Deny { .. }
             | Write::Allow(_)
@@ -234,7 +238,8 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
             | Write::PutJob(_)
             | Write::PutHold(_)
             | Write::DropHold(_)
-            | Write::DropWindow(_) => false,
+            | Write::DropWindow(_)
+            | Write::DropPackage(_) => false,
         };
         may_conflict |= n > 0 && fails;
     }

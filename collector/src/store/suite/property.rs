@@ -18,8 +18,8 @@ use self::model::{Model, sort};
 use super::{
     Place,
     samples::{
-        NOON, cert, credential, event, facts, health, hold, identity, interval, job, key, pairs, service, token,
-        token_id, use_token, window,
+        NOON, cert, credential, event, facts, health, hold, identity, interval, job, key, package, pairs, service,
+        token, token_id, use_token, window,
     },
 };
 use crate::store::{
@@ -52,6 +52,8 @@ enum Op {
     Hold { n: u8, step: Option<i64> },
     Window { n: u8, right: bool, reason: u8 },
     DropWindow(u8),
+    Package { n: u8, right: bool, note: u8 },
+    DropPackage(u8),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -80,7 +82,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (n.clone(), 0..9_u64).prop_map(|(n, runs)| Op::Job { n, runs }),
         1 => (n.clone(), prop::option::of(0..9_i64)).prop_map(|(n, step)| Op::Hold { n, step }),
         2 => (n.clone(), right(), n.clone()).prop_map(|(n, right, reason)| Op::Window { n, right, reason }),
-        1 => n.prop_map(Op::DropWindow),
+        1 => n.clone().prop_map(Op::DropWindow),
+        2 => (n.clone(), right(), n.clone()).prop_map(|(n, right, note)| Op::Package { n, right, note }),
+        1 => n.prop_map(Op::DropPackage),
         4 => (who, 0..Presence::ALL.len(), -5..50_i64)
             .prop_map(|(who, presence, from)| Op::Interval { who, presence, from }),
     ]
@@ -174,6 +178,13 @@ fn write(op: &Op, model: &Model) -> Write {
             Write::PutWindow { row: Box::new(row), expect }
         }
         Op::DropWindow(n) => Write::DropWindow(window(*n, "").id),
+        Op::Package { n, right, note } => {
+            let row = package(*n, &format!("note {note}"));
+            let found = model.packages.get(&row.id).map(|old| old.seq);
+            let expect = if *right { found } else { Some(found.map_or(Seq(1), Seq::next)) };
+            Write::PutPackage { row: Box::new(row), expect }
+        }
+        Op::DropPackage(n) => Write::DropPackage(package(*n, "").id),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The promises of [`RegistryStore`].
 
 mod batches;
+mod packages;
 mod reads;
 mod upkeep;
 mod writes;
@@ -26,6 +27,7 @@ pub async fn registry_suite<P: Place>(fresh: impl Fn() -> P) {
     writes::intervals(&*fresh().open().await).await;
     upkeep::jobs_and_holds(&*fresh().open().await).await;
     upkeep::windows(&*fresh().open().await).await;
+    packages::packages(&*fresh().open().await).await;
     upkeep::retention_takes_what_ended(&*fresh().open().await).await;
     upkeep::a_crowded_history_is_cut(&*fresh().open().await).await;
     batches::each_change_stands_or_falls_alone(&*fresh().open().await).await;

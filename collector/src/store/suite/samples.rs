@@ -15,7 +15,7 @@ use rollcall_common::{
 
 use crate::store::rows::{
     Approval, AuditDraft, CertRow, Change, CredentialRow, EnrollPolicy, HoldRow, IdRule, IdentityRow, IntervalRow,
-    JobRow, Outcome, Recurrence, RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow,
+    JobRow, Outcome, PackageId, PackageRow, PackageSettings, PackageStatus, Recurrence, RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow,
     WindowRow, Write,
 };
 
@@ -264,6 +264,40 @@ pub fn window(n: u8, reason: &str) -> WindowRow {
         author: "credential:sample".into(),
         created_at: NOON,
         ended_early: n.is_multiple_of(2).then_some(NOON),
+        seq: Seq(0),
+    }
+}
+
+/// An onboarding package, with every field filled that may be.
+#[must_use]
+pub fn package(n: u8, note: &str) -> PackageRow {
+    PackageRow {
+        id: PackageId(token_id(n)),
+        service: key("checker/a"),
+        parent: Some(key("agent/a").id),
+        component_id: "component".into(),
+        token: token_id(n),
+        secret_hash: SecretHash([n; 32]),
+        sealed: n.is_multiple_of(2).then(|| vec![n; 40]),
+        settings: PackageSettings {
+            checker_kind: "snmp".parse().ok(),
+            labels: pairs("site", "north"),
+            metadata: pairs("rack", "b7"),
+            addresses: "collector.example:7411".parse().into_iter().collect(),
+            revoked_retry: Some("1h".into()),
+            log_format: Some("json".into()),
+            log_level: Some("debug".into()),
+        },
+        status: PackageStatus::Delivered,
+        status_since: NOON,
+        issues: 2,
+        note: note.into(),
+        created_by: "credential:sample".into(),
+        created_at: NOON,
+        expires_at: Timestamp(NOON.0 + 3_600_000),
+        delivered_at: Some(NOON),
+        delivered_to: Some("address:192.0.2.1".into()),
+        activated_at: n.is_multiple_of(3).then_some(NOON),
         seq: Seq(0),
     }
 }

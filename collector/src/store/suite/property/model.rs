@@ -12,8 +12,8 @@ use rollcall_common::{
 use crate::store::{
     Position,
     rows::{
-        AuditEvent, Change, Conflict, CredentialRow, HoldRow, IdentityRow, IntervalRow, JobRow, Loaded, RowId,
-        ServiceRow, TokenRow, TokenUse, WindowRow, Write,
+        AuditEvent, Change, Conflict, CredentialRow, HoldRow, IdentityRow, IntervalRow, JobRow, Loaded, PackageId,
+        PackageRow, RowId, ServiceRow, TokenRow, TokenUse, WindowRow, Write,
     },
 };
 
@@ -32,6 +32,7 @@ pub(super) struct Model {
     jobs: BTreeMap<String, JobRow>,
     holds: BTreeMap<String, HoldRow>,
     pub(super) windows: BTreeMap<RowId, WindowRow>,
+    pub(super) packages: BTreeMap<PackageId, PackageRow>,
     /// In the order of their begin in the store.
     pub(super) intervals: Vec<IntervalRow>,
     pub(super) audit: Vec<AuditEvent>,
@@ -228,6 +229,22 @@ impl Model {
                 self.windows.remove(&id);
                 Ok(None)
             }
+            Write::PutPackage { row, expect } => {
+                let seq = self.take();
+                match (self.packages.get(&row.id).map(|old| old.seq), expect) {
+                    (None, None) => {}
+                    (Some(old), Some(expect)) if old == expect || old > base => {}
+                    (Some(_), Some(_)) => return Err(Conflict::Stale),
+                    (Some(_), None) => return Err(Conflict::Exists),
+                    (None, Some(_)) => return Err(Conflict::Missing),
+                }
+                self.packages.insert(row.id, PackageRow { seq, ..*row });
+                Ok(Some(seq))
+            }
+            Write::DropPackage(id) => {
+                self.packages.remove(&id);
+                Ok(None)
+            }
         }
     }
 
@@ -255,6 +272,7 @@ impl Model {
             jobs: self.jobs.values().cloned().collect(),
             holds: self.holds.values().cloned().collect(),
             windows: self.windows.values().cloned().collect(),
+            packages: self.packages.values().cloned().collect(),
         };
         sort(&mut loaded);
         loaded
@@ -273,4 +291,5 @@ pub(super) fn sort(loaded: &mut Loaded) {
     loaded.jobs.sort_by(|a, b| a.name.cmp(&b.name));
     loaded.holds.sort_by(|a, b| a.name.cmp(&b.name));
     loaded.windows.sort_by_key(|row| row.id);
+    loaded.packages.sort_by_key(|row| row.id);
 }

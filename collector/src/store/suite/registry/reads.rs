@@ -18,8 +18,8 @@ use crate::store::{
     suite::{
         Place,
         samples::{
-            NOON, cert, credential, event, hold, identity, interval, job, key, put, registered, service, token,
-            token_id, use_token, window,
+            NOON, cert, credential, event, hold, identity, interval, job, key, package, put, registered, service,
+            token, token_id, use_token, window,
         },
     },
 };
@@ -147,6 +147,7 @@ pub(super) async fn what_was_answered_is_there_after_reopening(place: &impl Plac
             Write::PutJob(Box::new(job("purge", 3))),
             Write::PutHold(Box::new(hold("clock_step", 4))),
             Write::PutWindow { row: Box::new(window(1, "new disks")), expect: None },
+            Write::PutPackage { row: Box::new(package(1, "for the roof")), expect: None },
         ],
     )
     .await;
