@@ -24,8 +24,6 @@ use crate::{
 
 /// A package's life where its maker names none.
 const DEFAULT_LIFE: Duration = Duration::from_secs(86_400);
-/// Rejoins allowed to the identity where the maker names no number.
-const REJOINS: u32 = 5;
 /// Longest list of address ranges, and of addresses to dial.
 const MAX_RANGES: usize = 32;
 const MAX_DIALLED: usize = 8;
@@ -197,16 +195,6 @@ fn policy(
     now: Timestamp,
     expires_at: Timestamp,
 ) -> TokenPolicy {
-    TokenPolicy {
-        kind,
-        parent,
-        id_rule: IdRule::Fixed(id),
-        checker_kind: None,
-        max_uses: 1,
-        not_before: now,
-        expires_at,
-        cidr_allow: Vec::new(),
-        labels: labels.clone(),
-        rejoin_limit: Some(REJOINS),
-    }
+    let fixed = TokenPolicy::single(kind, IdRule::Fixed(id), now, expires_at);
+    TokenPolicy { parent, labels: labels.clone(), ..fixed }
 }

@@ -74,7 +74,9 @@ pub fn subject(write: &Write) -> Option<(&ServiceKey, EventKind)> {
         | Write::PutHold(_)
         | Write::DropHold(_)
         | Write::PutWindow { .. }
-        | Write::DropWindow(_) => None,
+        | Write::DropWindow(_)
+        | Write::PutPackage { .. }
+        | Write::DropPackage(_) => None,
     }
 }
 

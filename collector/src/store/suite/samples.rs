@@ -15,8 +15,8 @@ use rollcall_common::{
 
 use crate::store::rows::{
     Approval, AuditDraft, CertRow, Change, CredentialRow, EnrollPolicy, HoldRow, IdRule, IdentityRow, IntervalRow,
-    JobRow, Outcome, PackageId, PackageRow, PackageSettings, PackageStatus, Recurrence, RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow,
-    WindowRow, Write,
+    JobRow, Outcome, PackageId, PackageRow, PackageSettings, PackageStatus, Recurrence, RowId, RunCause, RunRow,
+    Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow, WindowRow, Write,
 };
 
 /// The moment at which samples happen.
