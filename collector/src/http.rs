@@ -218,7 +218,7 @@ fn router(state: Arc<State>) -> (Router, Table) {
 
 /// Every route there is: each resource brings its own.
 fn table(state: Arc<State>) -> Routes {
-    let resources: [fn(Routes) -> Routes; 8] = [
+    let resources: [fn(Routes) -> Routes; 9] = [
         health::routes,
         metrics::routes,
         openapi::routes,

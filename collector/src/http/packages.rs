@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use self::body::{CreateBody, ReissueBody};
+use self::body::{PackageBody, ReissuePackageBody};
 use super::{
     State,
     access::Permission,
@@ -87,7 +87,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
                     "Row, token and package are made in one change. The answer is the only one that ever holds the \
                      download secret; what the package holds cannot be read without it.",
                 )
-                .body::<CreateBody>()
+                .body::<PackageBody>()
                 .answer::<NewPackageView>(201, "The package")
                 .gives(&[
                     ProblemCode::Exists,
@@ -99,7 +99,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
                     ProblemCode::ParentUnwanted,
                     ProblemCode::ParentUnknown,
                     ProblemCode::ParentKind,
-                    ProblemCode::ParentBarred,
+                    ProblemCode::ParentRevoked,
+                    ProblemCode::ParentDeleted,
                 ])
                 .scoped(),
             create,
@@ -125,7 +126,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(
             known(Operation::post(&format!("{ROOT}/{{id}}/reissue"), P, "reissue_package"))
                 .about("Gives a package a new token and a new download secret; the old ones end")
-                .body::<ReissueBody>()
+                .body::<ReissuePackageBody>()
                 .answer::<NewPackageView>(200, "The package")
                 .gives(&changed)
                 .gives(&[ProblemCode::NoAddress, ProblemCode::UnknownService]),
@@ -135,7 +136,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
             known(Operation::post(&format!("{ROOT}/{{id}}/revoke"), P, "revoke_package"))
                 .about("Takes a package back; its token ends with it")
                 .more("`service` revokes the service, too, and demands what that demands.")
-                .body::<RevokeBody>()
+                .body::<RevokePackageBody>()
                 .answer::<PackageView>(200, "As it is now")
                 .gives(&changed)
                 .gives(&[ProblemCode::NoArrow]),
@@ -263,7 +264,7 @@ impl std::fmt::Debug for Shown {
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct RevokeBody {
+struct RevokePackageBody {
     /// Revokes the service, too.
     #[serde(default)]
     service: bool,
@@ -311,13 +312,13 @@ fn fresh(call: &Call, id: PackageId, policy: TokenPolicy, dial: &body::Dial) -> 
     Ok(Fresh { secret, addresses, contents })
 }
 
-async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<Response, Problem> {
+async fn create(call: Call, Json(body): Json<PackageBody>) -> Result<Response, Problem> {
     let now = call.state.registry.now().wall;
     let id = PackageId::random().map_err(|error| Problem::new(ProblemCode::Internal, error.to_string()))?;
     let (register, settings) = body.registration(call.by())?;
     let policy = body.policy(now)?;
     call.may_mint(&policy)?;
-    call.holds(&register.labels)?;
+    call.holds(&register.said.labels)?;
     if let Some((kind, parent)) = register.key.kind.parent().zip(register.parent.as_ref()) {
         call.finds_parent(&rollcall_common::id::ServiceKey::new(kind, parent.clone()))?;
     }
@@ -341,7 +342,7 @@ async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<Response, Pr
 async fn reissue(
     call: Call,
     id: Id<PackageId>,
-    Json(body): Json<ReissueBody>,
+    Json(body): Json<ReissuePackageBody>,
 ) -> Result<axum::Json<NewPackageView>, Problem> {
     let row = find(&call, id.0)?;
     let policy = body.policy(&row, call.state.registry.now().wall)?;
@@ -398,7 +399,7 @@ async fn show(call: Call, id: Id<PackageId>) -> Result<axum::Json<PackageView>, 
 async fn revoke(
     call: Call,
     id: Id<PackageId>,
-    Json(body): Json<RevokeBody>,
+    Json(body): Json<RevokePackageBody>,
 ) -> Result<axum::Json<PackageView>, Problem> {
     find(&call, id.0)?;
     if body.service {

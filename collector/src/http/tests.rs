@@ -110,6 +110,14 @@ fn declared() -> BTreeMap<(String, String), Permission> {
         ("POST", "/api/admin/tokens".into(), P::Mint),
         ("GET", "/api/admin/tokens/{id}".into(), P::Read),
         ("POST", "/api/admin/tokens/{id}/revoke".into(), P::Operate),
+        ("GET", "/api/admin/packages".into(), P::Read),
+        ("POST", "/api/admin/packages".into(), P::Operate),
+        ("GET", "/api/admin/packages/{id}".into(), P::Read),
+        ("DELETE", "/api/admin/packages/{id}".into(), P::Operate),
+        ("POST", "/api/admin/packages/{id}/download".into(), P::Operate),
+        ("POST", "/api/admin/packages/{id}/reissue".into(), P::Operate),
+        ("POST", "/api/admin/packages/{id}/revoke".into(), P::Operate),
+        ("POST", "/api/packages/download".into(), P::Open),
     ];
     for kind in ["pollers", "agents", "checkers", "instances"] {
         let all_of = format!("/api/admin/services/{kind}");

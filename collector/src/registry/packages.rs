@@ -27,7 +27,9 @@ use super::{
     services::{self, By, Move, Register, check_parent},
     tokens::CreateToken,
 };
-use crate::store::rows::{Change, IdRule, PackageId, PackageRow, PackageSettings, PackageStatus, TokenPolicy, Write};
+use crate::store::rows::{
+    Change, IdRule, PackageId, PackageRow, PackageSettings, PackageStatus, Said, TokenPolicy, Write,
+};
 
 /// How long whoever fetched a package may fetch it again.
 pub const FETCH_AGAIN: Duration = Duration::from_secs(10 * 60);
@@ -113,7 +115,11 @@ impl Request for CreatePackage {
             return Err(PackageProblem::Another(other.id, key.clone()).into());
         }
         let mut change = match roster.get(key) {
-            None => Register { source: Source::EdgeOnboarding, ..self.register.clone() }.plan(world)?.0,
+            None => {
+                let mut register = Register { source: Source::EdgeOnboarding, ..self.register.clone() };
+                register.said.component_id.get_or_insert_with(|| self.id.to_string());
+                register.plan(world)?.0
+            }
             Some(entry) if self.adopt => {
                 self.may_adopt(roster, entry)?;
                 Change::default()
@@ -127,7 +133,7 @@ impl Request for CreatePackage {
             id: self.id,
             service: key.clone(),
             parent: self.register.parent.clone(),
-            component_id: self.register.component_id.clone().unwrap_or_else(|| self.id.to_string()),
+            component_id: self.register.said.component_id.clone().unwrap_or_else(|| self.id.to_string()),
             token: self.contents.token,
             secret_hash: self.contents.secret_hash,
             sealed: Some(self.contents.sealed.clone()),
@@ -189,7 +195,7 @@ fn token(key: &ServiceKey, register: &Register, contents: &Contents, note: &str)
         checker_kind: register.checker_kind.clone(),
         max_uses: 1,
         expires_at: contents.expires_at,
-        labels: register.labels.clone(),
+        labels: register.said.labels.clone(),
         ..contents.policy.clone()
     };
     CreateToken {
@@ -280,7 +286,7 @@ impl Request for RevokePackage {
         change.writes.extend(end_token(world.roster, row, now));
         if self.service && world.roster.get(&row.service).is_some_and(|entry| !entry.row.status.is_barred()) {
             let (key, reason, by) = (row.service.clone(), self.reason.clone(), self.by.clone());
-            change.extend(Move { key, act: Act::Revoke, reason, by }.plan(world)?.0);
+            change.extend(Move::new(key, Act::Revoke, reason, by).plan(world)?.0);
         }
         Ok((change, ()))
     }
@@ -332,14 +338,11 @@ impl Request for ReissuePackage {
         if entry.row.status.is_barred() {
             return Err(Refusal::Invalid(format!("{} is {}: it could not enroll", row.service, entry.row.status)));
         }
+        let said = Said { labels: row.settings.labels.clone(), ..Said::default() };
         let register = Register {
-            key: row.service.clone(),
-            parent: row.parent.clone(),
             checker_kind: row.settings.checker_kind.clone(),
-            component_id: Some(row.component_id.clone()),
-            labels: row.settings.labels.clone(),
-            metadata: row.settings.metadata.clone(),
-            ..blank(row.service.clone(), self.by.clone())
+            said,
+            ..Register::new(row.service.clone(), row.parent.clone(), Source::EdgeOnboarding, self.by.clone())
         };
         let mut change = token(&row.service, &register, &self.contents, &row.note).plan(world)?.0;
         change.writes.extend(end_token(roster, row, now));
@@ -534,19 +537,4 @@ fn end_token(roster: &Roster, row: &PackageRow, at: Timestamp) -> Option<Write> 
 
 fn object(id: PackageId) -> String {
     format!("package:{id}")
-}
-
-/// A registration with nothing but a name.
-#[must_use]
-pub fn blank(key: ServiceKey, by: By) -> Register {
-    Register {
-        key,
-        parent: None,
-        checker_kind: None,
-        component_id: None,
-        source: Source::EdgeOnboarding,
-        labels: rollcall_common::service::Pairs::default(),
-        metadata: rollcall_common::service::Pairs::default(),
-        by,
-    }
 }

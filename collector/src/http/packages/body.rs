@@ -19,7 +19,7 @@ use super::super::{
 use crate::{
     config::duration,
     registry::services::{By, Register},
-    store::rows::{Cidr, IdRule, PackageRow, PackageSettings, TokenPolicy},
+    store::rows::{Cidr, IdRule, PackageRow, PackageSettings, Said, TokenPolicy},
 };
 
 /// A package's life where its maker names none.
@@ -31,7 +31,7 @@ const MAX_DIALLED: usize = 8;
 /// What a package is to bring in.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct CreateBody {
+pub(crate) struct PackageBody {
     #[schema(value_type = words::Kind)]
     kind: Kind,
     #[schema(value_type = words::Id)]
@@ -72,13 +72,13 @@ pub(crate) struct CreateBody {
     pub(super) note: Text,
     /// What its configuration says beside that.
     #[serde(default)]
-    config: ConfigBody,
+    config: PackageConfigBody,
 }
 
 /// Settings of the sidecar. Its pace is not among them: the collector sets that.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ConfigBody {
+struct PackageConfigBody {
     /// Where it dials, instead of what its token and the collector say.
     #[serde(default)]
     #[schema(value_type = Vec<words::Address>)]
@@ -95,7 +95,7 @@ struct ConfigBody {
 /// What a package is to hold from now on.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ReissueBody {
+pub(crate) struct ReissuePackageBody {
     /// How long it can be used, as in `24h`.
     #[schema(value_type = Option<words::Duration>)]
     expires_in: Option<String>,
@@ -123,16 +123,22 @@ fn end(text: Option<&str>, now: Timestamp) -> Result<Timestamp, Problem> {
     life.map(|life| now.after(life)).map_err(|error| invalid(format!("expires_in: {error}")))
 }
 
-impl CreateBody {
+impl PackageBody {
     pub(super) fn registration(&self, by: By) -> Result<(Register, PackageSettings), Problem> {
         let register = Register {
-            parent: self.parent.clone(),
             checker_kind: self.checker_kind.clone(),
-            component_id: self.component_id.clone().map(String::from),
-            source: Source::EdgeOnboarding,
-            labels: self.labels.clone(),
-            metadata: self.metadata.clone(),
-            ..crate::registry::packages::blank(ServiceKey::new(self.kind, self.id.clone()), by)
+            said: Said {
+                component_id: self.component_id.clone().map(String::from),
+                labels: self.labels.clone(),
+                metadata: self.metadata.clone(),
+                ..Said::default()
+            },
+            ..Register::new(
+                ServiceKey::new(self.kind, self.id.clone()),
+                self.parent.clone(),
+                Source::EdgeOnboarding,
+                by,
+            )
         };
         let config = &self.config;
         let word = |name: &str, given: &Option<String>, allowed: &[&str]| match given {
@@ -176,7 +182,7 @@ impl CreateBody {
     }
 }
 
-impl ReissueBody {
+impl ReissuePackageBody {
     pub(super) fn policy(&self, row: &PackageRow, now: Timestamp) -> Result<TokenPolicy, Problem> {
         let expires_at = end(self.expires_in.as_deref(), now)?;
         let parts = (row.service.kind, row.service.id.clone(), row.parent.clone());

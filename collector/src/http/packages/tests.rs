@@ -7,7 +7,7 @@ use crate::store::suite::samples;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
-fn read(text: &str) -> CreateBody {
+fn read(text: &str) -> PackageBody {
     serde_json::from_str(text).unwrap()
 }
 
@@ -44,7 +44,7 @@ fn settings_are_checked_before_anything_is_made() {
         r#"{"kind":"poller","id":"../p"}"#,
         r#"{"kind":"poller","id":"p","labels":{"A":"b"}}"#,
     ] {
-        assert!(serde_json::from_str::<CreateBody>(text).is_err(), "{text}");
+        assert!(serde_json::from_str::<PackageBody>(text).is_err(), "{text}");
     }
 }
 

@@ -17,7 +17,6 @@ use crate::{
         Job, Refusal, World,
         packages::activation,
         roster::{Roster, Slot, parent_key},
-        services,
     },
     store::{
         StoreError,

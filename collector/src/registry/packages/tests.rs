@@ -23,6 +23,10 @@ fn by() -> By {
     By { actor: "credential:test".into(), request_id: Some("r".into()) }
 }
 
+fn blank(key: ServiceKey) -> Register {
+    Register::new(key, None, Source::Config, by())
+}
+
 fn key(text: &str) -> ServiceKey {
     text.parse().unwrap()
 }
@@ -31,7 +35,7 @@ impl Fleet {
     fn new() -> Self {
         let now = Now { boot: BootTime(1_000), wall: samples::NOON };
         let mut fleet = Self { roster: Roster::default(), now, seq: 0 };
-        fleet.does(&blank(key("poller/site-3"), by())).unwrap();
+        fleet.does(&blank(key("poller/site-3"))).unwrap();
         fleet
     }
 
@@ -62,7 +66,7 @@ impl Fleet {
             secret_hash: SecretHash([n + 100; 32]),
             sealed: vec![n; 40],
             expires_at: self.now.wall.after(Duration::from_secs(3600)),
-            policy: TokenPolicy { cidr_allow: Vec::new(), not_before: self.now.wall, ..samples::token(n, 1).policy },
+            policy: TokenPolicy::single(Kind::Agent, IdRule::Assigned, self.now.wall, self.now.wall),
         }
     }
 
@@ -70,7 +74,7 @@ impl Fleet {
         let parent = (key(service).kind == Kind::Agent).then(|| key("poller/site-3").id);
         CreatePackage {
             id: PackageId(samples::token_id(n)),
-            register: Register { parent, ..blank(key(service), by()) },
+            register: Register { parent, ..blank(key(service)) },
             adopt: false,
             contents: self.contents(n),
             settings: PackageSettings::default(),
@@ -165,10 +169,10 @@ fn parents_and_duplicates_are_refused() {
 fn only_what_never_lived_is_taken_over() {
     let mut fleet = Fleet::new();
     let parent = Some(key("poller/site-3").id);
-    fleet.does(&Register { parent, ..blank(key("agent/edge-17"), by()) }).unwrap();
+    fleet.does(&Register { parent, ..blank(key("agent/edge-17")) }).unwrap();
     let adopt = CreatePackage { adopt: true, ..fleet.create(1, "agent/edge-17") };
     let mut other = adopt.clone();
-    fleet.does(&blank(key("poller/site-4"), by())).unwrap();
+    fleet.does(&blank(key("poller/site-4"))).unwrap();
     other.register.parent = Some(key("poller/site-4").id);
     assert!(matches!(fleet.does(&other), Err(Refusal::Invalid(_))), "another parent");
     fleet.enrolls("agent/edge-17", 9);
