@@ -477,10 +477,11 @@ fn awaiting<'a>(roster: &'a Roster, entry: &Entry) -> Option<&'a PackageRow> {
     roster.packages().awaiting(&entry.row.key, token).map(|row| &**row)
 }
 
-/// What a heartbeat changes: the service's status, and the package that brought it in.
+/// What a heartbeat changes, its own or its parent's report of one: the service's status, and the package that
+/// brought it in.
 #[must_use]
-pub fn activation(roster: &Roster, entry: &Entry, seen: Timestamp) -> Option<Change> {
-    let mut change = services::activation(entry, seen);
+pub fn activation(roster: &Roster, entry: &Entry, reporter: Option<&ServiceKey>, seen: Timestamp) -> Option<Change> {
+    let mut change = services::activation(entry, reporter, seen);
     if let Some(row) = awaiting(roster, entry) {
         // Delivered in time is what counts: a token that let its bearer in was good.
         let by = By::sidecar(&entry.row.key);

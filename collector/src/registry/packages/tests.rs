@@ -114,7 +114,7 @@ impl Fleet {
 
     fn beats(&mut self, service: &str) -> Option<Change> {
         let entry = self.roster.get(&key(service)).unwrap();
-        let change = activation(&self.roster, entry, self.now.wall);
+        let change = activation(&self.roster, entry, None, self.now.wall);
         if let Some(change) = &change {
             self.apply(change);
         }
