@@ -12,6 +12,7 @@ pub mod collector;
 pub mod config;
 pub mod http;
 pub mod ingest;
+pub mod jobs;
 pub mod keeper;
 pub mod log;
 pub mod metrics;

@@ -36,6 +36,31 @@ pub struct PresenceLabel {
     pub presence: &'static str,
 }
 
+/// A job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JobLabel {
+    /// Its name.
+    pub job: &'static str,
+}
+
+/// A run of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JobRunLabel {
+    /// The job.
+    pub job: &'static str,
+    /// How it ended.
+    pub outcome: &'static str,
+}
+
+/// What a job did.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JobItemLabel {
+    /// The job.
+    pub job: &'static str,
+    /// What became of the thing.
+    pub outcome: &'static str,
+}
+
 /// All counters, ready to be registered once.
 #[derive(Debug)]
 pub struct Metrics {
@@ -89,6 +114,19 @@ pub struct Metrics {
     pub liveness_lost: Counter,
     /// Milliseconds credited to leases for time that could not be observed.
     pub credited_ms: Counter,
+    /// Runs of jobs.
+    pub job_runs: Family<JobRunLabel, Counter>,
+    /// Things that jobs touched.
+    pub job_items: Family<JobItemLabel, Counter>,
+    /// When a job last ended well.
+    pub job_success: Family<JobLabel, Gauge>,
+    /// Seconds that a run took.
+    pub job_seconds: Family<JobLabel, Histogram, fn() -> Histogram>,
+}
+
+/// 10 ms to an hour or so.
+fn job_seconds() -> Histogram {
+    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.01, 4.0, 10))
 }
 
 impl Default for Metrics {
@@ -121,6 +159,10 @@ impl Default for Metrics {
             publish_failed: Counter::default(),
             liveness_lost: Counter::default(),
             credited_ms: Counter::default(),
+            job_runs: Family::default(),
+            job_items: Family::default(),
+            job_success: Family::default(),
+            job_seconds: Family::new_with_constructor(job_seconds),
         }
     }
 }
@@ -165,6 +207,14 @@ impl Metrics {
             "Status changes by kind of service",
             self.transitions.clone(),
         );
+        into.register("rollcall_job_runs", "Runs of jobs by how they ended", self.job_runs.clone());
+        into.register("rollcall_job_items", "Things that jobs touched, by what became of them", self.job_items.clone());
+        into.register(
+            "rollcall_job_last_success_timestamp_seconds",
+            "When a job last ended well, in seconds since the Unix epoch",
+            self.job_success.clone(),
+        );
+        into.register("rollcall_job_duration_seconds", "Seconds that a run of a job took", self.job_seconds.clone());
         into.register("rollcall_commit_seconds", "Seconds that a group commit took", self.commit_seconds.clone());
     }
 }

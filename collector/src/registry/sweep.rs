@@ -4,11 +4,12 @@
 //! heard again or that has a child which stays is passed over and counted; the others go together, durably, each
 //! with its audit event. The lifecycle table has the last word.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use rollcall_common::{
     id::{Seq, ServiceKey},
     lifecycle::{Act, Arrow, Standing, Status, decide},
+    time::Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -133,6 +134,30 @@ impl Sweep {
     }
 }
 
+/// Forgets refused serials whose certificates have ended by themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct ForgetDenied {
+    /// The moment that their ends are compared with.
+    pub now: Timestamp,
+    /// At most so many.
+    pub most: usize,
+}
+
+/// How long after its certificate's end a serial stays refused: clocks differ.
+const DENIED_AFTER: Duration = Duration::from_secs(86_400);
+
+impl Request for ForgetDenied {
+    type Answer = usize;
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, usize), Refusal> {
+        let before = self.now.before(DENIED_AFTER);
+        let ended = world.roster.denied().filter(|(_, until)| *until < before).take(self.most);
+        let writes: Vec<_> = ended.map(|(serial, _)| Write::Allow(serial)).collect();
+        let count = writes.len();
+        Ok((Change { writes, audit: Vec::new() }, count))
+    }
+}
+
 impl Deed {
     fn act(self) -> Act {
         match self {
@@ -171,8 +196,6 @@ impl Deed {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
