@@ -21,8 +21,10 @@
 mod client;
 mod context;
 mod feed;
+mod jobs;
 #[allow(dead_code, reason = "what a list can have is whole, whichever part commands use")]
 mod list;
+mod maintenance;
 mod packages;
 mod print;
 #[allow(dead_code, reason = "bulk commands come and go")]
@@ -155,6 +157,15 @@ enum Command {
     /// List, look at and change services.
     #[command(alias = "service", subcommand)]
     Services(services::Command),
+    /// See, start, switch and pause what happens by itself.
+    #[command(alias = "job", subcommand)]
+    Jobs(jobs::Command),
+    /// List or remove services whose retention is over.
+    #[command(after_help = jobs::PURGE_EXAMPLES)]
+    Purge(jobs::PurgeArgs),
+    /// Say that services are worked on, so that nobody is alarmed.
+    #[command(subcommand)]
+    Maintenance(maintenance::Command),
     /// Show the audit trail, newest first.
     #[command(after_help = AUDIT_EXAMPLES)]
     Audit(trail::Trail),
@@ -269,6 +280,8 @@ pub enum Start {
     Serve(Box<Config>),
     /// Everything is done.
     Done(Exit),
+    /// A command of somebody else's has run and answered so.
+    Ran(u8),
 }
 
 /// Reads the command line and does what it says, except for running the collector.
@@ -338,6 +351,20 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         Command::Services(command) => {
             operate(&reach, source, screen, async |client, screen| services::run(&client, screen, command).await)?;
         }
+        Command::Jobs(command) => {
+            operate(&reach, source, screen, async |client, screen| jobs::run(&client, screen, command).await)?;
+        }
+        Command::Purge(args) => {
+            operate(&reach, source, screen, async |client, screen| jobs::purge(&client, screen, args).await)?;
+        }
+        Command::Maintenance(command) => {
+            let ran = operate(&reach, source, screen, async |client, screen| {
+                maintenance::run(&client, screen, command).await
+            })?;
+            if let Some(code) = ran {
+                return Ok(Start::Ran(code));
+            }
+        }
         Command::Audit(trail) => {
             if let Some(trail) = trail.offline(&mut screen)? {
                 operate(&reach, source, screen, async |client, screen| trail::run(&client, screen, trail).await)?;
@@ -374,12 +401,12 @@ fn certificate(pair: &Pair) -> (Word, Vec<String>) {
 }
 
 /// Runs an operator's command to its end.
-fn operate(
+fn operate<T>(
     reach: &Reach,
     source: &dyn Source,
     mut screen: Screen,
-    command: impl AsyncFnOnce(Client, &mut Screen) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    command: impl AsyncFnOnce(Client, &mut Screen) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let client = Client::open(Target::find(reach, source)?, source)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command(client, &mut screen))

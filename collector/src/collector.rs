@@ -42,6 +42,7 @@ use crate::{
         Context, Ingest,
         endpoint::{self, EndpointError, EndpointSettings, ResetKeys, ResetKeysError},
     },
+    jobs::{self, Jobs},
     keeper,
     metrics::Metrics,
     registry::{Actor, Registry, Whoami},
@@ -197,6 +198,8 @@ impl Collector {
         let draining = CancellationToken::new();
         let sealed = Arc::new(Head::default());
         let sealer = sealer(&state, &registry, &store, &sealed).await?;
+        let settings = jobs::Settings { upkeep: config.upkeep.clone(), leaf_ttl: config.leaf_ttl };
+        let (jobs, runner) = Jobs::new(registry.clone(), Arc::clone(&store), settings);
         let http = http::bind(
             http::Parts {
                 registry: registry.clone(),
@@ -205,6 +208,7 @@ impl Collector {
                 pin: ca.pin(),
                 advertised: Arc::new(ArcSwap::from_pointee(config.advertise.clone())),
                 quic: bound.address,
+                jobs,
                 draining: draining.clone(),
                 sealed: Arc::clone(&sealed),
             },
@@ -218,6 +222,7 @@ impl Collector {
         }
 
         let keepers = keep(&config, &registry, &store, (&liveness, well), &ca);
+        keepers.0.spawn(runner.run(keepers.1.clone()));
         // Beside the keepers, and stopped after the registry: its last events are to be sealed too.
         let stop_sealer = CancellationToken::new();
         let reads = registry.clock();

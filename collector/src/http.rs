@@ -32,6 +32,8 @@ mod filter;
 pub(crate) mod fixture;
 mod gate;
 mod health;
+mod jobs;
+mod maintenance;
 mod metrics;
 mod openapi;
 mod overview;
@@ -120,6 +122,8 @@ pub struct Parts {
     pub advertised: Arc<ArcSwap<Vec<Address>>>,
     /// Where QUIC really listens.
     pub quic: SocketAddr,
+    /// What happens by itself.
+    pub jobs: crate::jobs::Jobs,
     /// Cancelled when the collector begins to stop.
     pub draining: CancellationToken,
     /// The newest seal of the audit trail.
@@ -153,6 +157,7 @@ pub(crate) struct State {
     pin: Pin,
     advertised: Arc<ArcSwap<Vec<Address>>>,
     quic: SocketAddr,
+    jobs: crate::jobs::Jobs,
     draining: CancellationToken,
     sealed: Arc<crate::audit::sealer::Head>,
     hosts: Vec<String>,
@@ -218,7 +223,7 @@ fn router(state: Arc<State>) -> (Router, Table) {
 
 /// Every route there is: each resource brings its own.
 fn table(state: Arc<State>) -> Routes {
-    let resources: [fn(Routes) -> Routes; 9] = [
+    let resources: [fn(Routes) -> Routes; 11] = [
         health::routes,
         metrics::routes,
         openapi::routes,
@@ -228,6 +233,8 @@ fn table(state: Arc<State>) -> Routes {
         feed::routes,
         tokens::routes,
         packages::routes,
+        jobs::routes,
+        maintenance::routes,
     ];
     resources.into_iter().fold(Routes::new(state), |routes, resource| resource(routes))
 }
@@ -250,6 +257,7 @@ impl State {
             pin: parts.pin,
             advertised: parts.advertised,
             quic: parts.quic,
+            jobs: parts.jobs,
             draining: parts.draining,
             sealed: parts.sealed,
             hosts: settings.hosts,

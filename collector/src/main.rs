@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     match cli::start(std::env::args_os(), &System) {
         Start::Serve(config) => run(*config),
         Start::Done(exit) => exit.into(),
+        Start::Ran(code) => code.into(),
     }
 }
 

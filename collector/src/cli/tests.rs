@@ -187,7 +187,7 @@ fn nonsense_ends_with_64_and_help_with_0() {
     let world = World::default();
     let exit = |line: &str| match start(line.split_whitespace().map(OsString::from), &world) {
         Start::Done(exit) => exit,
-        Start::Serve(_) => panic!("{line} would serve"),
+        Start::Serve(_) | Start::Ran(_) => panic!("{line} would run"),
     };
     for line in [
         "x",
@@ -198,6 +198,12 @@ fn nonsense_ends_with_64_and_help_with_0() {
         "x token create --kind agent --ttl soon",
         "x token show short",
         "x services show A/B",
+        "x purge --expect some",
+        "x jobs pause purge",
+        "x maintenance start --for 1h --reason x",
+        "x maintenance start --service edge --for 1h --reason x",
+        "x maintenance schedule --label a --for 1h --reason x",
+        "x maintenance run --label a --for 1h --reason x",
         "x services list --watch 1ms",
         "x services list --max 0",
         "x services register agent",

@@ -30,6 +30,7 @@ use crate::{
     registry::{
         ParentProblem, Refusal, Request,
         expect::{Expect, Expecting},
+        maintenance::Cover,
         roster::Roster,
         services::By,
     },
@@ -183,10 +184,11 @@ impl Call {
         let sight = |slot| registry.leases().sight(slot, now.boot);
         let position = registry.read(|roster| roster.position());
         let way = Way::choose(registry, &wanted.filter, now.boot, SHORT);
-        let mut listing = Listing::new(self.scope().clone(), wanted, way, now);
+        let cover = registry.cover();
+        let mut listing = Listing::new(self.scope().clone(), wanted, way, now).under(Arc::clone(&cover));
         while registry.read(|roster| listing.advance(roster, &sight)) {}
         let (found, next) = listing.finish();
-        let light = self.light();
+        let light = self.light(&cover);
         let show = |seen: &Seen| ServiceView::of(seen, registry.links().get(seen.entry.slot).as_ref(), light);
         let items = found.iter().map(show).collect();
         Page::at(position, items, next.map(|key| page::cursor(&key.to_string())))
@@ -197,7 +199,7 @@ impl Call {
         let registry = &self.state.registry;
         let link = registry.links().get(seen.entry.slot);
         let told = registry.children().told(seen.entry.slot).cloned();
-        ServiceDetail::of(seen, link.as_ref(), told.as_ref(), self.light())
+        ServiceDetail::of(seen, link.as_ref(), told.as_ref(), self.light(&registry.cover()))
     }
 
     /// How many sidecars within reach are connected.
@@ -213,11 +215,12 @@ impl Call {
         connected
     }
 
-    fn light(&self) -> Light<'_> {
+    fn light<'a>(&'a self, cover: &'a Cover) -> Light<'a> {
         let registry = &self.state.registry;
         Light {
             now: registry.now(),
             trust_domain: &registry.whoami().trust_domain,
+            cover,
             recorded: (registry.metrics().unrecorded.get() == 0).then_some(true),
         }
     }

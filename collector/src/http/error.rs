@@ -87,6 +87,8 @@ problems! {
     UnknownJob = NOT_FOUND, "unknown_job", "The job does not exist";
     /// No such onboarding package, or not its download secret.
     UnknownPackage = NOT_FOUND, "unknown_package", "The package does not exist";
+    /// No such run of a job.
+    UnknownRun = NOT_FOUND, "unknown_run", "The run is not known";
     /// The route has other methods.
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here";
     /// The body did not arrive in time.

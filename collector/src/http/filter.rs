@@ -24,6 +24,7 @@ use super::{
 use crate::{
     registry::{
         leases::Sight,
+        maintenance::Cover,
         roster::{Entry, parent_key, text::fields},
     },
     store::rows::ServiceRow,
@@ -62,6 +63,7 @@ pub(super) const QUERY: &[Param] = &[
     Param::of::<words::Time>("seen_before", "Only with a last heartbeat before this moment, or none"),
     Param::of::<words::Time>("status_before", "Only where the status is older than this moment: what is stuck"),
     Param::of::<words::Search>("q", "Only where id, parent, component, labels, metadata or host name hold this text"),
+    Param::of::<words::Flag>("maintenance", "Only those that are under maintenance now, or only the others"),
     Param::of::<words::Limit>("limit", "Services of a page"),
     Param::of::<words::Cursor>("cursor", "Where the page begins"),
 ];
@@ -104,6 +106,7 @@ pub(super) struct Filter {
     status_before: Option<Timestamp>,
     /// In lower case.
     text: Option<String>,
+    maintenance: Option<bool>,
 }
 
 impl Wanted {
@@ -135,6 +138,7 @@ impl Wanted {
                 Ok(())
             }
             "placeholder" => flag(name, value).map(|flag| filter.placeholder = Some(flag)),
+            "maintenance" => flag(name, value).map(|flag| filter.maintenance = Some(flag)),
             "registered_after" => moment(name, value).map(|time| filter.registered_after = Some(time)),
             "registered_before" => moment(name, value).map(|time| filter.registered_before = Some(time)),
             "seen_after" => moment(name, value).map(|time| filter.seen_after = Some(time)),
@@ -187,6 +191,13 @@ impl Filter {
             && self.placeholder.is_none_or(|placeholder| row.placeholder == placeholder)
             && self.in_time(row, sight, now)
             && self.text.as_ref().is_none_or(|text| mentions(row, text))
+    }
+
+    /// Whether it passes what is asked of maintenance: beside [`Self::passes`], since it takes a compiled
+    /// [`Cover`] to tell.
+    #[must_use]
+    pub(super) fn is_worked_on(&self, entry: &Entry, cover: &Cover) -> bool {
+        self.maintenance.is_none_or(|wanted| cover.of(&entry.row).is_some() == wanted)
     }
 
     fn in_time(&self, row: &ServiceRow, sight: Option<&Sight>, now: Now) -> bool {

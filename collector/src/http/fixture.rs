@@ -1,6 +1,12 @@
 //! What the tests of this room look at: a few rows, a registry that stands still, and a store that is deaf.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -18,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{LivenessSight, Parts, Settings, State, access::Role};
 use crate::{
+    config::{Config, Flags, Source as Settled},
+    jobs::Jobs,
     registry::{
         Registry,
         leases::{Phase, Sight},
@@ -27,7 +35,7 @@ use crate::{
         Position, RegistryStore, StoreError, TrailStore,
         rows::{
             Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, CredentialRow, IdRule, IntervalRow, Loaded,
-            ObserverMark, Prune, Scope, SealRow, ServiceRow, TokenPolicy, TokenRow,
+            ObserverMark, Prune, Scope, SealRow, ServiceRow, TokenPolicy, TokenRow, WindowRow,
         },
     },
 };
@@ -151,19 +159,29 @@ impl World {
         Self { clock: Arc::new(ManualClock::new(NOW)), credentials, loaded }
     }
 
+    /// The same deployment while it is being worked on.
+    pub(crate) fn working_on(mut self, windows: Vec<WindowRow>) -> Self {
+        self.loaded.windows = windows;
+        self
+    }
+
     pub(crate) fn registry(&self) -> Registry {
         let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&self.clock);
         Registry::still(Roster::from_loaded(&self.loaded), clock, PACE)
     }
 
     pub(crate) fn parts(&self, registry: Registry) -> Parts {
+        let store: Arc<dyn RegistryStore> = Arc::new(Deaf);
+        // Nobody runs them: what is ordered is answered as by a collector that stops.
+        let (jobs, _) = Jobs::new(registry.clone(), Arc::clone(&store), job_settings());
         Parts {
             registry,
-            store: Arc::new(Deaf),
+            store,
             liveness: Box::new(|| LivenessSight { store: "memory".into(), ok: true }),
             pin: Pin([7; 32]),
             advertised: Arc::new(ArcSwap::from_pointee(vec!["collector.example.net:7411".parse().unwrap()])),
             quic: "[::]:7411".parse().unwrap(),
+            jobs,
             draining: CancellationToken::new(),
             sealed: Arc::default(),
         }
@@ -184,6 +202,24 @@ pub(crate) fn settings() -> Settings {
         write_within: std::time::Duration::from_secs(5),
         heartbeat_ages: true,
     }
+}
+
+/// What jobs go by where nobody configured anything.
+pub(crate) fn job_settings() -> crate::jobs::Settings {
+    struct Bare;
+    impl Settled for Bare {
+        fn file(&self, _: &Path) -> io::Result<String> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+        fn files_in(&self, _: &Path) -> io::Result<Vec<PathBuf>> {
+            Ok(Vec::new())
+        }
+        fn variable(&self, _: &str) -> Option<OsString> {
+            None
+        }
+    }
+    let config = Config::load(&Bare, &Flags::default()).unwrap();
+    crate::jobs::Settings { upkeep: config.upkeep, leaf_ttl: config.leaf_ttl }
 }
 
 /// A registry store that does not answer.

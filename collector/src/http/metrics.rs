@@ -129,6 +129,8 @@ impl Collector for Services {
                 gauge(&mut presences, &labels, tally.presence(presence))?;
             }
         }
+        let worked_on = kinds.values().map(|tally| tally.maintenance()).sum();
+        single(&mut encoder, "rollcall_services_in_maintenance", "Services being worked on now", worked_on)?;
         let registry = &state.registry;
         let links = u64::try_from(registry.links().len()).unwrap_or(u64::MAX);
         single(&mut encoder, "rollcall_connections", "Sidecars connected now", links)?;

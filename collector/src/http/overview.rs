@@ -36,6 +36,8 @@ type Counts = BTreeMap<&'static str, u64>;
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct Tally {
     total: u64,
+    /// How many are being worked on.
+    maintenance: u64,
     #[schema(value_type = words::Counts)]
     status: Counts,
     #[schema(value_type = words::Counts)]
@@ -52,6 +54,7 @@ impl Default for Tally {
         let zero = |words: &[&'static str]| words.iter().map(|word| (*word, 0)).collect();
         Self {
             total: 0,
+            maintenance: 0,
             status: zero(&Status::ALL.map(Status::as_str)),
             presence: zero(&Presence::ALL.map(Presence::as_str)),
             health: zero(&Health::ALL.map(Health::as_str)),
@@ -76,6 +79,11 @@ impl Tally {
     /// The count of a status.
     pub(super) fn status(&self, status: Status) -> u64 {
         self.status.get(status.as_str()).copied().unwrap_or(0)
+    }
+
+    /// How many are being worked on.
+    pub(super) fn maintenance(&self) -> u64 {
+        self.maintenance
     }
 
     /// The count of a presence.
@@ -160,6 +168,7 @@ async fn stats(call: Call) -> Result<axum::Json<Stats>, Problem> {
     let mut all = Tally::default();
     for tally in kinds.values() {
         all.total += tally.total;
+        all.maintenance += tally.maintenance;
         for (into, from) in [
             (&mut all.status, &tally.status),
             (&mut all.presence, &tally.presence),
@@ -265,10 +274,12 @@ impl State {
     /// Counts every service within a scope, by kind.
     pub(super) fn tally(&self, scope: &Scope) -> BTreeMap<Kind, Tally> {
         let mut kinds: BTreeMap<Kind, Tally> = Kind::ALL.into_iter().map(|kind| (kind, Tally::default())).collect();
+        let cover = self.registry.cover();
         walk(&self.registry, scope, None, |_, entry, sight| {
             let row = &entry.row;
             let tally = kinds.entry(row.key.kind).or_default();
             tally.count(row.status, presence_of(sight.as_ref()), health_of(row), row.source);
+            tally.maintenance += u64::from(cover.of(row).is_some());
         });
         kinds
     }

@@ -3,7 +3,7 @@
 //! A walk is no photograph. A service that is there from beginning to end is seen exactly once; one that
 //! comes or goes meanwhile may be seen or not. Changes and heartbeats never wait for more than a stride.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
 use rollcall_common::{
     id::{Kind, ServiceKey},
@@ -16,6 +16,7 @@ use crate::{
     registry::{
         Registry,
         leases::Sight,
+        maintenance::Cover,
         roster::{Below, Entry, Roster, Slot},
     },
     scope::Scope,
@@ -116,6 +117,7 @@ pub(super) fn walk(
 #[derive(Debug)]
 pub(super) struct Listing {
     scope: Scope,
+    cover: Arc<Cover>,
     wanted: Wanted,
     way: Way,
     now: Now,
@@ -129,15 +131,21 @@ impl Listing {
     /// Begins a page of what lies within a scope, on a way that holds all that can pass.
     #[must_use]
     pub(super) fn new(scope: Scope, wanted: Wanted, way: Way, now: Now) -> Self {
-        Self { scope, after: wanted.after.clone(), wanted, way, now, found: Vec::new(), more: false }
+        let (cover, after) = (Arc::default(), wanted.after.clone());
+        Self { scope, cover, after, wanted, way, now, found: Vec::new(), more: false }
+    }
+
+    /// The same while services are being worked on.
+    pub(super) fn under(self, cover: Arc<Cover>) -> Self {
+        Self { cover, ..self }
     }
 
     /// Goes one stride. Answers whether there is another to go.
     pub(super) fn advance(&mut self, roster: &Roster, sight: &dyn Fn(Slot) -> Option<Sight>) -> bool {
-        let Self { scope, wanted, way, now, after, found, more } = self;
+        let Self { scope, cover, wanted, way, now, after, found, more } = self;
         let next = stride(roster, way, scope, wanted.kind, after.as_ref(), &mut |entry| {
             let sight = sight(entry.slot);
-            if !wanted.filter.passes(entry, sight.as_ref(), *now) {
+            if !wanted.filter.passes(entry, sight.as_ref(), *now) || !wanted.filter.is_worked_on(entry, cover) {
                 return ControlFlow::Continue(());
             }
             // One more than the page holds tells whether there is a next one.

@@ -76,7 +76,15 @@ impl Api {
     }
 
     async fn post(&self, role: &str, path: &str, body: &Value) -> (u16, Value) {
-        let request = self.request(role, &Method::POST, path).header(header::CONTENT_TYPE, "application/json");
+        self.change(role, &Method::POST, path, body).await
+    }
+
+    async fn put(&self, role: &str, path: &str, body: &Value) -> (u16, Value) {
+        self.change(role, &Method::PUT, path, body).await
+    }
+
+    async fn change(&self, role: &str, method: &Method, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.request(role, method, path).header(header::CONTENT_TYPE, "application/json");
         let (status, _, body) = self.send(request.body(Body::from(body.to_string())).unwrap()).await;
         (status.as_u16(), body)
     }
@@ -118,6 +126,18 @@ fn declared() -> BTreeMap<(String, String), Permission> {
         ("POST", "/api/admin/packages/{id}/reissue".into(), P::Operate),
         ("POST", "/api/admin/packages/{id}/revoke".into(), P::Operate),
         ("POST", "/api/packages/download".into(), P::Open),
+        ("GET", "/api/admin/jobs".into(), P::Read),
+        ("GET", "/api/admin/jobs/{name}".into(), P::Read),
+        ("PUT", "/api/admin/jobs/{name}".into(), P::Administer),
+        ("POST", "/api/admin/jobs/{name}/run".into(), P::Administer),
+        ("GET", "/api/admin/jobs/{name}/runs/{id}".into(), P::Read),
+        ("POST", "/api/admin/jobs/{name}/confirm".into(), P::Administer),
+        ("POST", "/api/admin/services/purge".into(), P::Administer),
+        ("GET", "/api/admin/maintenance".into(), P::Read),
+        ("POST", "/api/admin/maintenance".into(), P::Operate),
+        ("GET", "/api/admin/maintenance/{id}".into(), P::Read),
+        ("PATCH", "/api/admin/maintenance/{id}".into(), P::Operate),
+        ("DELETE", "/api/admin/maintenance/{id}".into(), P::Operate),
     ];
     for kind in ["pollers", "agents", "checkers", "instances"] {
         let all_of = format!("/api/admin/services/{kind}");
@@ -155,7 +175,7 @@ async fn every_route_lets_in_exactly_its_roles() {
     for route in &api.table.operations {
         let token = format!("{}", rollcall_common::token::TokenId([1; 10]));
         let id = if route.path.contains("/tokens/") { &token } else { "a" };
-        let path = route.path.replace("{id}", id).replace("{file}", "start.js");
+        let path = route.path.replace("{id}", id).replace("{file}", "start.js").replace("{name}", "purge");
         let ask = async |role: &str| {
             let request = api.request(role, &route.method, &path).header(header::CONTENT_TYPE, "application/json");
             api.send(request.body(Body::from("{}")).unwrap()).await.0.as_u16()
@@ -537,6 +557,7 @@ mod scopes {
 }
 
 mod served;
+mod upkeep;
 
 /// Tags, positions and picked members, over the whole router.
 mod positions {

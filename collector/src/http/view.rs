@@ -25,7 +25,7 @@ use super::{
     scan::{Seen, presence_of},
 };
 use crate::{
-    registry::{children::Told, leases::Phase, links::Link, tokens::TokenState},
+    registry::{children::Told, leases::Phase, links::Link, maintenance::Cover, tokens::TokenState},
     store::rows::{AuditEvent, IdRule, IdentityRow, IntervalRow, TokenRow},
 };
 
@@ -114,6 +114,8 @@ pub(super) struct ServiceView {
     pub ttl_ms: Option<u32>,
     /// Where its sidecar is connected from now.
     pub connected_from: Option<String>,
+    /// That it is being worked on, and until when; `null` = it is not.
+    pub maintenance: Option<MaintenanceView>,
     /// How many services have it as their parent.
     pub children: u32,
     /// For pollers: the agents below it.
@@ -122,6 +124,17 @@ pub(super) struct ServiceView {
     pub checker_count: Option<u32>,
     /// The seq of its last change.
     pub seq: u64,
+}
+
+/// That a service is being worked on.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct MaintenanceView {
+    /// The window; of several the one that ends last.
+    pub id: String,
+    /// Until when.
+    pub until: Time,
+    /// Why.
+    pub reason: String,
 }
 
 /// What is said of a service.
@@ -218,6 +231,8 @@ pub(super) struct Light<'a> {
     pub now: Now,
     /// The deployment.
     pub trust_domain: &'a TrustDomain,
+    /// Who is being worked on.
+    pub cover: &'a Cover,
     /// Whether the presence rows are all in the store; `None` = some are on their way, unknown which.
     pub recorded: Option<bool>,
 }
@@ -264,6 +279,11 @@ impl ServiceView {
             interval_ms: granted.map(|pace| pace.interval_ms),
             ttl_ms: granted.map(|pace| pace.ttl_ms),
             connected_from: link.map(|link| link.peer.to_string()),
+            maintenance: light.cover.of(row).map(|covering| MaintenanceView {
+                id: covering.id.to_string(),
+                until: Time(covering.until),
+                reason: covering.reason.to_string(),
+            }),
             children: seen.below.children,
             agent_count: (row.key.kind == Kind::Poller).then_some(seen.below.children),
             checker_count: matches!(row.key.kind, Kind::Poller | Kind::Agent).then_some(seen.below.checkers),

@@ -22,11 +22,11 @@ use crate::{
         services::{Move, Register},
     },
     store::{
-        StoreError,
+        StoreError, TrailStore,
         flaky::Flaky,
         rows::{
             Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Outcome,
-            Prune, RowId, RunCause, Selector, ServiceKeyText, Write,
+            Prune, RowId, RunCause, SealRow, Selector, ServiceKeyText, Write,
         },
         sqlite::SqliteStore,
     },
@@ -94,6 +94,25 @@ impl RegistryStore for Counting {
     }
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl TrailStore for Counting {
+    async fn trail(&self, after: Seq, upto: Seq, limit: usize) -> Result<Vec<AuditEvent>, StoreError> {
+        self.inner.trail(after, upto, limit).await
+    }
+    async fn seals(&self, after: u64, limit: usize) -> Result<Vec<SealRow>, StoreError> {
+        self.inner.seals(after, limit).await
+    }
+    async fn last_seal(&self) -> Result<Option<SealRow>, StoreError> {
+        self.inner.last_seal().await
+    }
+    async fn seal(&self, row: &SealRow) -> Result<bool, StoreError> {
+        self.inner.seal(row).await
+    }
+    async fn retire_audit(&self, before: Timestamp, floor: Seq, at: Timestamp) -> Result<Option<u64>, StoreError> {
+        self.inner.retire_audit(before, floor, at).await
     }
 }
 

@@ -17,6 +17,7 @@ use utoipa::{
 
 use crate::{
     http::page,
+    jobs,
     registry::{feed, leases::Origin as OriginWord, tokens},
     store::rows,
 };
@@ -91,6 +92,12 @@ words! {
     TokenState = one_of(tokens::TokenState::ALL.map(tokens::TokenState::as_str));
     /// Whose word a presence is.
     Origin = one_of(OriginWord::ALL.map(OriginWord::as_str));
+    /// A job.
+    JobName = one_of(jobs::JobName::ALL.map(jobs::JobName::as_str));
+    /// Where a maintenance window stands.
+    WindowState = one_of(["scheduled", "active", "ended"]);
+    /// The id of a window or a run: a ULID in lower case.
+    RowId = matching("^[0-7][0-9a-hjkmnp-tv-z]{25}$", 26);
     /// Who decides on each enrollment: the token alone, or an operator.
     Approval = one_of(rows::Approval::ALL.map(rows::Approval::as_str));
     /// A pattern for ids: `*` stands for any run of characters, `?` for one.

@@ -9,6 +9,8 @@ use rollcall_common::{
 };
 use serde_json::json;
 
+use std::sync::LazyLock;
+
 use super::*;
 use crate::{
     http::fixture::{NOW, host, pairs, row, said, sight, token},
@@ -17,7 +19,10 @@ use crate::{
 };
 
 fn light(domain: &TrustDomain) -> Light<'_> {
-    Light { now: Now { boot: BootTime(1_000_000), wall: NOW }, trust_domain: domain, recorded: Some(true) }
+    // Nobody is being worked on.
+    static COVER: LazyLock<Cover> = LazyLock::new(Cover::default);
+    let now = Now { boot: BootTime(1_000_000), wall: NOW };
+    Light { now, trust_domain: domain, cover: &COVER, recorded: Some(true) }
 }
 
 fn identity(row: &ServiceRow) -> IdentityRow {
@@ -66,6 +71,7 @@ fn a_service_that_was_never_heard_has_its_released_form() {
             "first_registered": "2027-01-15T08:00:00.000Z",
             "first_seen": null,
             "last_seen": null,
+            "maintenance": null,
             "placeholder": false,
             "implicit_children": false,
             "ephemeral_after_secs": null,
@@ -159,6 +165,7 @@ fn a_service_with_everything_has_its_released_form() {
             "first_seen": "2027-01-15T07:59:00.000Z",
             // The lease is newer than the row.
             "last_seen": "2027-01-15T07:59:55.000Z",
+            "maintenance": null,
             "placeholder": false,
             "implicit_children": false,
             "ephemeral_after_secs": 900,
