@@ -104,6 +104,9 @@ pub enum StartError {
     /// A setting that only the start can judge.
     #[error("{0}")]
     Setting(String),
+    /// An identity provider's settings that only the start can judge.
+    #[error("an identity provider cannot be set up: {0}")]
+    Oidc(#[from] http::oidc::FetchError),
     /// The bootstrap credential.
     #[error(transparent)]
     Credential(#[from] BootstrapError),
@@ -118,7 +121,7 @@ impl StartError {
             Self::StateDir(error) => error.is_transient(),
             Self::Http(error) => error.is_transient(),
             Self::Endpoint(_) | Self::Credential(_) => true,
-            Self::Ca(_) | Self::ResetKeys(_) | Self::Tls(_) | Self::Setting(_) => false,
+            Self::Ca(_) | Self::ResetKeys(_) | Self::Tls(_) | Self::Setting(_) | Self::Oidc(_) => false,
         }
     }
 }
@@ -209,6 +212,7 @@ impl Collector {
                 advertised: Arc::new(ArcSwap::from_pointee(config.advertise.clone())),
                 quic: bound.address,
                 jobs,
+                oidc: Arc::new(http::oidc::Issuers::new(config.oidc.clone(), Arc::clone(&clock))?),
                 draining: draining.clone(),
                 sealed: Arc::clone(&sealed),
             },
@@ -443,6 +447,7 @@ fn http_settings(config: &Config) -> http::Settings {
     let (connections, streams) = (count(config.limits.http_connections), count(config.limits.http_streams));
     http::Settings {
         listen: config.http_listen,
+        socket: Some(config.admin_socket.clone()),
         hosts: config.http_hosts.clone(),
         tls: config.http_tls.clone(),
         connections: connections.unwrap_or(http::DEFAULT_CONNECTIONS),

@@ -5,6 +5,7 @@
 //! and all such answers come at once. It opens nothing beyond the files it reads.
 
 pub mod duration;
+mod issuers;
 mod layers;
 mod upkeep;
 
@@ -26,8 +27,7 @@ use secrecy::{ExposeSecret, SecretString};
 pub use self::layers::{ConfigError, DEFAULT_FILE, Flags, Origin, Source, System};
 use self::layers::{Layers, Value};
 pub use self::upkeep::{JobSettings, Keep, Upkeep};
-use crate::registry::feed::Limits as Held;
-use crate::statedir::outside::Keeper;
+use crate::{http::oidc::Issuer, registry::feed::Limits as Held, statedir::outside::Keeper};
 
 /// The state directory where systemd names none.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/rollcall-collector";
@@ -35,6 +35,9 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/rollcall-collector";
 pub const DEFAULT_HTTP: &str = "127.0.0.1:7410";
 /// The file of the bootstrap credential within the state directory.
 pub const CREDENTIAL_FILE: &str = "admin.credential";
+
+/// The file of the administrators' socket.
+pub const ADMIN_SOCKET: &str = "admin.sock";
 
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
@@ -80,6 +83,11 @@ pub struct Config {
     pub limits: Limits,
     /// What happens by itself.
     pub upkeep: Upkeep,
+    /// Where the administrators' socket is: in the directory that systemd gives at run time, or else in the
+    /// state directory.
+    pub admin_socket: PathBuf,
+    /// The identity providers whose tokens are taken.
+    pub oidc: Vec<Issuer>,
 }
 
 /// The files that the API is encrypted with.
@@ -236,6 +244,8 @@ impl Config {
             feed: read.feed(),
             limits: read.limits(),
             upkeep: read.upkeep(),
+            oidc: read.issuers(),
+            admin_socket: runtime_dir_of(source).unwrap_or_else(|| state_dir.clone()).join(ADMIN_SOCKET),
             state_dir,
         };
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(read.errors)) }
@@ -251,6 +261,13 @@ pub fn state_dir_of(source: &dyn Source) -> PathBuf {
     first.unwrap_or(DEFAULT_STATE_DIR).into()
 }
 
+/// The directory for what lives no longer than the process, where systemd names one.
+#[must_use]
+pub fn runtime_dir_of(source: &dyn Source) -> Option<PathBuf> {
+    let named = source.variable("RUNTIME_DIRECTORY")?.into_string().ok()?;
+    named.split(':').next().filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
 /// Reads values one by one and keeps what is wrong with them.
 struct Reader<'a> {
     layers: &'a Layers,
@@ -260,6 +277,11 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn wrong(&mut self, key: &str, why: impl fmt::Display) {
         self.errors.push(ConfigError { origin: self.layers.origin(key), key: key.into(), why: why.to_string() });
+    }
+
+    fn issuers(&mut self) -> Vec<Issuer> {
+        self.errors.extend(issuers::together(&self.layers.issuers));
+        self.layers.issuers.iter().map(|(issuer, _)| issuer.clone()).collect()
     }
 
     fn text<T, E: fmt::Display>(

@@ -9,6 +9,9 @@
 //! | `openapi` | the contract, made from that table, and its viewer |
 //! | `gate`, `call` | who asks, and may they; nothing outside the caller's scope |
 //! | [`access`] | roles, credentials, hosts, the brake on guessing |
+//! | [`oidc`] | tokens of identity providers |
+//! | `keys` | API keys, and who the caller is |
+//! | [`local`] | the administrators' socket |
 //! | [`bootstrap`] | the first credential |
 //! | [`error`] | problem documents |
 //! | `view` | the shapes that leave |
@@ -33,8 +36,11 @@ pub(crate) mod fixture;
 mod gate;
 mod health;
 mod jobs;
+mod keys;
+pub mod local;
 mod maintenance;
 mod metrics;
+pub mod oidc;
 mod openapi;
 mod overview;
 mod packages;
@@ -52,6 +58,7 @@ use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
+    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -124,6 +131,8 @@ pub struct Parts {
     pub quic: SocketAddr,
     /// What happens by itself.
     pub jobs: crate::jobs::Jobs,
+    /// Whose tokens are taken.
+    pub oidc: Arc<oidc::Issuers>,
     /// Cancelled when the collector begins to stop.
     pub draining: CancellationToken,
     /// The newest seal of the audit trail.
@@ -135,6 +144,8 @@ pub struct Parts {
 pub struct Settings {
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where the administrators' socket is to be, if anywhere.
+    pub socket: Option<PathBuf>,
     /// Names under which it may be called beside addresses and `localhost`, in lower case.
     pub hosts: Vec<String>,
     /// Connections at once, streams apart.
@@ -171,6 +182,10 @@ pub(crate) struct State {
     failures: Mutex<Failures>,
     /// Guesses of download secrets: apart, so that an installer and an account never pay for one another.
     guesses: Mutex<Failures>,
+    oidc: Arc<oidc::Issuers>,
+    uses: keys::Uses,
+    /// Whether the administrators' socket listens.
+    local_door: bool,
     /// The OpenAPI document, once the routes are known.
     contract: OnceLock<String>,
     /// Request ids: unique across restarts by the first, within one by the second.
@@ -209,9 +224,20 @@ impl StartError {
 /// When the address cannot be listened on.
 pub async fn bind(parts: Parts, settings: Settings) -> Result<Server, StartError> {
     let (listen, bounds) = (settings.listen, server::Bounds::of(&settings));
-    let state = Arc::new(State::new(parts, settings)?);
+    // Without the socket everything else works: its way in is missed only when it is needed.
+    let door = settings.socket.as_ref().and_then(|path| {
+        let listening = local::listen(path);
+        listening
+            .inspect_err(|error| {
+                tracing::warn!(socket = %path.display(), %error, "there is no administrators' socket");
+            })
+            .ok()
+    });
+    let mut state = State::new(parts, settings)?;
+    state.local_door = door.is_some();
+    let state = Arc::new(state);
     let (router, _) = router(Arc::clone(&state));
-    Ok(Server::bind(listen, router, state, bounds).await?)
+    Ok(Server::bind(listen, door, router, state, bounds).await?)
 }
 
 /// The router and what it serves.
@@ -223,7 +249,7 @@ fn router(state: Arc<State>) -> (Router, Table) {
 
 /// Every route there is: each resource brings its own.
 fn table(state: Arc<State>) -> Routes {
-    let resources: [fn(Routes) -> Routes; 11] = [
+    let resources: [fn(Routes) -> Routes; 12] = [
         health::routes,
         metrics::routes,
         openapi::routes,
@@ -235,6 +261,7 @@ fn table(state: Arc<State>) -> Routes {
         packages::routes,
         jobs::routes,
         maintenance::routes,
+        keys::routes,
     ];
     resources.into_iter().fold(Routes::new(state), |routes, resource| resource(routes))
 }
@@ -267,6 +294,9 @@ impl State {
             counts: Counts::default(),
             failures: Mutex::default(),
             guesses: Mutex::default(),
+            oidc: parts.oidc,
+            uses: keys::Uses::default(),
+            local_door: false,
             contract: OnceLock::new(),
             run,
             requests: AtomicU64::new(1),

@@ -14,13 +14,14 @@
 //! | [`judge`] | verdicts: losses, stalls, restarts |
 //! | [`history`] | presence intervals on their way to the store |
 //! | [`feed`] | what happened, for those who follow |
-//! | [`services`], [`tokens`], [`packages`], [`identities`] | the requests, planned |
+//! | [`services`], [`tokens`], [`packages`], [`identities`], [`credentials`] | the requests, planned |
 //! | [`retention`], [`sweep`] | who may go or be moved by time alone, and the requests that do it |
 //! | [`maintenance`] | who is being worked on |
 //! | `actor` | the task that owns all of it |
 
 mod actor;
 pub mod children;
+pub mod credentials;
 pub mod expect;
 pub mod feed;
 pub mod history;
@@ -123,6 +124,12 @@ pub enum Refusal {
     /// No such token.
     #[error("token {0} does not exist")]
     UnknownToken(rollcall_common::token::TokenId),
+    /// No such credential.
+    #[error("credential {0} does not exist")]
+    UnknownCredential(rollcall_common::token::TokenId),
+    /// The credential is revoked already.
+    #[error("credential {0} is revoked already")]
+    CredentialRevoked(rollcall_common::token::TokenId),
     /// The token is revoked already.
     #[error("token {0} is revoked already")]
     TokenRevoked(rollcall_common::token::TokenId),
@@ -212,7 +219,9 @@ impl Refusal {
             Self::Parent(problem) => problem.code(),
             Self::Exists(_) => Code::IdTaken,
             Self::UnknownService(_) => Code::UnknownIdentity,
-            Self::UnknownToken(_) | Self::TokenRevoked(_) => Code::Denied,
+            Self::UnknownToken(_) | Self::TokenRevoked(_) | Self::UnknownCredential(_) | Self::CredentialRevoked(_) => {
+                Code::Denied
+            }
             Self::Arrow(_)
             | Self::Package(_)
             | Self::Invalid(_)

@@ -73,6 +73,25 @@ impl Scope {
         self
     }
 
+    /// What either scope admits, where one scope can say it: where one lies within the other, or where they
+    /// differ in the values of one label only.
+    #[must_use]
+    pub fn joined(mut self, other: &Self) -> Option<Self> {
+        if other.lies_within(&self) {
+            return Some(self);
+        }
+        if self.lies_within(other) {
+            return Some(other.clone());
+        }
+        if !self.0.keys().eq(other.0.keys()) {
+            return None;
+        }
+        let mut different = self.0.iter_mut().zip(&other.0).filter(|((_, held), (_, others))| *held != *others);
+        let (((_, held), (_, others)), None) = (different.next()?, different.next()) else { return None };
+        held.extend(others.iter().cloned());
+        Some(self)
+    }
+
     fn test(&mut self, text: &str) -> Result<(), &'static str> {
         let (key, values) = match text.split_once('=') {
             Some((key, value)) => (key, BTreeSet::from([checked_value(value)?])),
@@ -251,6 +270,9 @@ mod tests {
             for labels in [labels(&[("k", &k), ("l", &l)]), labels(&[("k", &k)]), labels(&[])] {
                 if inner.lies_within(&outer) && inner.admits(&labels) {
                     prop_assert!(outer.admits(&labels));
+                }
+                if let Some(either) = inner.clone().joined(&outer) {
+                    prop_assert_eq!(either.admits(&labels), inner.admits(&labels) || outer.admits(&labels));
                 }
                 let both = inner.clone().narrowed(&outer);
                 prop_assert_eq!(both.admits(&labels), inner.admits(&labels) && outer.admits(&labels));

@@ -12,6 +12,9 @@ use std::{
 
 use toml::de::{DeTable, DeValue};
 
+use super::issuers;
+use crate::http::oidc::Issuer;
+
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "/etc/rollcall/collector.toml";
 
@@ -183,6 +186,8 @@ pub(super) enum Value {
 #[derive(Debug, Default)]
 pub(super) struct Layers {
     values: BTreeMap<&'static str, (Value, Origin)>,
+    /// The issuers of all files, in order.
+    pub(super) issuers: Vec<(Issuer, Origin)>,
 }
 
 /// What the command line says.
@@ -278,6 +283,10 @@ impl Layers {
             let origin = Origin::File(path.into(), line(name.span().start));
             let is_table = KEYS.iter().any(|known| known.starts_with(&format!("{key}.")));
             match (value.get_ref(), KEYS.iter().find(|known| **known == key)) {
+                (value, _) if key == "oidc" => {
+                    let found = issuers::read(value, &origin, line, path, errors);
+                    self.issuers.extend(found);
+                }
                 (DeValue::Table(inner), _) if is_table => {
                     self.gather_table(&format!("{key}."), inner, line, path, errors);
                 }
@@ -316,6 +325,8 @@ fn value_of(value: &DeValue<'_>) -> Option<Value> {
 /// The names that may stand at a level, for an error.
 fn known(prefix: &str) -> String {
     let mut names: Vec<&str> = KEYS.iter().filter_map(|key| key.strip_prefix(prefix)?.split('.').next()).collect();
+    names.extend(prefix.is_empty().then_some("oidc"));
+    names.sort_unstable();
     names.dedup();
     names.join(", ")
 }

@@ -19,9 +19,9 @@ mod hosts;
 mod roles;
 
 pub use self::{
-    bearer::{bearer, check},
+    bearer::{Shown, bearer, check, missing, refused},
     brake::Failures,
-    caller::Caller,
+    caller::{Caller, Via},
     hosts::host_allowed,
     roles::{Permission, Role, Roles},
 };

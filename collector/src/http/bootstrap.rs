@@ -13,14 +13,21 @@ use rollcall_common::{
 };
 use zeroize::Zeroizing;
 
+use super::{
+    State,
+    access::{Caller, Role, Via},
+};
 use crate::{
-    registry::{Refusal, Registry, roster::Roster, services::By, tokens::AddCredential},
+    registry::{Refusal, Registry, credentials::CloseBootstrap, roster::Roster, services::By, tokens::AddCredential},
     store::rows::CredentialRow,
 };
 
-/// The word in the row of a bootstrap credential: it gives the role of an administrator, and can be told
-/// from an administrator's key.
-pub const WORD: &str = "bootstrap";
+pub use crate::registry::credentials::BOOTSTRAP as WORD;
+
+/// Why it was closed: an operator asked.
+pub(super) const ASKED: &str = "asked";
+/// Why it was closed: an administrator came in through an identity provider.
+const REPLACED: &str = "identity_provider";
 
 /// What was found or done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +80,29 @@ where
     registry.ask(AddCredential { row, replaces, by: By::system() }).await?;
     write(text.as_bytes()).map_err(|error| BootstrapError::File(error.into()))?;
     Ok(Bootstrap::Made)
+}
+
+/// Ends the bootstrap credential once it is not needed: when an administrator of the whole has come in through
+/// an identity provider, and the administrators' socket listens. So there is always a way back in for whoever
+/// is root here, whatever becomes of the provider.
+pub(super) async fn retire(state: &State, caller: &Caller) {
+    let proves = caller.via == Via::Issuer && caller.roles.has(Role::Admin) && caller.scope.is_everything();
+    if !proves || !state.local_door {
+        return;
+    }
+    let open = |roster: &Roster| roster.credentials().any(|row| row.role == WORD && row.revoked_at.is_none());
+    if !state.registry.read(open) {
+        return;
+    }
+    let by = By { actor: caller.actor.clone(), request_id: None };
+    match state.registry.ask(CloseBootstrap { why: REPLACED, by }).await {
+        Ok(closed) => tracing::info!(
+            closed,
+            "an administrator came in through an identity provider: the bootstrap credential ended"
+        ),
+        // The next such caller tries again.
+        Err(error) => tracing::warn!(%error, "the bootstrap credential was not ended"),
+    }
 }
 
 /// What there is already.

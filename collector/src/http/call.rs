@@ -131,13 +131,16 @@ impl Call {
     /// its labels must lie within the scope, its parent must be there, and what already has an id that it
     /// may give must be within reach too.
     pub(super) fn may_mint(&self, policy: &TokenPolicy) -> Result<(), Problem> {
+        self.caller.may_enroll(policy, self.state.registry.now().wall)?;
         if self.scope().is_everything() {
             return Ok(());
         }
         self.holds(&policy.labels)?;
         if let Some(kind) = policy.kind.parent() {
+            // A rule would let the sidecar's own labels choose among all parents.
             let detail = "a caller with a label scope names the parent of what it lets in";
-            let parent = policy.parent.clone().ok_or_else(|| Problem::new(ProblemCode::ParentMissing, detail))?;
+            let parent = policy.parent.clone().filter(|_| policy.parent_rule.is_none());
+            let parent = parent.ok_or_else(|| Problem::new(ProblemCode::ParentMissing, detail))?;
             self.finds_parent(&ServiceKey::new(kind, parent))?;
         }
         let given = |id: &ServiceId| match &policy.id_rule {

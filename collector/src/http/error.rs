@@ -89,6 +89,8 @@ problems! {
     UnknownPackage = NOT_FOUND, "unknown_package", "The package does not exist";
     /// No such run of a job.
     UnknownRun = NOT_FOUND, "unknown_run", "The run is not known";
+    /// No such credential.
+    UnknownKey = NOT_FOUND, "unknown_key", "The key does not exist";
     /// The route has other methods.
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here";
     /// The body did not arrive in time.
@@ -123,6 +125,8 @@ problems! {
     Settled = CONFLICT, "settled", "This cannot change after the registration";
     /// What is to change is another than the caller saw.
     Changed = PRECONDITION_FAILED, "changed", "It has changed meanwhile";
+    /// The key is revoked already.
+    KeyRevoked = CONFLICT, "key_revoked", "The key is revoked already";
     /// The registry refused for another reason.
     Refused = CONFLICT, "refused", "The registry refused";
     /// The changes after a position are no longer held.
@@ -163,6 +167,8 @@ problems! {
     Behind = SERVICE_UNAVAILABLE, "behind", "The collector has not come so far yet";
     /// The registry store does not work now.
     StoreUnavailable = SERVICE_UNAVAILABLE, "store_unavailable", "The registry store is unavailable";
+    /// The identity provider cannot be asked, and its keys are too old.
+    IssuerUnavailable = SERVICE_UNAVAILABLE, "issuer_unavailable", "The identity provider is unavailable";
     /// The collector is stopping.
     Draining = SERVICE_UNAVAILABLE, "draining", "The collector is stopping";
     /// The answer took too long.
@@ -268,6 +274,8 @@ impl From<Refusal> for Problem {
             Refusal::Exists(_) => ProblemCode::Exists,
             Refusal::UnknownService(_) => ProblemCode::UnknownService,
             Refusal::UnknownToken(_) => ProblemCode::UnknownToken,
+            Refusal::UnknownCredential(_) => ProblemCode::UnknownKey,
+            Refusal::CredentialRevoked(_) => ProblemCode::KeyRevoked,
             Refusal::TokenRevoked(_) => ProblemCode::TokenRevoked,
             Refusal::UnknownWindow(_) => ProblemCode::UnknownWindow,
             Refusal::WindowEnded(_) => ProblemCode::WindowEnded,
@@ -297,6 +305,8 @@ impl From<Refusal> for Problem {
             Refusal::Exists(_)
             | Refusal::UnknownService(_)
             | Refusal::UnknownToken(_)
+            | Refusal::UnknownCredential(_)
+            | Refusal::CredentialRevoked(_)
             | Refusal::TokenRevoked(_)
             | Refusal::UnknownWindow(_)
             | Refusal::WindowEnded(_)

@@ -22,7 +22,7 @@ use rollcall_common::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LivenessSight, Parts, Settings, State, access::Role};
+use super::{LivenessSight, Parts, Settings, State, access::Role, oidc::Issuers};
 use crate::{
     config::{Config, Flags, Source as Settled},
     jobs::Jobs,
@@ -175,13 +175,14 @@ impl World {
         // Nobody runs them: what is ordered is answered as by a collector that stops.
         let (jobs, _) = Jobs::new(registry.clone(), Arc::clone(&store), job_settings());
         Parts {
-            registry,
             store,
             liveness: Box::new(|| LivenessSight { store: "memory".into(), ok: true }),
             pin: Pin([7; 32]),
             advertised: Arc::new(ArcSwap::from_pointee(vec!["collector.example.net:7411".parse().unwrap()])),
             quic: "[::]:7411".parse().unwrap(),
             jobs,
+            oidc: Arc::new(Issuers::new(Vec::new(), registry.clock()).unwrap()),
+            registry,
             draining: CancellationToken::new(),
             sealed: Arc::default(),
         }
@@ -195,6 +196,7 @@ impl World {
 pub(crate) fn settings() -> Settings {
     Settings {
         listen: "127.0.0.1:0".parse().unwrap(),
+        socket: None,
         hosts: Vec::new(),
         connections: 4,
         tls: None,

@@ -1,40 +1,108 @@
 //! Who asks, and may they? What the guard of every route asks first.
 
+use std::net::IpAddr;
+
 use axum::extract::Request;
+use rollcall_common::time::Now;
 
 use super::{
     State,
-    access::{self, Caller, Permission},
+    access::{self, Caller, Permission, Role, Shown, Via},
+    bootstrap,
     error::{Problem, ProblemCode},
+    local,
+    oidc::Verdict,
     routes::Operation,
     server::Peer,
 };
+use crate::scope::Scope;
+
+/// What a request shows of whoever sends it.
+pub(super) struct Showing {
+    credential: Result<Option<Shown>, Problem>,
+    peer: Option<Peer>,
+}
+
+impl Showing {
+    /// Looks at a request's head and at where it comes from.
+    pub(super) fn of(request: &Request) -> Self {
+        let peer = request.extensions().get::<Peer>().copied();
+        Self { credential: access::bearer(request.headers()), peer }
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        match self.peer {
+            Some(Peer::Net(address)) => Some(address.ip()),
+            Some(Peer::Local(_)) | None => None,
+        }
+    }
+}
 
 /// Tells who asks, if the operation demands that somebody does, and refuses who may not.
 ///
 /// # Errors
-/// [`ProblemCode::Unauthenticated`], [`ProblemCode::Throttled`] and [`ProblemCode::Forbidden`].
-pub(super) fn admit(state: &State, operation: &Operation, request: &Request) -> Result<Option<Caller>, Problem> {
+/// [`ProblemCode::Unauthenticated`], [`ProblemCode::Throttled`], [`ProblemCode::Forbidden`], and
+/// [`ProblemCode::IssuerUnavailable`] where nobody can tell now.
+pub(super) async fn admit(state: &State, operation: &Operation, showing: Showing) -> Result<Option<Caller>, Problem> {
     if operation.permission == Permission::Open {
         return Ok(None);
     }
-    let now = state.registry.now();
-    let caller = access::bearer(request.headers())
-        .and_then(|credential| state.registry.read(|roster| access::check(roster, &credential, now.wall)));
+    let (now, ip) = (state.registry.now(), showing.ip());
+    let caller = identify(state, showing, now).await;
     let caller = caller.map_err(|problem| {
-        state.counts.unauthenticated.inc();
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-        let wait = peer.and_then(|ip| state.note_failure(ip, now.boot));
-        match wait {
-            Some(secs) => {
-                Problem::new(ProblemCode::Throttled, "too many failed attempts from this address").retry_after(secs)
-            }
-            None => problem,
-        }
+        if problem.code() == ProblemCode::Unauthenticated { failed(state, ip, now, problem) } else { problem }
     })?;
     caller.demand(operation.permission)?;
     if !operation.scoped {
         caller.demand_everything()?;
     }
+    if let Via::Credential(id) = caller.via {
+        state.uses.note(id, now.wall);
+    }
+    bootstrap::retire(state, &caller).await;
     Ok(Some(caller))
+}
+
+async fn identify(state: &State, showing: Showing, now: Now) -> Result<Caller, Problem> {
+    match (showing.credential?, showing.peer) {
+        (Some(Shown::Credential(credential)), _) => {
+            state.registry.read(|roster| access::check(roster, &credential, now.wall))
+        }
+        (Some(Shown::Token(token)), _) => match state.oidc.verify(&token).await {
+            Verdict::Caller(caller) => Ok(*caller),
+            Verdict::Refused => {
+                Err(access::refused("the token is not accepted; the collector's log says why at debug"))
+            }
+            Verdict::Unavailable => {
+                let detail = "the identity provider's keys cannot be had now; try again, or use another credential";
+                Err(Problem::new(ProblemCode::IssuerUnavailable, detail))
+            }
+        },
+        (None, Some(Peer::Local(uid))) if !local::is_administrator(uid) => {
+            state.counts.unauthenticated.inc();
+            tracing::warn!(uid, "a local user that is no administrator was refused");
+            let detail = "only root and the collector's own user are administrators here: show a credential";
+            Err(Problem::new(ProblemCode::Forbidden, detail))
+        }
+        (None, Some(Peer::Local(uid))) => Ok(Caller {
+            actor: format!("local:uid={uid}"),
+            roles: Role::Admin.into(),
+            scope: Scope::everything(),
+            via: Via::Local,
+            policy: None,
+            ends: None,
+        }),
+        (None, Some(Peer::Net(_)) | None) => Err(access::missing()),
+    }
+}
+
+/// Counts a failure, and brakes an address that makes too many.
+fn failed(state: &State, ip: Option<IpAddr>, now: Now, problem: Problem) -> Problem {
+    state.counts.unauthenticated.inc();
+    match ip.and_then(|ip| state.note_failure(ip, now.boot)) {
+        Some(secs) => {
+            Problem::new(ProblemCode::Throttled, "too many failed attempts from this address").retry_after(secs)
+        }
+        None => problem,
+    }
 }

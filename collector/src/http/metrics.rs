@@ -95,6 +95,7 @@ async fn scrape(call: Call) -> Result<Response, Problem> {
     if let Some(certificates) = &state.certificates {
         certificates.register(&mut exposition);
     }
+    state.oidc.register(&mut exposition);
     exposition.register_collector(Box::new(Services(Arc::clone(state))));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &exposition)
@@ -146,6 +147,11 @@ impl Collector for Services {
                 gauges(&mut encoder, "rollcall_audit_head", "The newest seal of the audit trail, by its hash")?;
             gauge(&mut info, &[("head", head.as_str()), ("unit", "seal")], seal.no)?;
             single(&mut encoder, "rollcall_audit_sealed_seq", "The last seq that is sealed", seal.last.0)?;
+        }
+        let help = "Seconds since the keys in use of an identity provider were fetched";
+        let mut ages = gauges(&mut encoder, "rollcall_oidc_keys_age_seconds", help)?;
+        for (issuer, age) in state.oidc.ages() {
+            ConstGauge::new(age.as_secs_f64()).encode(ages.encode_family(&[("issuer", issuer)])?)?;
         }
         if state.heartbeat_ages { self.ages(&mut encoder) } else { Ok(()) }
     }

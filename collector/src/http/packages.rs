@@ -432,7 +432,7 @@ async fn fetch(
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let from = peer.0.ip();
+    let from = peer.ip();
     let actor = format!("address:{}", from.to_canonical());
     let by = By { actor: actor.clone(), request_id: Some(request_id.0.to_string()) };
     let outcome = match secret(&headers) {

@@ -69,7 +69,7 @@ use super::{
     State,
     error::{Problem, ProblemCode},
     extract::Query,
-    gate::admit,
+    gate::{Showing, admit},
     position,
 };
 
@@ -158,7 +158,8 @@ struct Gate {
 /// What stands in front of every handler: who asks, then what is asked, then how long it may take.
 async fn guard(Held(gate): Held<Gate>, mut request: Request, next: Next) -> Response {
     let operation = gate.operation;
-    let passed = admit(&gate.state, &operation, &request).and_then(|caller| {
+    let shown = Showing::of(&request);
+    let passed = admit(&gate.state, &operation, shown).await.and_then(|caller| {
         let query = Query::read(request.uri().query().unwrap_or_default(), &operation)?;
         Ok((caller, query))
     });

@@ -6,23 +6,29 @@
 
 mod seat;
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener},
     sync::Semaphore,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use self::seat::Paced;
+pub(super) use self::seat::Paced;
 pub(super) use self::seat::{Seat, Seated};
-use super::{Settings, State, tls::Certificates};
+use super::{Settings, State, local, tls::Certificates};
 
 /// How long a request's head may take, the wait for it included.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -70,7 +76,22 @@ fn hint(error: &io::Error) -> &'static str {
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
+pub(super) enum Peer {
+    /// Over the network.
+    Net(SocketAddr),
+    /// Over the administrators' socket, from a user that the kernel names.
+    Local(u32),
+}
+
+impl Peer {
+    /// The address that is counted; whoever comes over the socket is on this host.
+    pub(super) fn ip(self) -> IpAddr {
+        match self {
+            Self::Net(address) => address.ip(),
+            Self::Local(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+}
 
 /// A running server. Dropping it ends everything at once; [`Server::stop`] lets requests finish.
 #[derive(Debug)]
@@ -84,6 +105,7 @@ pub struct Server {
 impl Server {
     pub(super) async fn bind(
         address: SocketAddr,
+        door: Option<UnixListener>,
         router: Router,
         state: Arc<State>,
         bounds: Bounds,
@@ -98,6 +120,13 @@ impl Server {
             let registry = state.registry.clone();
             tasks.spawn(Arc::clone(certificates).watch(move || registry.now().wall, stop.clone()));
         }
+        if let Some(door) = door {
+            tasks.spawn(local::serve(door, router.clone(), stop.clone(), bounds.write_within));
+        }
+        let (uses, registry) = (Arc::clone(&state), state.registry.clone());
+        let stopping = stop.clone();
+        tasks.spawn(async move { uses.uses.keep(registry, stopping).await });
+        tasks.spawn(Arc::clone(&state.oidc).run(stop.clone()));
         let room = Arc::new(Semaphore::new(bounds.connections));
         let accepting = Accepting { listener, router, state, stop: stop.clone(), room, bounds };
         tasks.spawn(accepting.run());
@@ -190,22 +219,23 @@ async fn open(
     (router, stop): (Router, CancellationToken),
 ) {
     match &state.certificates {
-        None => serve(Paced::new(stream, within, Arc::clone(&seat)), (peer, seat), router, stop).await,
+        None => serve(Paced::new(stream, within, Arc::clone(&seat)), (Peer::Net(peer), seat), router, stop).await,
         Some(certificates) => {
             if let Some(stream) = certificates.shake(stream, peer.ip(), &stop).await {
-                serve(Paced::new(stream, within, Arc::clone(&seat)), (peer, seat), router, stop).await;
+                serve(Paced::new(stream, within, Arc::clone(&seat)), (Peer::Net(peer), seat), router, stop).await;
             }
         }
     }
 }
 
-async fn serve<S>(stream: Paced<S>, (peer, seat): (SocketAddr, Arc<Seat>), router: Router, stop: CancellationToken)
+/// Serves one connection until it ends or the server stops.
+pub(super) async fn serve<S>(stream: Paced<S>, (peer, seat): (Peer, Arc<Seat>), router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let held = Arc::clone(&seat);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(peer);
         request.extensions_mut().insert(Arc::clone(&held));
         router.clone().oneshot(request.map(Body::new))
     });
@@ -232,6 +262,6 @@ where
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "an HTTP connection ended early");
+        tracing::debug!(?peer, %error, "an HTTP connection ended early");
     }
 }

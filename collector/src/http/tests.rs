@@ -49,7 +49,7 @@ impl Api {
     }
 
     async fn send(&self, mut request: axum::http::Request<Body>) -> (StatusCode, Response<()>, Value) {
-        request.extensions_mut().insert(Peer("127.0.0.1:5".parse().unwrap()));
+        request.extensions_mut().insert(Peer::Net("127.0.0.1:5".parse().unwrap()));
         let answer = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = answer.into_parts();
         // Whatever is answered, the table declares it.
@@ -102,6 +102,11 @@ fn declared() -> BTreeMap<(String, String), Permission> {
         ("GET", "/api/openapi.json".into(), P::Open),
         ("GET", "/api/docs".into(), P::Open),
         ("GET", "/api/docs/{file}".into(), P::Open),
+        ("GET", "/api/admin/whoami".into(), P::Know),
+        ("GET", "/api/admin/keys".into(), P::Administer),
+        ("POST", "/api/admin/keys".into(), P::Administer),
+        ("POST", "/api/admin/keys/{id}/revoke".into(), P::Administer),
+        ("POST", "/api/admin/bootstrap/close".into(), P::Administer),
         ("GET", "/api/admin/services".into(), P::Read),
         ("GET", "/api/admin/services/stats".into(), P::Read),
         ("GET", "/api/admin/services/tree".into(), P::Read),
@@ -174,7 +179,7 @@ async fn every_route_lets_in_exactly_its_roles() {
     let api = Api::new();
     for route in &api.table.operations {
         let token = format!("{}", rollcall_common::token::TokenId([1; 10]));
-        let id = if route.path.contains("/tokens/") { &token } else { "a" };
+        let id = if route.path.contains("/tokens/") || route.path.contains("/keys/") { &token } else { "a" };
         let path = route.path.replace("{id}", id).replace("{file}", "start.js").replace("{name}", "purge");
         let ask = async |role: &str| {
             let request = api.request(role, &route.method, &path).header(header::CONTENT_TYPE, "application/json");

@@ -7,31 +7,47 @@ use rollcall_common::{
     time::Timestamp,
     token::{Credential, SecretHash},
 };
+use zeroize::Zeroizing;
 
-use super::{Caller, Role};
+use super::{Caller, Role, Via};
 use crate::{
     http::error::{Problem, ProblemCode},
     registry::roster::Roster,
 };
 
-/// Reads the credential of a request's head.
+/// What a request showed.
+#[derive(Debug)]
+pub enum Shown {
+    /// A credential of ours.
+    Credential(Credential),
+    /// Something that may be a token of an issuer's: credentials of ours never begin like one.
+    Token(Zeroizing<String>),
+}
+
+/// The refusal of a request that shows nothing.
+#[must_use]
+pub fn missing() -> Problem {
+    refused("send a credential as Authorization: Bearer …; the collector keeps one in its state directory")
+}
+
+/// Reads the credential of a request's head, if there is one.
 ///
 /// # Errors
-/// [`ProblemCode::Unauthenticated`] where there is none, more than one, or one that is damaged.
-pub fn bearer(headers: &HeaderMap) -> Result<Credential, Problem> {
+/// [`ProblemCode::Unauthenticated`] where there is more than one, or one that is damaged.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<Shown>, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (value, None) = (values.next(), values.next()) else {
         return Err(refused("more than one Authorization header was sent"));
     };
-    let Some(value) = value else {
-        return Err(refused(
-            "send a credential as Authorization: Bearer …; the collector keeps one in its state directory",
-        ));
-    };
+    let Some(value) = value else { return Ok(None) };
     let text = value.to_str().ok().and_then(|text| text.split_once(' '));
     match text {
+        Some((scheme, text)) if scheme.eq_ignore_ascii_case("bearer") && text.starts_with("ey") => {
+            Ok(Some(Shown::Token(Zeroizing::new(text.to_owned()))))
+        }
         Some((scheme, text)) if scheme.eq_ignore_ascii_case("bearer") => {
-            text.parse().map_err(|_| refused("the credential is damaged, or of another kind: copy it again in full"))
+            let damaged = |_| refused("the credential is damaged, or of another kind: copy it again in full");
+            text.parse().map(|credential| Some(Shown::Credential(credential))).map_err(damaged)
         }
         Some(_) | None => Err(refused("only Authorization: Bearer is accepted")),
     }
@@ -46,13 +62,12 @@ pub fn check(roster: &Roster, credential: &Credential, now: Timestamp) -> Result
     let wanted = row.map_or(SecretHash([0; 32]), |row| row.hash);
     let proven = credential.hash() == wanted;
     let caller = row.filter(|_| proven).and_then(|row| {
-        let ended = row.revoked_at.is_some() || row.expires_at.is_some_and(|end| now >= end);
-        let role = Role::of_word(&row.role).filter(|_| !ended)?;
+        let role = Role::of_word(&row.role).filter(|_| row.is_live(now))?;
         Some(Caller {
             actor: format!("credential:{}", row.id),
             roles: role.into(),
             scope: row.scope.clone(),
-            credential: Some(row.id),
+            via: Via::Credential(row.id),
             policy: row.policy.clone().map(Arc::from),
             ends: row.expires_at,
         })
@@ -60,6 +75,7 @@ pub fn check(roster: &Roster, credential: &Credential, now: Timestamp) -> Result
     caller.ok_or_else(|| refused("the credential is unknown, expired or revoked"))
 }
 
-fn refused(detail: &str) -> Problem {
+/// The refusal of what was shown.
+pub fn refused(detail: &str) -> Problem {
     Problem::new(ProblemCode::Unauthenticated, detail)
 }

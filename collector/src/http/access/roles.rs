@@ -36,7 +36,7 @@ impl Role {
     /// The role that a credential's row names; an unknown word gives none.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
-        if word == crate::http::bootstrap::WORD {
+        if word == crate::registry::credentials::BOOTSTRAP {
             return Some(Self::Admin);
         }
         Self::ALL.into_iter().find(|role| role.as_str() == word)
@@ -47,7 +47,7 @@ impl Role {
     pub fn may(self, permission: Permission) -> bool {
         use Permission as P;
         match (self, permission) {
-            (_, P::Open) | (Self::Admin, _) => true,
+            (_, P::Open | P::Know) | (Self::Admin, _) => true,
             (Self::Operator, P::Read | P::Scrape | P::Mint | P::Operate) => true,
             (Self::Viewer, P::Read | P::Scrape) => true,
             (Self::Metrics, P::Scrape) | (Self::Enroller, P::Mint) => true,
@@ -67,7 +67,7 @@ impl Roles {
     /// Whether one of them allows it. Without a role nothing is allowed that demands something.
     #[must_use]
     pub fn may(self, permission: Permission) -> bool {
-        permission == Permission::Open || self.iter().any(|role| role.may(permission))
+        matches!(permission, Permission::Open | Permission::Know) || self.iter().any(|role| role.may(permission))
     }
 
     /// Whether this one is among them.
@@ -122,6 +122,8 @@ impl fmt::Display for Roles {
 pub enum Permission {
     /// Nothing: only for what tells a machine that the process lives.
     Open,
+    /// To be somebody, whatever the role.
+    Know,
     /// To read the metrics.
     Scrape,
     /// To read what is registered and what happened.
@@ -135,11 +137,16 @@ pub enum Permission {
 }
 
 impl Permission {
+    /// Every permission.
+    pub const ALL: [Self; 7] =
+        [Self::Open, Self::Know, Self::Scrape, Self::Read, Self::Mint, Self::Operate, Self::Administer];
+
     /// The word in the API's contract.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
+            Self::Know => "know",
             Self::Scrape => "scrape",
             Self::Read => "read",
             Self::Mint => "mint",

@@ -27,7 +27,7 @@ pub(super) fn is_in(call: &Call) -> bool {
     if over(call.caller.ends) {
         return false;
     }
-    let Some(id) = call.caller.credential else { return true };
+    let super::super::access::Via::Credential(id) = call.caller.via else { return true };
     call.state
         .registry
         .read(|roster| roster.credential(id).is_some_and(|row| row.revoked_at.is_none() && !over(row.expires_at)))

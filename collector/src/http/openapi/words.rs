@@ -162,6 +162,8 @@ words! {
     PackageStatus = one_of(rows::PackageStatus::ALL.map(rows::PackageStatus::as_str));
     /// What fetches an onboarding package. It is shown once.
     PackageSecret = matching("^rollcall_pkg1_[a-z2-7]{16}_[a-z2-7]{40,}$", 128);
+    /// Label tests that all must pass, as in `site=3,env in (prod,staging)`; empty = everything.
+    Scope = text().max_length(Some(crate::scope::MAX_TEXT));
     /// A whole onboarding token. It is shown once.
     Token = text().max_length(Some(token::MAX_TEXT));
 }

@@ -285,7 +285,10 @@ impl Operation {
             }
         };
         when(!self.streams, &[C::TimedOut]);
-        when(self.permission != Permission::Open, &[C::Unauthenticated, C::Forbidden, C::Throttled]);
+        when(
+            self.permission != Permission::Open,
+            &[C::Unauthenticated, C::Forbidden, C::Throttled, C::IssuerUnavailable],
+        );
         when(!self.path_params.is_empty(), &[C::InvalidId]);
         when(self.query.iter().any(|param| param.name == "cursor"), &[C::InvalidCursor]);
         when(self.body.is_some(), &[C::InvalidBody, C::Invalid, C::MediaType, C::TooLarge, C::SlowBody]);

@@ -34,7 +34,7 @@ pub(in crate::http) struct Seat {
 
 impl Seat {
     /// Takes a place with its permit.
-    pub(super) fn taken(room: Arc<Semaphore>, permit: Option<OwnedSemaphorePermit>) -> Self {
+    pub(in crate::http) fn taken(room: Arc<Semaphore>, permit: Option<OwnedSemaphorePermit>) -> Self {
         Self { room: Some(room), permit: Mutex::new(permit), ..Self::default() }
     }
 
@@ -77,7 +77,7 @@ impl<S: Sync> FromRequestParts<S> for Seated {
 }
 
 /// A transport whose writes must get somewhere.
-pub(super) struct Paced<S> {
+pub(in crate::http) struct Paced<S> {
     inner: S,
     within: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -85,7 +85,7 @@ pub(super) struct Paced<S> {
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(inner: S, within: Duration, seat: Arc<Seat>) -> Self {
+    pub(in crate::http) fn new(inner: S, within: Duration, seat: Arc<Seat>) -> Self {
         Self { inner, within, waiting: None, seat }
     }
 
