@@ -100,8 +100,10 @@ impl Request for EndRun {
         let outcome = self.run.outcome;
         let failed = outcome.is_some_and(Outcome::is_failure);
         let well = outcome == Some(Outcome::Succeeded);
+        // One that could not be written down in time does not hide the one that came after it.
+        let newer = old.last.clone().filter(|last| last.started_at > self.run.started_at);
         let new = JobRow {
-            last: Some(self.run.clone()),
+            last: newer.or_else(|| Some(self.run.clone())),
             last_success: if well { self.run.ended_at } else { old.last_success },
             failures: old.failures.saturating_add(failed.into()),
             ..old

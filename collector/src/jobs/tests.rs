@@ -439,7 +439,7 @@ async fn a_purge_that_meets_a_failing_store_ends_there_and_the_next_goes_on() {
     let run = house.run(JobName::Purge, false).await;
     assert_eq!((outcome(&run), count(&run, "removed")), (Some(Outcome::Succeeded), left));
     // What could not be said when it failed is said afterwards.
-    clock.advance(Duration::from_millis(900));
+    clock.advance(Duration::from_secs(6));
     house.until("the failures are on record", || house.jobs.sight(JobName::Purge).row.unwrap().failures >= 1).await;
     house.close().await;
 }
