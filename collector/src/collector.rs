@@ -185,6 +185,7 @@ impl Collector {
             Whoami { trust_domain: config.trust_domain.clone(), collector: config.name.clone(), boot_id: boot_id()? };
         let (actor, registry) =
             Actor::open(Arc::clone(&store), Arc::clone(&clock), whoami, granted(&state, &config)?, metrics).await?;
+        registry.set_known_pollers(config.known_pollers.iter().cloned());
 
         registry.feed().limit(config.feed.held);
         let tls = tls::collector_config(

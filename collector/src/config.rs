@@ -18,7 +18,7 @@ use std::{
 
 use rollcall_common::{
     address::Address,
-    id::{CollectorName, PaceNo, TrustDomain},
+    id::{CollectorName, PaceNo, ServiceId, TrustDomain},
     lease::{Pace, PaceError},
     token::MAX_ADDRESSES,
 };
@@ -59,6 +59,8 @@ pub struct Config {
     pub http_hosts: Vec<String>,
     /// What the API is encrypted with.
     pub http_tls: Option<HttpTls>,
+    /// Pollers that count as known although they are not registered.
+    pub known_pollers: Vec<ServiceId>,
     /// What tokens tell sidecars to dial; at most [`MAX_ADDRESSES`], none unspecified.
     pub advertise: Vec<Address>,
     /// The beat that is granted.
@@ -229,6 +231,7 @@ impl Config {
             http_listen: read.http_listen(http_tls.is_some()),
             http_hosts: read.list("http_hosts", host_name),
             http_tls,
+            known_pollers: read.list("known_pollers", ServiceId::new),
             advertise: read.advertise(),
             pace: read.pace(),
             leaf_ttl: read.within("leaf_ttl", "7d", "10m", "30d"),

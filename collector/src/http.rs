@@ -23,8 +23,10 @@
 //! | [`tls`] | its encryption |
 
 pub mod access;
+mod apply;
 mod audit;
 pub mod bootstrap;
+mod bulk;
 mod call;
 pub mod error;
 mod extract;
@@ -37,6 +39,7 @@ mod gate;
 mod health;
 mod jobs;
 mod keys;
+mod known;
 pub mod local;
 mod maintenance;
 mod metrics;
@@ -249,12 +252,15 @@ fn router(state: Arc<State>) -> (Router, Table) {
 
 /// Every route there is: each resource brings its own.
 fn table(state: Arc<State>) -> Routes {
-    let resources: [fn(Routes) -> Routes; 12] = [
+    let resources: &[fn(Routes) -> Routes] = &[
         health::routes,
         metrics::routes,
         openapi::routes,
         overview::routes,
         services::routes,
+        known::routes,
+        bulk::routes,
+        apply::routes,
         audit::routes,
         feed::routes,
         tokens::routes,
@@ -263,7 +269,7 @@ fn table(state: Arc<State>) -> Routes {
         maintenance::routes,
         keys::routes,
     ];
-    resources.into_iter().fold(Routes::new(state), |routes, resource| resource(routes))
+    resources.iter().fold(Routes::new(state), |routes, resource| resource(routes))
 }
 
 impl State {

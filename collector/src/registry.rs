@@ -27,6 +27,7 @@ pub mod feed;
 pub mod history;
 pub mod identities;
 pub mod judge;
+pub mod known;
 pub mod leases;
 pub mod links;
 pub mod maintenance;
@@ -360,6 +361,8 @@ struct Shared {
     unrecorded: RwLock<HashMap<ServiceKey, u32>>,
     /// Who left the liveness store's view since it was last told.
     retired: Mutex<Vec<ServiceKey>>,
+    /// Pollers that count as known without being registered.
+    known_pollers: RwLock<std::collections::BTreeSet<rollcall_common::id::ServiceId>>,
     store_ok: AtomicBool,
     /// Whether the CA can sign.
     signs: AtomicBool,
@@ -383,6 +386,7 @@ impl Shared {
             ledger: RwLock::new(ledger),
             unrecorded: RwLock::default(),
             retired: Mutex::default(),
+            known_pollers: RwLock::default(),
             store_ok: true.into(),
             signs: true.into(),
             observed: Mutex::new(now),

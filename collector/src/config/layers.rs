@@ -57,6 +57,7 @@ pub(super) const KEYS: &[&str] = &[
     "jobs.retention.jitter",
     "jobs.retention.schedule",
     "jobs.retention.timeout",
+    "known_pollers",
     "last_seen_flush",
     "leaf_ttl",
     "limits.enroll_burst",

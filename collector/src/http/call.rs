@@ -31,7 +31,7 @@ use crate::{
         ParentProblem, Refusal, Request,
         expect::{Expect, Expecting},
         maintenance::Cover,
-        roster::Roster,
+        roster::{Entry, Roster},
         services::By,
     },
     scope::Scope,
@@ -195,6 +195,33 @@ impl Call {
         let show = |seen: &Seen| ServiceView::of(seen, registry.links().get(seen.entry.slot).as_ref(), light);
         let items = found.iter().map(show).collect();
         Page::at(position, items, next.map(|key| page::cursor(&key.to_string())))
+    }
+
+    /// Who would be on a list, were it one page.
+    pub(super) fn select(&self, wanted: Wanted) -> Vec<ServiceKey> {
+        let registry = &self.state.registry;
+        let now = registry.now();
+        let sight = |slot| registry.leases().sight(slot, now.boot);
+        let way = Way::choose(registry, &wanted.filter, now.boot, SHORT);
+        let mut listing = Listing::new(self.scope().clone(), wanted, way, now);
+        while registry.read(|roster| listing.advance(roster, &sight)) {}
+        listing.finish().0.into_iter().map(|seen| seen.entry.row.key.clone()).collect()
+    }
+
+    /// The children of a service, for an act that takes them along: all of them, with what stands below them,
+    /// must be within reach.
+    pub(super) fn below(&self, key: &ServiceKey) -> Result<Vec<ServiceKey>, Problem> {
+        let admits = |entry: &Entry| self.scope().admits(&entry.row.labels);
+        let (children, within) = self.state.registry.read(|roster| {
+            let within = self.scope().is_everything()
+                || roster.children(key).all(|child| admits(child) && roster.children(&child.row.key).all(admits));
+            (roster.children(key).map(|child| child.row.key.clone()).collect(), within)
+        });
+        if within {
+            return Ok(children);
+        }
+        let detail = format!("something below {key} is not within the caller's reach");
+        Err(Problem::new(ProblemCode::Forbidden, detail))
     }
 
     /// Everything about one service.

@@ -165,6 +165,11 @@ impl World {
         self
     }
 
+    /// The rows of the credentials, for a store of its own.
+    pub(crate) fn credentials(&self) -> Vec<CredentialRow> {
+        self.loaded.credentials.clone()
+    }
+
     pub(crate) fn registry(&self) -> Registry {
         let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&self.clock);
         Registry::still(Roster::from_loaded(&self.loaded), clock, PACE)

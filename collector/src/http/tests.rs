@@ -111,6 +111,10 @@ fn declared() -> BTreeMap<(String, String), Permission> {
         ("GET", "/api/admin/services/stats".into(), P::Read),
         ("GET", "/api/admin/services/tree".into(), P::Read),
         ("GET", "/api/admin/services/{id}".into(), P::Read),
+        ("POST", "/api/admin/services/{id}/status".into(), P::Operate),
+        ("PUT", "/api/admin/services/{id}/status".into(), P::Operate),
+        ("POST", "/api/admin/services/bulk".into(), P::Operate),
+        ("POST", "/api/admin/services/apply".into(), P::Operate),
         ("GET", "/api/admin/services/pollers/{id}/agents".into(), P::Read),
         ("GET", "/api/admin/services/agents/{id}/checkers".into(), P::Read),
         ("GET", "/api/admin/audit".into(), P::Read),
@@ -151,6 +155,9 @@ fn declared() -> BTreeMap<(String, String), Permission> {
             ("POST", all_of.clone(), P::Operate),
             ("GET", format!("{all_of}/{{id}}"), P::Read),
             ("DELETE", format!("{all_of}/{{id}}"), P::Administer),
+            ("PATCH", format!("{all_of}/{{id}}"), P::Operate),
+            ("POST", format!("{all_of}/{{id}}/reenroll"), P::Administer),
+            ("GET", format!("{all_of}/{{id}}/known"), P::Read),
             ("POST", format!("{all_of}/{{id}}/status"), P::Operate),
             ("PUT", format!("{all_of}/{{id}}/status"), P::Operate),
             ("GET", format!("{all_of}/{{id}}/history"), P::Read),
@@ -561,6 +568,7 @@ mod scopes {
     }
 }
 
+mod lifecycle;
 mod served;
 mod upkeep;
 

@@ -23,6 +23,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
+    State,
     access::Permission,
     error::{Problem, ProblemCode},
     extract::{Call, Id, Json, Query},
@@ -182,7 +183,16 @@ async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<Response, Pr
     let now = state.registry.now().wall;
     let policy = policy_of(&body, now)?;
     call.may_mint(&policy)?;
-    let addresses = addresses_of(&body.addresses, body.local, &state.advertised.load(), state.quic)?;
+    let token = fresh(state, &policy, &body.addresses, body.local)?;
+    let text = token.reveal();
+    let (id, hash) = (token.id, token.secret.hash(token.id));
+    state.registry.ask(CreateToken { id, hash, policy, note: body.note.to_string(), by: call.by() }).await?;
+    Ok((StatusCode::CREATED, axum::Json(made(&call, &token, &text)?)).into_response())
+}
+
+/// A token that nobody knows yet, for a policy.
+pub(super) fn fresh(state: &State, policy: &TokenPolicy, asked: &[Address], local: bool) -> Result<Token, Problem> {
+    let addresses = addresses_of(asked, local, &state.advertised.load(), state.quic)?;
     let no_randomness =
         |error: rollcall_common::id::NoRandomness| Problem::new(ProblemCode::Internal, error.to_string());
     let token = Token {
@@ -193,17 +203,27 @@ async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<Response, Pr
         trust_domain: state.registry.whoami().trust_domain.clone(),
         addresses,
     };
-    let text = token.reveal();
-    if text.len() > MAX_TEXT {
+    if token.reveal().len() > MAX_TEXT {
         let detail = format!("the token would have more than {MAX_TEXT} characters: give it fewer addresses");
         return Err(Problem::new(ProblemCode::Invalid, detail));
     }
-    let (id, hash) = (token.id, token.secret.hash(token.id));
-    state.registry.ask(CreateToken { id, hash, policy, note: body.note.to_string(), by: call.by() }).await?;
-    let row = state.registry.read(|roster| roster.token(id).cloned()).ok_or(Refusal::UnknownToken(id))?;
+    Ok(token)
+}
+
+/// A token that was made, shown once.
+pub(super) fn made<'a>(call: &Call, token: &Token, text: &'a str) -> Result<NewTokenView<'a>, Problem> {
+    let registry = &call.state.registry;
+    let row = registry.read(|roster| roster.token(token.id).cloned()).ok_or(Refusal::UnknownToken(token.id))?;
     let addresses = token.addresses.iter().map(ToString::to_string).collect();
-    let view = NewTokenView { token: &text, addresses, view: TokenView::of(&row, now) };
-    Ok((StatusCode::CREATED, axum::Json(view)).into_response())
+    Ok(NewTokenView { token: text, addresses, view: TokenView::of(&row, registry.now().wall) })
+}
+
+/// The life that a caller wants a token to have.
+pub(super) fn life(ttl: Option<&str>) -> Result<Duration, Problem> {
+    match ttl {
+        Some(ttl) => duration::parse(ttl).map_err(|error| invalid(format!("ttl: {error}"))),
+        None => Ok(DEFAULT_LIFE),
+    }
 }
 
 async fn list(call: Call, query: Query) -> Result<axum::Json<Page<TokenView>>, Problem> {

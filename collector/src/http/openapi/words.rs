@@ -117,6 +117,16 @@ words! {
         .max_length(Some(service::MAX_VALUE)).build())).max_properties(Some(service::MAX_PAIRS))
         .property_names(Some(Schema::Object(Object::builder().schema_type(Type::String)
             .pattern(Some("^[a-z0-9_.-]{1,63}$")).build())));
+    /// Changes of labels or metadata: a text sets, `null` takes out.
+    PairsPatch = open_object(Schema::Object(Object::builder()
+        .schema_type(utoipa::openapi::schema::SchemaType::from_iter([Type::String, Type::Null]))
+        .max_length(Some(service::MAX_VALUE)).build()))
+        .property_names(Some(Schema::Object(Object::builder().schema_type(Type::String)
+            .pattern(Some("^[a-z0-9_.-]{1,63}$")).build())));
+    /// A SPIFFE id.
+    SpiffeId = matching("^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$", 2048);
+    /// What makes a service known.
+    Via = one_of(crate::registry::known::Via::ALL.map(crate::registry::known::Via::as_str));
     /// Counts by word.
     Counts = open_object(Schema::Object(Object::builder().schema_type(Type::Integer).minimum(Some(0)).build()));
     /// Anything that JSON can say.
