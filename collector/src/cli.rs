@@ -17,6 +17,7 @@
 //! A resource has a file of its own with a `Command` (each command with examples), a `run` that takes client and
 //! screen, and a [`list::Sheet`] for its list. Here it has one variant of `Command` and one arm.
 
+mod apply;
 #[allow(dead_code, reason = "what a request can have is whole, whichever part commands use")]
 mod client;
 mod context;
@@ -157,6 +158,9 @@ enum Command {
     /// List, look at and change services.
     #[command(alias = "service", subcommand)]
     Services(services::Command),
+    /// Register and change services to what a manifest says.
+    #[command(after_help = apply::EXAMPLES)]
+    Apply(apply::ApplyArgs),
     /// See, start, switch and pause what happens by itself.
     #[command(alias = "job", subcommand)]
     Jobs(jobs::Command),
@@ -350,6 +354,9 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         }
         Command::Services(command) => {
             operate(&reach, source, screen, async |client, screen| services::run(&client, screen, command).await)?;
+        }
+        Command::Apply(args) => {
+            operate(&reach, source, screen, async |client, screen| apply::run(&client, screen, source, args).await)?;
         }
         Command::Jobs(command) => {
             operate(&reach, source, screen, async |client, screen| jobs::run(&client, screen, command).await)?;

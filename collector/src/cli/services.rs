@@ -1,5 +1,7 @@
 //! The operator's commands on services.
 
+pub(super) mod bulk;
+mod change;
 mod picture;
 
 use std::collections::BTreeMap;
@@ -56,15 +58,34 @@ pub(super) enum Command {
         after_help = "Example:\n  rollcall-collector services register agent/edge-17 --parent site-3 --label site=3"
     )]
     Register(RegisterArgs),
+    /// Change labels, metadata and the like of a service.
+    #[command(
+        after_help = "Example:\n  rollcall-collector services edit agent/edge-17 --label site=3 --unset-label rack"
+    )]
+    Edit(Box<change::EditArgs>),
+    /// Ask whether a service is known: registered and neither revoked nor deleted.
+    #[command(after_help = "Example:\n  rollcall-collector services known poller/site-3 --output raw")]
+    Known {
+        #[command(flatten)]
+        service: Named,
+    },
+    /// Let a revoked service enroll afresh, with a token of its own.
+    #[command(
+        after_help = "Example:\n  rollcall-collector services reenroll agent/edge-17 --revoke --reason 'disk replaced'"
+    )]
+    Reenroll(change::ReenrollArgs),
+    /// Do one act to many services; shows what it would do and asks first.
+    #[command(after_help = BULK_EXAMPLES)]
+    Bulk(bulk::BulkArgs),
     /// Refuse a service from now on and close its connection.
     #[command(after_help = "Example:\n  rollcall-collector services revoke agent/edge-17 --reason 'host stolen'")]
-    Revoke(Change),
+    Revoke(Barring),
     /// Take a revocation back.
     #[command(after_help = "Example:\n  rollcall-collector services unrevoke agent/edge-17")]
     Unrevoke(Change),
     /// Delete a service softly; it can be recovered for 7 days.
     #[command(after_help = "Example:\n  rollcall-collector services delete agent/edge-17 --reason 'host retired'")]
-    Delete(Change),
+    Delete(Barring),
     /// Take a soft deletion back.
     #[command(after_help = "Example:\n  rollcall-collector services recover agent/edge-17")]
     Recover(Change),
@@ -80,6 +101,12 @@ Examples:
   rollcall-collector services list --status pending --output raw
   rollcall-collector services list --columns id,presence,labels.site --no-headers
   rollcall-collector services list --watch";
+
+const BULK_EXAMPLES: &str = "\
+Examples:
+  rollcall-collector services bulk delete --selector status=inactive --selector subtree=poller/site-3
+  rollcall-collector services bulk revoke --selector label=site=3 --cascade --reason 'site closed' --expect 12
+  rollcall-collector services bulk recover --selector status=deleted --output json";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
@@ -138,6 +165,27 @@ pub(super) struct RegisterArgs {
     /// Free metadata, as in rack=b7; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
+    /// http, config or k8s_spiffe.
+    #[arg(long, value_name = "WORD")]
+    source: Option<String>,
+    /// The SPIFFE id that it is registered with.
+    #[arg(long, value_name = "SPIFFE ID")]
+    spiffe_identity: Option<String>,
+    /// It stands in the tree for what has no sidecar.
+    #[arg(long)]
+    placeholder: bool,
+    /// Its sidecar may register children that are not known yet.
+    #[arg(long)]
+    implicit_children: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Barring {
+    #[command(flatten)]
+    change: Change,
+    /// Take along everything below it.
+    #[arg(long)]
+    cascade: bool,
 }
 
 #[derive(Debug, Args)]
@@ -156,10 +204,14 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
         Command::Tree { root, max } => tree(client, screen, root, max).await,
         Command::History { which, limit, superseded } => history(client, screen, &which, limit, superseded).await,
         Command::Register(args) => register(client, screen, args).await,
-        Command::Revoke(change) => act(client, screen, &change, "revoke").await,
-        Command::Unrevoke(change) => act(client, screen, &change, "unrevoke").await,
-        Command::Delete(change) => act(client, screen, &change, "delete").await,
-        Command::Recover(change) => act(client, screen, &change, "recover").await,
+        Command::Edit(args) => change::edit(client, screen, *args).await,
+        Command::Known { service } => change::known(client, screen, &service).await,
+        Command::Reenroll(args) => change::reenroll(client, screen, args).await,
+        Command::Bulk(args) => bulk::run(client, screen, args).await,
+        Command::Revoke(bars) => act(client, screen, &bars.change, "revoke", bars.cascade).await,
+        Command::Unrevoke(change) => act(client, screen, &change, "unrevoke", false).await,
+        Command::Delete(bars) => act(client, screen, &bars.change, "delete", bars.cascade).await,
+        Command::Recover(change) => act(client, screen, &change, "recover", false).await,
         Command::Remove(change) => remove(client, screen, &change).await,
     }
 }
@@ -294,18 +346,26 @@ async fn register(client: &Client, screen: &mut Screen, args: RegisterArgs) -> R
         "component_id": args.component_id,
         "labels": map(args.label),
         "metadata": map(args.metadata),
+        "source": args.source,
+        "spiffe_identity": args.spiffe_identity,
+        "placeholder": args.placeholder,
+        "implicit_children": args.implicit_children,
     });
     let item = client.create(&format!("{ROOT}/{}", key.kind.plural()), body).await?;
     print_one(screen, &item)
 }
 
-async fn act(client: &Client, screen: &mut Screen, change: &Change, act: &str) -> Result<(), Failure> {
+async fn act(client: &Client, screen: &mut Screen, change: &Change, act: &str, cascade: bool) -> Result<(), Failure> {
     let key = change.which.key(client).await?;
-    let body = json!({ "act": act, "reason": change.reason });
+    let body = json!({ "act": act, "reason": change.reason, "cascade": cascade });
     let item = client.post(&format!("{}/status", path(&key)), body).await?;
     match screen.output() {
         Output::Json | Output::Raw => print_one(screen, &item),
-        Output::Table => Ok(screen.line(&format!("{key} is {} now", field(&item, "status")))?),
+        Output::Table => {
+            let below = item.get("changed").and_then(Value::as_u64).unwrap_or(1).saturating_sub(1);
+            let more = if below > 0 { format!(", and so are {below} below it") } else { String::new() };
+            Ok(screen.line(&format!("{key} is {} now{more}", field(&item, "status")))?)
+        }
     }
 }
 
