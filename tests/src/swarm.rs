@@ -22,6 +22,7 @@
 //! | [`storm`] | a collector that goes away and comes back |
 //! | [`baseline`] | what a user would build instead |
 //! | [`tree`] | a realistic fleet as registrations |
+//! | [`queries`] | operators and programs that ask |
 //! | [`report`] | figures as a table or as JSON |
 
 pub mod api;
@@ -32,6 +33,7 @@ pub mod gauge;
 pub mod guard;
 pub mod plan;
 pub mod quantile;
+pub mod queries;
 pub mod recruit;
 pub mod report;
 pub mod run;

@@ -122,6 +122,24 @@ impl Api {
         items.iter().map(row).collect()
     }
 
+    /// What stands under a path of `/api/admin/`.
+    ///
+    /// # Errors
+    /// When the API does not answer, or refuses.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// The size of what stands there, in bytes, unread.
+    ///
+    /// # Errors
+    /// When the API does not answer, or refuses.
+    pub async fn size(&self, path: &str) -> Result<u64> {
+        let url = format!("{}/api/admin/{path}", self.base);
+        let answer = self.client.get(&url).bearer_auth(&self.credential).send().await?.error_for_status()?;
+        Ok(answer.bytes().await?.len() as u64)
+    }
+
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let url = format!("{}/api/admin/{path}", self.base);
         let mut request = self.client.request(method, &url).bearer_auth(&self.credential);

@@ -19,6 +19,7 @@ use super::{
     gauge::Pid,
     guard,
     plan::Shape,
+    queries,
     recruit::{Mint, Recruiting},
     report::{self, Figures, Output},
     run, shelf, storm, tree,
@@ -47,6 +48,9 @@ Examples:
   A fleet to register, for measurements of the registry:
     rollcall-swarm tree --count 100000
 
+  How long do 16 operators wait for their answers?
+    rollcall-swarm queries --clients 16 --collector-pid 4711
+
 Exit codes: 0 well; 1 a beat was lost, a verdict was false, somebody did not come back, or it did not run at
 all; 2 usage.";
 
@@ -74,6 +78,8 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         count: u32,
     },
+    /// Ask what operators and programs ask, many at once
+    Queries(Queries),
     /// The baseline's server
     #[command(hide = true)]
     BaselineServe {
@@ -96,6 +102,34 @@ struct Baseline {
     /// Connections are opened over this time
     #[arg(long, default_value = "10s", value_parser = time)]
     ramp: Duration,
+    /// How figures are printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Save the figures as JSON in this file too
+    #[arg(long)]
+    save: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Queries {
+    /// Callers at once
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
+    clients: u32,
+    /// What a caller thinks between an answer and the next question
+    #[arg(long, default_value = "50ms", value_parser = time)]
+    think: Duration,
+    /// How long each kind of query is asked
+    #[arg(long, default_value = "5s", value_parser = time)]
+    each: Duration,
+    /// The collector's process, to account its CPU time
+    #[arg(long)]
+    collector_pid: Option<u32>,
+    /// The collector's API, as in http://127.0.0.1:7410
+    #[arg(long, env = "ROLLCALL_API")]
+    api: String,
+    /// The file with the API's bearer credential
+    #[arg(long, env = "ROLLCALL_CREDENTIAL_FILE")]
+    credential_file: PathBuf,
     /// How figures are printed
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -229,6 +263,7 @@ impl Cli {
             Command::Run(run) => run.perform().await,
             Command::Storm(storm) => storm.perform().await,
             Command::Baseline(baseline) => baseline.perform().await,
+            Command::Queries(queries) => queries.perform().await,
             Command::Tree { count } => print_tree(count).map(|()| true),
             Command::BaselineServe { dir } => baseline::serve(&dir).await.map(|()| true),
         }
@@ -314,6 +349,17 @@ impl Baseline {
     }
 }
 
+impl Queries {
+    async fn perform(self) -> Result<bool> {
+        let api = Api::new(guard::api(&self.api, false)?, &self.credential_file)?;
+        let Self { clients, think, each, .. } = self;
+        let plan = queries::Plan { clients, think, each, collector: self.collector_pid.map(Pid) };
+        let report = queries::run(&api, &plan).await?;
+        report::print(&report, self.output, self.save.as_deref())?;
+        Ok(report.failures.is_empty())
+    }
+}
+
 impl Storm {
     async fn perform(self) -> Result<bool> {
         let api = self.common.demand_api()?;
@@ -375,7 +421,7 @@ mod tests {
             Cli::try_parse_from(example.split_whitespace()).unwrap_or_else(|error| panic!("{example}: {error}"));
             seen += 1;
         }
-        assert_eq!(seen, 6);
+        assert_eq!(seen, 7);
     }
 
     #[test]
