@@ -12,7 +12,7 @@
 //! | `list`, `watch` | what every list can do; a list that goes on |
 //! | `which` | services as operators name them |
 //! | `progress` | how far bulk work has come |
-//! | `services`, `tokens`, `packages`, `records` | the commands |
+//! | `services`, `tokens`, `packages`, `onboard`, `tree`, `records` | the commands |
 //!
 //! A resource has a file of its own with a `Command` (each command with examples), a `run` that takes client and
 //! screen, and a [`list::Sheet`] for its list. Here it has one variant of `Command` and one arm.
@@ -26,15 +26,16 @@ mod jobs;
 #[allow(dead_code, reason = "what a list can have is whole, whichever part commands use")]
 mod list;
 mod maintenance;
+mod onboard;
 mod packages;
 mod print;
-#[allow(dead_code, reason = "bulk commands come and go")]
 mod progress;
 mod reach;
 mod records;
 mod services;
 mod tokens;
 mod trail;
+mod tree;
 mod watch;
 mod which;
 
@@ -88,15 +89,22 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     exit: Exit,
     message: String,
+    /// The problem's stable word, where the collector refused.
+    code: Option<String>,
 }
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), code: None }
     }
 
     fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
+    }
+
+    /// The problem's stable word, where the collector refused.
+    fn code(&self) -> Option<&str> {
+        self.code.as_deref()
     }
 
     /// How the run ends.
@@ -121,6 +129,7 @@ Examples:
   rollcall-collector serve                                    run the collector
   rollcall-collector check                                    check the configuration
   rollcall-collector tokens create --kind poller --id site-3  let a poller enroll
+  rollcall-collector onboard agent edge-17 --parent site-3    bring a host in
   rollcall-collector services list --presence lost,late       who is silent?
   rollcall-collector services show agent/edge-17              everything about one
   rollcall-collector services revoke agent/edge-17            refuse it from now on
@@ -152,9 +161,15 @@ enum Command {
     /// Make, list and revoke onboarding tokens.
     #[command(alias = "token", subcommand)]
     Tokens(tokens::Command),
+    /// Bring a host in: register what is missing, and print one command to paste there.
+    #[command(after_help = onboard::EXAMPLES)]
+    Onboard(Box<onboard::OnboardArgs>),
     /// Make, fetch and follow onboarding packages: registration, token and configuration in one.
     #[command(alias = "package", subcommand)]
     Packages(packages::Command),
+    /// Look at the configuration tree, and keep a copy of it in a directory.
+    #[command(subcommand)]
+    Config(tree::Command),
     /// List, look at and change services.
     #[command(alias = "service", subcommand)]
     Services(services::Command),
@@ -348,6 +363,12 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         }
         Command::Tokens(command) => {
             operate(&reach, source, screen, async |client, screen| tokens::run(&client, screen, command).await)?;
+        }
+        Command::Onboard(args) => {
+            operate(&reach, source, screen, async |client, screen| onboard::run(&client, screen, *args).await)?;
+        }
+        Command::Config(command) => {
+            operate(&reach, source, screen, async |client, screen| tree::run(&client, screen, command).await)?;
         }
         Command::Packages(command) => {
             operate(&reach, source, screen, async |client, screen| packages::run(&client, screen, command).await)?;

@@ -16,7 +16,7 @@
 //! | [`error`] | problem documents |
 //! | `view` | the shapes that leave |
 //! | `extract` | the shapes that enter |
-//! | `services`, `overview`, `tokens`, `packages`, `audit`, `feed`, `health`, `metrics` | one resource each |
+//! | `services`, `overview`, `tokens`, `packages`, `tree`, `audit`, `feed`, `health`, `metrics` | one resource each |
 //! | `position` | tags, `If-Match`, `min_seq`: where the registry stands |
 //! | `filter`, `fields`, `page`, `scan` | lists: what, which members, how much, from where |
 //! | `server` | the listener |
@@ -55,6 +55,7 @@ mod server;
 mod services;
 pub mod tls;
 mod tokens;
+mod tree;
 mod view;
 
 use std::{
@@ -268,6 +269,7 @@ fn table(state: Arc<State>) -> Routes {
         jobs::routes,
         maintenance::routes,
         keys::routes,
+        tree::routes,
     ];
     resources.iter().fold(Routes::new(state), |routes, resource| resource(routes))
 }

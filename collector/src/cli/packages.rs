@@ -347,6 +347,17 @@ pub(super) async fn fetch(
     secret: &str,
     file: Option<&Path>,
 ) -> Result<(PathBuf, Vec<u8>), Failure> {
+    let (offered, bytes) = bytes(client, id, secret).await?;
+    // A name that a collector made up goes nowhere but here.
+    let offered = offered.filter(|name| !name.contains('/') && !name.starts_with('.'));
+    let path = file.map_or_else(|| PathBuf::from(offered.unwrap_or_else(|| format!("{id}.tar.gz"))), Path::to_owned);
+    let path = std::path::absolute(path)?;
+    keep::bytes(&path, &bytes)?;
+    Ok((path, bytes))
+}
+
+/// Fetches a package: the name that it is offered under, and what it holds.
+pub(super) async fn bytes(client: &Client, id: &str, secret: &str) -> Result<(Option<String>, Vec<u8>), Failure> {
     let call = client.call(Method::POST, &format!("{ROOT}/{id}/download"));
     let mut stream = call.header("rollcall-download-secret", secret).stream().await?;
     let offered = stream.header("content-disposition").and_then(|text| text.split('"').nth(1)).map(str::to_owned);
@@ -354,12 +365,7 @@ pub(super) async fn fetch(
     while let Some(chunk) = stream.chunk().await? {
         bytes.extend_from_slice(&chunk);
     }
-    // A name that a collector made up goes nowhere but here.
-    let offered = offered.filter(|name| !name.contains('/') && !name.starts_with('.'));
-    let path = file.map_or_else(|| PathBuf::from(offered.unwrap_or_else(|| format!("{id}.tar.gz"))), Path::to_owned);
-    let path = std::path::absolute(path)?;
-    keep::bytes(&path, &bytes)?;
-    Ok((path, bytes))
+    Ok((offered, bytes))
 }
 
 fn secret(file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {

@@ -28,6 +28,7 @@ pub(super) struct Trail {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show the audit trail, newest first; the same without a word.
+    #[command(after_help = "Example:\n  rollcall-collector audit list --object agent/edge-17 --max 10")]
     List(AuditArgs),
     /// Show the seals of the trail, in order.
     #[command(after_help = "Example:\n  rollcall-collector audit seals --max 10 --output json")]
@@ -57,8 +58,8 @@ enum Command {
 const VERIFY_EXAMPLES: &str = "\
 Examples:
   rollcall-collector audit verify
-  rollcall-collector audit verify --head 3f1c…9a
-  rollcall-collector audit verify --file audit.jsonl --head 3f1c…9a
+  rollcall-collector audit verify --head 3f1c000000000000000000000000000000000000000000000000000000009a77
+  rollcall-collector audit verify --file audit.jsonl
 
 Exit codes: 0 it holds, 77 it does not.";
 

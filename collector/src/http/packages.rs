@@ -37,6 +37,7 @@ use super::{
     extract::{Id, Json, Query, RequestId},
     openapi::words,
     page::{self, Page},
+    position::Tagged,
     routes::{Operation, Param, Routes},
     server::Peer,
     view::Time,
@@ -108,7 +109,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(
             known(Operation::get(&format!("{ROOT}/{{id}}"), Permission::Read, "get_package"))
                 .about("One onboarding package")
-                .answer::<PackageView>(200, "The package"),
+                .answer::<PackageView>(200, "The package")
+                .tagged(),
             show,
         )
         .add(
@@ -392,8 +394,9 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(name: &'static str, text
     })
 }
 
-async fn show(call: Call, id: Id<PackageId>) -> Result<axum::Json<PackageView>, Problem> {
-    view(&call, id.0)
+async fn show(call: Call, id: Id<PackageId>) -> Result<Tagged<PackageView>, Problem> {
+    let row = find(&call, id.0)?;
+    Ok(call.tagged(row.seq, PackageView::of(&row, call.state.registry.now().wall)))
 }
 
 async fn revoke(

@@ -147,6 +147,12 @@ fn declared() -> BTreeMap<(String, String), Permission> {
         ("GET", "/api/admin/maintenance/{id}".into(), P::Read),
         ("PATCH", "/api/admin/maintenance/{id}".into(), P::Operate),
         ("DELETE", "/api/admin/maintenance/{id}".into(), P::Operate),
+        ("GET", "/api/admin/config".into(), P::Read),
+        ("GET", "/api/admin/config.tar.gz".into(), P::Read),
+        ("GET", "/api/admin/config/pollers/{file}".into(), P::Read),
+        ("GET", "/api/admin/config/pollers/{id}/agents/{file}".into(), P::Read),
+        ("GET", "/api/admin/config/agents/{id}/checkers/{file}".into(), P::Read),
+        ("GET", "/api/admin/config/instances/{file}".into(), P::Read),
     ];
     for kind in ["pollers", "agents", "checkers", "instances"] {
         let all_of = format!("/api/admin/services/{kind}");

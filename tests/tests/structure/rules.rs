@@ -22,8 +22,8 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("ulid", &["collector/src/store/rows/upkeep"]),
     ("clap_complete", &["collector/src/cli"]),
     ("indicatif", &["collector/src/cli"]),
-    ("tar", &["collector/src/http/packages"]),
-    ("flate2", &["collector/src/http/packages"]),
+    ("tar", &["collector/src/http/packages", "collector/src/http/tree", "collector/src/cli"]),
+    ("flate2", &["collector/src/http/packages", "collector/src/http/tree", "collector/src/cli"]),
     (
         "rcgen",
         &["collector/src/ca", "agent/src/key", "agent/src/enroll", "agent/src/vault", "agent/src/identity/specimen"],

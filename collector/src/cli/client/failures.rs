@@ -95,7 +95,8 @@ impl Target {
         }
         let passes = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
         let exit = if status.is_server_error() || passes { Exit::Unreachable } else { Exit::Refused };
-        Failure::new(exit, message)
+        let code = document.get("code").and_then(Value::as_str).map(clean);
+        Failure { code, ..Failure::new(exit, message) }
     }
 }
 

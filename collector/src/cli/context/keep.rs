@@ -1,4 +1,5 @@
-//! Files of the operator's own: written whole or not at all, readable by their owner only.
+//! Files that a command leaves: written whole or not at all, readable by their owner only where they may hold a
+//! secret.
 
 use std::{
     io::{self, Read, Write},
@@ -20,16 +21,26 @@ pub(crate) fn file(path: &Path, text: &str) -> Result<(), Failure> {
 
 /// The same with bytes.
 pub(crate) fn bytes(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    write(path, bytes).map_err(|error| Failure::new(Exit::Output, format!("cannot write {}: {error}", path.display())))
+    written(path, bytes, (0o700, 0o600))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// The same for what everybody may read.
+pub(crate) fn public(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    written(path, bytes, (0o755, 0o644))
+}
+
+fn written(path: &Path, bytes: &[u8], modes: (u32, u32)) -> Result<(), Failure> {
+    write(path, bytes, modes)
+        .map_err(|error| Failure::new(Exit::Output, format!("cannot write {}: {error}", path.display())))
+}
+
+fn write(path: &Path, bytes: &[u8], (dirs, mode): (u32, u32)) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    std::fs::DirBuilder::new().recursive(true).mode(dirs).create(dir)?;
     let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
     let temporary = dir.join(format!(".{name}.{}", std::process::id()));
     let written = (|| {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)

@@ -168,6 +168,8 @@ words! {
     Address = matching("^.+:[0-9]{1,5}$", 300);
     /// A range of addresses, as in `192.0.2.0/24`.
     Range = text().max_length(Some(64));
+    /// The name of a document: an id and `.json`.
+    JsonFile = matching("^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\\.json$", 69);
     /// Where an onboarding package stands.
     PackageStatus = one_of(rows::PackageStatus::ALL.map(rows::PackageStatus::as_str));
     /// What fetches an onboarding package. It is shown once.
