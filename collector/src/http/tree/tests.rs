@@ -34,7 +34,7 @@ async fn get(world: &fixture::World, role: &str, path: &str, known: Option<&str>
         request = request.header(header::IF_NONE_MATCH, known);
     }
     let mut request = request.body(Body::empty()).unwrap();
-    request.extensions_mut().insert(Peer("127.0.0.1:5".parse().unwrap()));
+    request.extensions_mut().insert(Peer::Net("127.0.0.1:5".parse().unwrap()));
     let answer = router.oneshot(request).await.unwrap();
     let (parts, body) = answer.into_parts();
     (parts.status.as_u16(), parts.headers, to_bytes(body, 1 << 24).await.unwrap().to_vec())
