@@ -10,9 +10,11 @@
 //! | [`chain`] | the encoding, the hash, the check of a chain: pure |
 //! | [`sealer`] | the task that seals |
 //! | [`offline`] | an exported trail, checked without a collector |
+//! | [`outlet`] | the trail on its way out |
 
 pub mod chain;
 pub mod offline;
+pub mod outlet;
 pub mod sealer;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,7 @@ use crate::{
     audit::{
         Sealer,
         chain::{SealHash, SealRow},
+        outlet,
         sealer::Head,
     },
     ca::{Ca, CaError, CaSettings, CertPolicy},
@@ -44,7 +45,7 @@ use crate::{
     },
     jobs::{self, Jobs},
     keeper,
-    metrics::Metrics,
+    metrics::{Metrics, OutletLabel},
     registry::{Actor, Registry, Whoami},
     statedir::{StateDir, StateDirError},
     store::{
@@ -228,6 +229,10 @@ impl Collector {
 
         let keepers = keep(&config, &registry, &store, (&liveness, well), &ca);
         keepers.0.spawn(runner.run(keepers.1.clone()));
+        for run in outlets(&config, &state, &registry, &store)? {
+            let stop = keepers.1.clone();
+            keepers.0.spawn(run.run(stop));
+        }
         // Beside the keepers, and stopped after the registry: its last events are to be sealed too.
         let stop_sealer = CancellationToken::new();
         let reads = registry.clock();
@@ -351,6 +356,56 @@ async fn sealer(
         tracing::error!(%broken, "the audit trail is not the one that this collector sealed: restored, or tampered with");
     }
     Ok(sealer)
+}
+
+/// The ways out of the audit trail that are configured, each where it stood.
+fn outlets(
+    config: &Config,
+    state: &StateDir,
+    registry: &Registry,
+    store: &Arc<dyn RegistryStore>,
+) -> Result<Vec<outlet::Run>, StartError> {
+    let read = |key: &str, path: &std::path::Path| {
+        std::fs::read(path).map_err(|error| StartError::Setting(format!("{key}: {}: {error}", path.display())))
+    };
+    let wrong = |key: &'static str| move |why: String| StartError::Setting(format!("{key}: {why}"));
+    let mut outlets: Vec<(Box<dyn outlet::Outlet>, &'static str)> = Vec::new();
+    if let Some(path) = &config.audit.file {
+        outlets.push((Box::new(outlet::JsonLines(path.clone())), "audit-file.json"));
+    }
+    if let Some((address, ca)) = &config.audit.syslog {
+        let roots = read("audit.syslog.ca_file", ca)?;
+        let syslog = outlet::Syslog::new(address, &roots, config.name.as_str()).map_err(wrong("audit.syslog"))?;
+        outlets.push((Box::new(syslog), "audit-syslog.json"));
+    }
+    if let Some((url, file)) = &config.audit.webhook {
+        let secret = zeroize::Zeroizing::new(read("audit.webhook.secret_file", file)?);
+        if secret.trim_ascii().len() < 16 {
+            return Err(wrong("audit.webhook.secret_file")("the secret must have at least 16 bytes".into()));
+        }
+        let webhook = outlet::Webhook::new(url, secret.trim_ascii()).map_err(wrong("audit.webhook.url"))?;
+        outlets.push((Box::new(webhook), "audit-webhook.json"));
+    }
+    let mut runs = Vec::new();
+    for (outlet, file) in outlets {
+        let cursor = state.read(file)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let keeper = state.clone();
+        let keep = move |cursor: outlet::Cursor| {
+            let text = serde_json::to_vec(&cursor).map_err(|error| error.to_string())?;
+            keeper.write(file, &text).map_err(|error| error.to_string())
+        };
+        let lag = registry.metrics().outlet_lag.get_or_create(&OutletLabel { sink: outlet.name() }).clone();
+        runs.push(outlet::Run {
+            seed: u64::try_from(registry.now().wall.0).unwrap_or(1),
+            store: Arc::clone(store),
+            head: registry.feed().watch(),
+            keep: Box::new(keep),
+            outlet,
+            cursor,
+            lag,
+        });
+    }
+    Ok(runs)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the handle is kept and awaited by Collector::shutdown")]

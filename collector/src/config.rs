@@ -79,6 +79,8 @@ pub struct Config {
     pub log: Log,
     /// Whether `/metrics` carries the age of single services' heartbeats.
     pub heartbeat_age_metrics: bool,
+    /// Where the audit trail goes.
+    pub audit: AuditOut,
     /// What the change feed holds, and how long it waits for a reader.
     pub feed: Feed,
     /// Bounds that differ from the built-in ones.
@@ -167,6 +169,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// The `[audit]` table: where the trail goes beside the registry store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditOut {
+    /// A file of JSON lines.
+    pub file: Option<PathBuf>,
+    /// A syslog server, `host:port`, and the file of the authorities that vouch for it.
+    pub syslog: Option<(String, PathBuf)>,
+    /// A web hook, and the file of the secret that signs what it gets.
+    pub webhook: Option<(String, PathBuf)>,
+}
+
 /// The `[feed]` table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Feed {
@@ -244,6 +257,7 @@ impl Config {
                 level: read.required("log.level", "info", log_level),
             },
             heartbeat_age_metrics: read.flag("heartbeat_age_metrics"),
+            audit: read.audit(),
             feed: read.feed(),
             limits: read.limits(),
             upkeep: read.upkeep(),
@@ -367,6 +381,32 @@ impl Reader<'_> {
             self.wrong(key, "must be a whole number between 1 and 1000000");
         }
         number
+    }
+
+    fn audit(&mut self) -> AuditOut {
+        AuditOut {
+            file: self.text("audit.file.path", || None, |text| absolute(text).map(Some)),
+            syslog: self.with_file("audit.syslog.address", "audit.syslog.ca_file"),
+            webhook: self.with_file("audit.webhook.url", "audit.webhook.secret_file"),
+        }
+    }
+
+    /// A text that needs a file beside it: both or none.
+    fn with_file(&mut self, key: &str, file_key: &str) -> Option<(String, PathBuf)> {
+        let text = self.text(key, || None, |text| Ok::<_, String>(Some(text.to_owned())));
+        let file = self.text(file_key, || None, |text| absolute(text).map(Some));
+        match (text, file) {
+            (Some(text), Some(file)) => Some((text, file)),
+            (None, None) => None,
+            (Some(_), None) => {
+                self.wrong(key, format!("needs {file_key} beside it"));
+                None
+            }
+            (None, Some(_)) => {
+                self.wrong(file_key, format!("needs {key} beside it"));
+                None
+            }
+        }
     }
 
     fn feed(&mut self) -> Feed {

@@ -61,6 +61,13 @@ pub struct JobItemLabel {
     pub outcome: &'static str,
 }
 
+/// A way out of the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutletLabel {
+    /// `file`, `syslog` or `webhook`.
+    pub sink: &'static str,
+}
+
 /// All counters, ready to be registered once.
 #[derive(Debug)]
 pub struct Metrics {
@@ -127,6 +134,8 @@ pub struct Metrics {
 /// 10 ms to an hour or so.
 fn job_seconds() -> Histogram {
     Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.01, 4.0, 10))
+    /// Audit events that an outlet has not taken yet, up to a batch.
+    pub outlet_lag: Family<OutletLabel, Gauge>,
 }
 
 impl Default for Metrics {
@@ -163,6 +172,7 @@ impl Default for Metrics {
             job_items: Family::default(),
             job_success: Family::default(),
             job_seconds: Family::new_with_constructor(job_seconds),
+            outlet_lag: Family::default(),
         }
     }
 }
@@ -189,6 +199,8 @@ impl Metrics {
         add("rollcall_liveness_publish_failed", "Publications to the liveness store that failed", &self.publish_failed);
         add("rollcall_liveness_lost", "Times the liveness store had lost what was published", &self.liveness_lost);
         add("rollcall_lease_credit_milliseconds", "Milliseconds credited to leases for blind time", &self.credited_ms);
+        let lag = self.outlet_lag.clone();
+        into.register("rollcall_audit_sink_lag_events", "Audit events that a sink has not taken yet, at most 500", lag);
         into.register("rollcall_refusals", "Refusals by code", self.refused.clone());
         into.register(
             "rollcall_child_reports_refused",

@@ -21,6 +21,7 @@
 //! | [`run`] | the measured run, with faults |
 //! | [`storm`] | a collector that goes away and comes back |
 //! | [`baseline`] | what a user would build instead |
+//! | [`feed`] | many readers of the change feed |
 //! | [`tree`] | a realistic fleet as registrations |
 //! | [`queries`] | operators and programs that ask |
 //! | [`report`] | figures as a table or as JSON |
@@ -28,6 +29,7 @@
 pub mod api;
 pub mod baseline;
 pub mod cli;
+pub mod feed;
 pub mod fleet;
 pub mod gauge;
 pub mod guard;

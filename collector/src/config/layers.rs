@@ -21,6 +21,11 @@ pub const DEFAULT_FILE: &str = "/etc/rollcall/collector.toml";
 /// Every setting by its dotted name.
 pub(super) const KEYS: &[&str] = &[
     "advertise",
+    "audit.file.path",
+    "audit.syslog.address",
+    "audit.syslog.ca_file",
+    "audit.webhook.secret_file",
+    "audit.webhook.url",
     "feed.events",
     "feed.mebibytes",
     "feed.write_within",

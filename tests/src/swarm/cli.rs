@@ -14,7 +14,7 @@ use rollcall_common::time::{Clock as _, SystemClock};
 
 use super::{
     api::Api,
-    baseline,
+    baseline, feed,
     fleet::{Fleet, Manner},
     gauge::Pid,
     guard,
@@ -80,6 +80,8 @@ enum Command {
     },
     /// Ask what operators and programs ask, many at once
     Queries(Queries),
+    /// Follow the change feed with many readers while many changes happen: does each see every one?
+    Feed(feed::Feed),
     /// The baseline's server
     #[command(hide = true)]
     BaselineServe {
@@ -250,7 +252,7 @@ impl Cli {
     /// Whether the work takes as many threads as a collector has: the baseline's server stands for one.
     #[must_use]
     pub fn is_server(&self) -> bool {
-        matches!(self.command, Command::BaselineServe { .. })
+        matches!(self.command, Command::BaselineServe { .. } | Command::Feed(_))
     }
 
     /// Does what was asked. Answers whether all was well.
@@ -264,6 +266,7 @@ impl Cli {
             Command::Storm(storm) => storm.perform().await,
             Command::Baseline(baseline) => baseline.perform().await,
             Command::Queries(queries) => queries.perform().await,
+            Command::Feed(feed) => feed.perform().await,
             Command::Tree { count } => print_tree(count).map(|()| true),
             Command::BaselineServe { dir } => baseline::serve(&dir).await.map(|()| true),
         }

@@ -15,7 +15,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("redis", &["collector/src/store/redis"]),
     ("sqlx", &["collector/src/store/sqlite", "collector/src/store/postgres"]),
     ("sysinfo", &["agent/src/sample/host"]),
-    ("reqwest", &["collector/src/cli", "collector/src/http/oidc"]),
+    ("reqwest", &["collector/src/audit/outlet/webhook", "collector/src/cli", "collector/src/http/oidc"]),
     ("jsonwebtoken", &["collector/src/http/oidc"]),
     ("comfy_table", &["collector/src/cli"]),
     ("cronexpr", &["collector/src/schedule"]),
