@@ -121,6 +121,8 @@ pub struct Metrics {
     pub liveness_lost: Counter,
     /// Milliseconds credited to leases for time that could not be observed.
     pub credited_ms: Counter,
+    /// Audit events that an outlet has not taken yet, up to a batch.
+    pub outlet_lag: Family<OutletLabel, Gauge>,
     /// Runs of jobs.
     pub job_runs: Family<JobRunLabel, Counter>,
     /// Things that jobs touched.
@@ -134,8 +136,6 @@ pub struct Metrics {
 /// 10 ms to an hour or so.
 fn job_seconds() -> Histogram {
     Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.01, 4.0, 10))
-    /// Audit events that an outlet has not taken yet, up to a batch.
-    pub outlet_lag: Family<OutletLabel, Gauge>,
 }
 
 impl Default for Metrics {
