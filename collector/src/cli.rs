@@ -12,6 +12,7 @@
 //! | `list`, `watch` | what every list can do; a list that goes on |
 //! | `which` | services as operators name them |
 //! | `progress` | how far bulk work has come |
+//! | `setup`, `login` | the first steps: a configuration, a session |
 //! | `services`, `tokens`, `packages`, `onboard`, `tree`, `records` | the commands |
 //!
 //! A resource has a file of its own with a `Command` (each command with examples), a `run` that takes client and
@@ -25,6 +26,7 @@ mod feed;
 mod jobs;
 #[allow(dead_code, reason = "what a list can have is whole, whichever part commands use")]
 mod list;
+mod login;
 mod maintenance;
 mod onboard;
 mod packages;
@@ -33,6 +35,7 @@ mod progress;
 mod reach;
 mod records;
 mod services;
+mod setup;
 mod tokens;
 mod trail;
 mod tree;
@@ -56,7 +59,8 @@ use self::{
 };
 use crate::{
     config::{Config, Flags, Source},
-    http::tls::Pair,
+    http::tls::{Pair, PairError},
+    statedir::StateDirError,
 };
 
 /// How a run ended, for scripts and systemd.
@@ -158,6 +162,19 @@ enum Command {
     /// Check the configuration and show what would be in force.
     #[command(after_help = "Example:\n  rollcall-collector check --config /etc/rollcall/collector.toml")]
     Check(ServeArgs),
+    /// Write a configuration, asking for what it needs, and make the first login code.
+    #[command(after_help = setup::EXAMPLES)]
+    Setup(setup::SetupArgs),
+    /// Make a one-time login code, good for 10 minutes: on the collector's host, or with --api or --context by the
+    /// API.
+    #[command(after_help = login::CODE_EXAMPLES)]
+    LoginCode(CodeArgs),
+    /// Exchange a login code for a session of 12 hours, and remember it in a context.
+    #[command(after_help = login::LOGIN_EXAMPLES)]
+    Login(login::LoginArgs),
+    /// End the session that a login began.
+    #[command(after_help = login::LOGOUT_EXAMPLES)]
+    Logout,
     /// Make, list and revoke onboarding tokens.
     #[command(alias = "token", subcommand)]
     Tokens(tokens::Command),
@@ -292,6 +309,17 @@ impl ServeArgs {
     }
 }
 
+/// Where the collector is whose code is made.
+#[derive(Debug, Args)]
+struct CodeArgs {
+    /// Its configuration file [default: /etc/rollcall/collector.toml].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Its state directory, where that differs from the configured one.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+}
+
 /// What the command line came to.
 #[derive(Debug)]
 pub enum Start {
@@ -335,7 +363,7 @@ pub fn fail(exit: Exit, why: &str) -> ExitCode {
 fn grammar() -> clap::Command {
     let mut grammar = Cli::command();
     grammar.build();
-    for local in ["serve", "check", "completions"] {
+    for local in ["serve", "check", "completions", "setup"] {
         grammar = grammar.mut_subcommand(local, |command| {
             command.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
         });
@@ -360,6 +388,23 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
             let pair = config.http_tls.as_ref().map(Pair::load).transpose();
             let pair = pair.map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
             screen.config(&config, pair.map(|pair| certificate(&pair)))?;
+        }
+        Command::Setup(args) => setup::run(source, &mut screen, args, &|config| names_of(config, true))?,
+        Command::LoginCode(CodeArgs { config, state_dir }) => {
+            if reach.api.is_some() || reach.context.is_some() {
+                operate(&reach, source, screen, async |client, screen| login::ask_for_code(&client, screen).await)?;
+            } else {
+                let values = state_dir.into_iter().map(|dir| ("state_dir", dir)).collect();
+                let config = Config::load(source, &Flags { file: config, values })
+                    .map_err(|errors| Failure::new(Exit::Config, errors.to_string()))?;
+                let (names, _) = names_of(&config, true).unwrap_or_default();
+                let code = login::make(&config)?;
+                login::tell(&mut screen, &code, &login::api_of(&config, &names))?;
+            }
+        }
+        Command::Login(args) => login::login(&reach, source, &mut screen, args)?,
+        Command::Logout => {
+            operate(&reach, source, screen, async |client, screen| login::logout(&client, source, screen).await)?;
         }
         Command::Tokens(command) => {
             operate(&reach, source, screen, async |client, screen| tokens::run(&client, screen, command).await)?;
@@ -413,6 +458,22 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         }
     }
     Ok(Start::Done(Exit::Well))
+}
+
+/// The names that the API's certificate stands for, and what is doubtful about it. Whoever sets a collector up is
+/// often root, and not the user that it will run as.
+fn names_of(config: &Config, by_root: bool) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let Some(files) = &config.http_tls else { return Ok(Default::default()) };
+    match Pair::load(files) {
+        Ok(pair) => {
+            let (_, doubts) = certificate(&pair);
+            Ok((pair.names, doubts))
+        }
+        Err(PairError::Key { error: error @ StateDirError::Owner { .. } }) if by_root => {
+            Ok((Vec::new(), vec![format!("the collector must run as the owner of its key: {error}")]))
+        }
+        Err(error) => Err(Failure::new(Exit::Config, error.to_string())),
+    }
 }
 
 /// What the API's certificate is good for, and what is doubtful about it.

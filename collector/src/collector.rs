@@ -44,7 +44,7 @@ use crate::{
         endpoint::{self, EndpointError, EndpointSettings, ResetKeys, ResetKeysError},
     },
     jobs::{self, Jobs},
-    keeper,
+    keeper, logincode,
     metrics::{Metrics, OutletLabel},
     registry::{Actor, Registry, Whoami},
     statedir::{StateDir, StateDirError},
@@ -215,6 +215,7 @@ impl Collector {
                 quic: bound.address,
                 jobs,
                 oidc: Arc::new(http::oidc::Issuers::new(config.oidc.clone(), Arc::clone(&clock))?),
+                login_file: Arc::new(LoginFile(state.clone())),
                 draining: draining.clone(),
                 sealed: Arc::clone(&sealed),
             },
@@ -454,6 +455,27 @@ fn keep(
     tasks.spawn(keeper::refresh(registry(), Arc::clone(ca), stop.clone()));
     tasks.spawn(keeper::sweep_packages(registry(), stop.clone()));
     (tasks, stop)
+}
+
+/// The login code that the host's own tools leave in the state directory.
+struct LoginFile(StateDir);
+
+impl http::login::CodeFile for LoginFile {
+    fn read(&self) -> Option<Vec<u8>> {
+        self.0
+            .read(logincode::FILE)
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "the login code cannot be read");
+                None
+            })
+            .map(|bytes| bytes.to_vec())
+    }
+
+    fn clear(&self) {
+        if let Err(error) = self.0.write(logincode::FILE, b"") {
+            tracing::warn!(%error, "the file of the used login code was not emptied");
+        }
+    }
 }
 
 /// The pace to grant, with its number, and the one that was granted until the last stop, where it differs:

@@ -42,6 +42,7 @@ mod keys;
 mod known;
 pub mod local;
 mod maintenance;
+pub mod login;
 mod metrics;
 pub mod oidc;
 mod openapi;
@@ -94,6 +95,7 @@ use self::{
     access::Failures,
     error::{Problem, ProblemCode},
     extract::RequestId,
+    login::{CodeFile, Logins},
     metrics::{AnswerLabel, Counts},
     routes::{Routes, Table},
     tls::{Certificates, TlsError},
@@ -137,6 +139,8 @@ pub struct Parts {
     pub jobs: crate::jobs::Jobs,
     /// Whose tokens are taken.
     pub oidc: Arc<oidc::Issuers>,
+    /// The file in which the host's own tools leave a login code.
+    pub login_file: Arc<dyn CodeFile>,
     /// Cancelled when the collector begins to stop.
     pub draining: CancellationToken,
     /// The newest seal of the audit trail.
@@ -177,6 +181,7 @@ pub(crate) struct State {
     sealed: Arc<crate::audit::sealer::Head>,
     hosts: Vec<String>,
     certificates: Option<Arc<Certificates>>,
+    logins: Logins,
     heartbeat_ages: bool,
     /// Places of streams and waiting polls.
     streams: Arc<Semaphore>,
@@ -254,6 +259,8 @@ fn router(state: Arc<State>) -> (Router, Table) {
 /// Every route there is: each resource brings its own.
 fn table(state: Arc<State>) -> Routes {
     let resources: &[fn(Routes) -> Routes] = &[
+    let resources: [fn(Routes) -> Routes; 16] = [
+        login::routes,
         health::routes,
         metrics::routes,
         openapi::routes,
@@ -286,6 +293,7 @@ impl State {
         let certificates = settings.tls.map(|files| Certificates::open(files, now)).transpose()?;
         Ok(Self {
             certificates: certificates.map(Arc::new),
+            logins: Logins::new(parts.login_file),
             registry: parts.registry,
             store: parts.store,
             liveness: parts.liveness,

@@ -15,6 +15,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod keeper;
 pub mod log;
+pub mod logincode;
 pub mod metrics;
 pub mod naming;
 pub mod registry;

@@ -30,6 +30,7 @@ pub mod judge;
 pub mod known;
 pub mod leases;
 pub mod links;
+pub mod logins;
 pub mod maintenance;
 pub mod packages;
 pub mod retention;

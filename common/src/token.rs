@@ -260,6 +260,14 @@ impl Credential {
         Ok(Self { kind, id: TokenId::random()?, secret: Zeroizing::new(random()?) })
     }
 
+    /// A fresh random credential whose public half is given.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness.
+    pub fn random_with(kind: CredentialKind, id: TokenId) -> Result<Self, NoRandomness> {
+        Ok(Self { kind, id, secret: Zeroizing::new(random()?) })
+    }
+
     /// Prints the credential; wipe the text after use.
     #[must_use]
     pub fn reveal(&self) -> Zeroizing<String> {

@@ -89,6 +89,15 @@ impl Client {
     /// Makes a way to a collector. Nothing is sent yet.
     pub(super) fn open(target: Target, source: &dyn Source) -> Result<Self, Failure> {
         let credential = credential(source, &target.credential_file)?;
+        Self::with(target, source, credential)
+    }
+
+    /// Makes a way to a collector that proves nothing: what is sent is what gives a credential.
+    pub(super) fn open_to_log_in(target: Target, source: &dyn Source) -> Result<Self, Failure> {
+        Self::with(target, source, Zeroizing::default())
+    }
+
+    fn with(target: Target, source: &dyn Source, credential: Zeroizing<String>) -> Result<Self, Failure> {
         let config = |message: String| Failure::new(Exit::Config, message);
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_WITHIN)
@@ -260,7 +269,10 @@ impl Call<'_> {
         let mut tries = 1;
         loop {
             let mut attempt = client.http.request(method.clone(), url.clone()).timeout(within);
-            attempt = attempt.bearer_auth(client.credential.as_str()).headers(headers.clone());
+            attempt = attempt.headers(headers.clone());
+            if !client.credential.is_empty() {
+                attempt = attempt.bearer_auth(client.credential.as_str());
+            }
             if !body.is_empty() {
                 attempt = attempt.body(body.clone());
             }
@@ -330,7 +342,7 @@ impl Stream {
 }
 
 impl Client {
-    fn strange(&self, what: &str) -> Failure {
+    pub(super) fn strange(&self, what: &str) -> Failure {
         self.target.strange(what)
     }
 }

@@ -272,6 +272,63 @@ fn add(reach: &Reach, source: &dyn Source, screen: &mut Screen, args: AddArgs) -
     Ok(())
 }
 
+/// Keeps a credential for a collector, in a private file, under the name that is given or the one it has already,
+/// and talks to it from now on where no other is named.
+pub(super) fn remember(
+    source: &dyn Source,
+    name: Option<&str>,
+    target: &Target,
+    credential: &str,
+) -> Result<(String, PathBuf), Failure> {
+    let known = Contexts::load(source)?;
+    let same = |context: &Context| context.api.parse::<reqwest::Url>().is_ok_and(|api| api == target.api);
+    let by_api = || known.contexts.iter().find(|(_, context)| same(context)).map(|(name, _)| name.clone());
+    let host = target.api.host_str().unwrap_or_default();
+    let of_host = if target.api.scheme() == "http" { "local".to_owned() } else { host.replace([':', '[', ']'], "-") };
+    let name = name.map(str::to_owned).or_else(by_api).unwrap_or(of_host);
+    checked(&name).map_err(|why| Failure::usage(format!("{why}; choose another with --as")))?;
+    if known.contexts.get(&name).is_some_and(|context| !same(context)) {
+        return Err(Failure::usage(format!("the context {name} is another collector: choose another name with --as")));
+    }
+    let ca_file = target.ca_file.as_ref().map(std::path::absolute).transpose()?;
+    let home = path(source).and_then(|path| path.parent().map(Path::to_owned));
+    let mut kept = PathBuf::new();
+    change(source, |contexts| {
+        if contexts.contexts.len() >= MAX_CONTEXTS && !contexts.contexts.contains_key(&name) {
+            return Err(Failure::usage(format!("there are {MAX_CONTEXTS} contexts already: remove some")));
+        }
+        let file = home.unwrap_or_default().join(format!("{name}.credential"));
+        keep::file(&file, &format!("{credential}\n"))?;
+        kept.clone_from(&file);
+        let context = Context { api: shown(&target.api).to_owned(), credential_file: Some(file), ca_file };
+        contexts.contexts.insert(name.clone(), context);
+        contexts.current = Some(name.clone());
+        Ok(())
+    })?;
+    Ok((name, kept))
+}
+
+/// Removes a credential's file, where it is one of ours; whether it was.
+pub(super) fn forget_credential(source: &dyn Source, file: &Path) -> Result<bool, Failure> {
+    let home = path(source).and_then(|path| path.parent().map(Path::to_owned));
+    if file.parent() != home.as_deref() {
+        return Ok(false);
+    }
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Failure::new(Exit::Output, format!("cannot remove {}: {error}", file.display())));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    change(source, |contexts| {
+        for context in contexts.contexts.values_mut() {
+            context.credential_file = context.credential_file.take().filter(|named| named != file);
+        }
+        Ok(())
+    })?;
+    Ok(true)
+}
+
 static SHEET: Sheet = Sheet {
     columns: &[
         Column::new("current", |item, _| Word::plain(field(item, "current"))),

@@ -188,6 +188,7 @@ impl World {
             jobs,
             oidc: Arc::new(Issuers::new(Vec::new(), registry.clock()).unwrap()),
             registry,
+            login_file: Arc::new(NoCodes),
             draining: CancellationToken::new(),
             sealed: Arc::default(),
         }
@@ -227,6 +228,17 @@ pub(crate) fn job_settings() -> crate::jobs::Settings {
     }
     let config = Config::load(&Bare, &Flags::default()).unwrap();
     crate::jobs::Settings { upkeep: config.upkeep, leaf_ttl: config.leaf_ttl }
+}
+
+/// A host without a login code.
+struct NoCodes;
+
+impl super::login::CodeFile for NoCodes {
+    fn read(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn clear(&self) {}
 }
 
 /// A registry store that does not answer.

@@ -92,6 +92,7 @@ async fn scrape(call: Call) -> Result<Response, Problem> {
     let dropped = state.counts.feed_dropped.clone();
     exposition.register("rollcall_feed_dropped", "Readers of the feed that were dropped, by reason", dropped);
     exposition.register("rollcall_http_panics", "HTTP requests that ended in a panic", state.counts.panics.clone());
+    state.logins.register(&mut exposition);
     if let Some(certificates) = &state.certificates {
         certificates.register(&mut exposition);
     }

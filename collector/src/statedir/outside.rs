@@ -1,15 +1,19 @@
 //! Secrets that lie outside the state directory, as an operator or the service manager put them there.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    path::Path,
+};
 
 use rustix::{
-    fs::{self, FileType, Mode, OFlags, Stat},
+    fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid},
     io::Errno,
     process::geteuid,
 };
 use zeroize::Zeroizing;
 
-use super::{MAX_FILE, StateDirError, check_private};
+use super::{DIR_MODE, FILE_MODE, MAX_FILE, StateDirError, check_private};
 
 /// Who answers for a secret file's privacy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,52 @@ pub fn read_private(path: &Path, keeper: Keeper) -> Result<Zeroizing<Vec<u8>>, S
     if bytes.len() as u64 > MAX_FILE { Err(StateDirError::TooLarge { path: path.into() }) } else { Ok(bytes) }
 }
 
+/// Leaves a private file in the state directory of a collector that may be running: it holds the directory's lock,
+/// and this is not its process. The directory is made where it is missing; the file belongs to whom the directory
+/// belongs to, so that root can leave one for the service's user.
+///
+/// # Errors
+/// When the directory is a link or open to others, when it is another user's and this is not root, and when the
+/// operating system refuses.
+pub fn leave(dir: &Path, name: &'static str, bytes: &[u8]) -> Result<(), StateDirError> {
+    let path = dir.join(name);
+    match fs::mkdir(dir, Mode::from_raw_mode(DIR_MODE)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(StateDirError::io("create", dir.into())(errno)),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = match fs::open(dir, flags, Mode::empty()) {
+        Ok(handle) => handle,
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            return Err(StateDirError::WrongType { path: dir.into(), wanted: "directory" });
+        }
+        Err(errno) => return Err(StateDirError::io("open", dir.into())(errno)),
+    };
+    let stat = fs::fstat(&handle).map_err(StateDirError::io("open", dir.into()))?;
+    let me = geteuid();
+    if !me.is_root() || stat.st_uid == me.as_raw() {
+        check_private(&stat, FileType::Directory, dir)?;
+    }
+    let temp = format!("{name}.{}.tmp", std::process::id());
+    let write = || -> std::io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::openat(&handle, &temp, flags, Mode::from_raw_mode(FILE_MODE))?;
+        if stat.st_uid != me.as_raw() {
+            fs::fchown(&file, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+        }
+        let mut file = File::from(file);
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::renameat(&handle, &temp, &handle, name)?;
+        Ok(fs::fsync(&handle)?)
+    };
+    write().map_err(|source| {
+        // The first error is the one to tell.
+        let _ = fs::unlinkat(&handle, &temp, AtFlags::empty());
+        StateDirError::Io { doing: "write", path, source }
+    })
+}
+
 fn check_entrusted(stat: &Stat, path: &Path) -> Result<(), StateDirError> {
     let (me, mode) = (geteuid().as_raw(), stat.st_mode & 0o7777);
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -68,6 +118,21 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+
+    #[test]
+    fn a_file_can_be_left_for_a_collector_that_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        leave(&state, "login.code", b"one").unwrap();
+        let held = super::super::StateDir::open(&state).unwrap();
+        leave(&state, "login.code", b"two").unwrap();
+        assert_eq!(held.read("login.code").unwrap().unwrap().as_slice(), b"two");
+        let link = dir.path().join("link");
+        symlink(&state, &link).unwrap();
+        assert!(matches!(leave(&link, "login.code", b"x"), Err(StateDirError::WrongType { .. })));
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(leave(&state, "login.code", b"x"), Err(StateDirError::Mode { .. })));
+    }
 
     #[test]
     fn a_secret_that_others_may_read_is_refused_by_name() {

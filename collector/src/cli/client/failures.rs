@@ -1,5 +1,7 @@
 //! What a failed request means, in words that name the fix.
 
+use std::path::Path;
+
 use reqwest::StatusCode;
 use serde_json::Value;
 
@@ -72,6 +74,8 @@ impl Target {
         let request = text("request_id").map(|id| format!(", request {id}")).unwrap_or_default();
         let code = text("code").map(|code| format!(" ({code}{request})")).unwrap_or_default();
         let mut message = match status {
+            // The body proved something, not a credential.
+            StatusCode::UNAUTHORIZED if self.credential_file == Path::new("/dev/null") => format!("{detail}{code}"),
             StatusCode::UNAUTHORIZED => {
                 format!(
                     "the collector at {} did not accept the credential in {} ({}): {detail}{code}",
