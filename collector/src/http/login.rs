@@ -32,7 +32,7 @@ use utoipa::ToSchema;
 
 use super::{
     State,
-    access::{Failures, Permission, Role},
+    access::{Failures, Permission, Role, Via},
     error::{Problem, ProblemCode},
     extract::{Call, Json, RequestId},
     openapi::words,
@@ -189,7 +189,7 @@ async fn log_in(
     peer: Option<Extension<Peer>>,
     Json(body): Json<LoginBody>,
 ) -> Result<Response, Problem> {
-    let from = peer.map(|peer| peer.0.0.ip());
+    let from = peer.map(|peer| peer.0.ip());
     let now = state.registry.now().wall;
     let by = |actor: String| By { actor, request_id: Some(request.0.as_ref().into()) };
     let code = body.code.parse::<LoginCode>().ok();
@@ -246,9 +246,9 @@ async fn failed(state: &State, from: Option<IpAddr>, by: By) -> Problem {
 }
 
 async fn log_out(call: Call) -> Result<StatusCode, Problem> {
-    let ended = match call.caller.credential {
-        Some(id) => call.state.registry.ask(LogOut { id, by: call.by() }).await?,
-        None => false,
+    let ended = match call.caller.via {
+        Via::Credential(id) => call.state.registry.ask(LogOut { id, by: call.by() }).await?,
+        Via::Issuer | Via::Local => false,
     };
     if !ended {
         let detail = "only a session that began with a login code ends this way; a key is revoked by its id";
