@@ -259,7 +259,6 @@ fn router(state: Arc<State>) -> (Router, Table) {
 /// Every route there is: each resource brings its own.
 fn table(state: Arc<State>) -> Routes {
     let resources: &[fn(Routes) -> Routes] = &[
-    let resources: [fn(Routes) -> Routes; 16] = [
         login::routes,
         health::routes,
         metrics::routes,
