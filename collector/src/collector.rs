@@ -203,7 +203,9 @@ impl Collector {
         let draining = CancellationToken::new();
         let sealed = Arc::new(Head::default());
         let sealer = sealer(&state, &registry, &store, &sealed).await?;
-        let settings = jobs::Settings { upkeep: config.upkeep.clone(), leaf_ttl: config.leaf_ttl };
+        let outlets = outlets(&config, &state, &registry, &store)?;
+        let sent = outlet::Floor::of(&outlets);
+        let settings = jobs::Settings { upkeep: config.upkeep.clone(), leaf_ttl: config.leaf_ttl, sent };
         let (jobs, runner) = Jobs::new(registry.clone(), Arc::clone(&store), settings);
         let http = http::bind(
             http::Parts {
@@ -230,7 +232,7 @@ impl Collector {
 
         let keepers = keep(&config, &registry, &store, (&liveness, well), &ca);
         keepers.0.spawn(runner.run(keepers.1.clone()));
-        for run in outlets(&config, &state, &registry, &store)? {
+        for run in outlets {
             let stop = keepers.1.clone();
             keepers.0.spawn(run.run(stop));
         }
@@ -389,7 +391,8 @@ fn outlets(
     }
     let mut runs = Vec::new();
     for (outlet, file) in outlets {
-        let cursor = state.read(file)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let read = state.read(file)?;
+        let cursor: outlet::Cursor = read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let keeper = state.clone();
         let keep = move |cursor: outlet::Cursor| {
             let text = serde_json::to_vec(&cursor).map_err(|error| error.to_string())?;
@@ -401,6 +404,7 @@ fn outlets(
             store: Arc::clone(store),
             head: registry.feed().watch(),
             keep: Box::new(keep),
+            passed: Arc::new(cursor.seq.0.into()),
             outlet,
             cursor,
             lag,

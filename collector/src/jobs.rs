@@ -44,6 +44,7 @@ pub use self::{
     runner::Runner,
 };
 use crate::{
+    audit::outlet::Floor,
     config::{JobSettings, Upkeep},
     registry::{
         Refusal, Registry,
@@ -128,6 +129,8 @@ pub struct Settings {
     pub upkeep: Upkeep,
     /// The life of a certificate.
     pub leaf_ttl: Duration,
+    /// How far the audit trail has gone out.
+    pub sent: Floor,
 }
 
 impl Settings {

@@ -10,7 +10,13 @@ mod syslog;
 mod tests;
 mod webhook;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use prometheus_client::metrics::gauge::Gauge;
@@ -72,6 +78,24 @@ pub trait Outlet: Send {
 /// Where a cursor is kept.
 pub type Keep = Box<dyn Fn(Cursor) -> Result<(), String> + Send + Sync>;
 
+/// How far every outlet has sent: what lies behind may be retired.
+#[derive(Debug, Clone, Default)]
+pub struct Floor(Vec<Arc<AtomicU64>>);
+
+impl Floor {
+    /// Follows these outlets.
+    #[must_use]
+    pub fn of(runs: &[Run]) -> Self {
+        Self(runs.iter().map(|run| Arc::clone(&run.passed)).collect())
+    }
+
+    /// The last seq that all of them have sent; beyond every seq where there is none.
+    #[must_use]
+    pub fn get(&self) -> Seq {
+        Seq(self.0.iter().map(|passed| passed.load(Relaxed)).min().unwrap_or(u64::MAX))
+    }
+}
+
 /// One outlet with what it needs.
 pub struct Run {
     /// The outlet.
@@ -84,6 +108,8 @@ pub struct Run {
     pub cursor: Cursor,
     /// Keeps where it stands.
     pub keep: Keep,
+    /// Tells how far it has sent; begins at the cursor.
+    pub passed: Arc<AtomicU64>,
     /// How far it lags behind.
     pub lag: Gauge,
     /// Seeds the pauses.
@@ -161,6 +187,7 @@ impl Run {
         // A cursor that is not kept sends these lines again after a restart, which is what was promised.
         (self.keep)(after).map_err(OutletError::Refused)?;
         self.cursor = after;
+        self.passed.store(after.seq.0, Relaxed);
         if !full {
             self.lag.set(0);
         }

@@ -84,6 +84,7 @@ pub(super) const KEYS: &[&str] = &[
     "quic_listen",
     "registry",
     "retention.archive_after",
+    "retention.audit",
     "retention.blind",
     "retention.blind_limit",
     "retention.deleted",

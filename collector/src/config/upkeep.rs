@@ -37,6 +37,8 @@ pub struct Keep {
     pub history_rows: u32,
     /// Blind intervals.
     pub blind: Duration,
+    /// Sealed batches of the audit trail.
+    pub audit: Duration,
     /// Maintenance windows that are over.
     pub maintenance: Duration,
 }
@@ -111,6 +113,7 @@ impl Reader<'_> {
                 history: self.within("retention.history", "90d", "1h", "3650d"),
                 history_rows: self.limit("retention.history_rows").unwrap_or(1_000),
                 blind: self.within("retention.blind", "90d", "1h", "3650d"),
+                audit: self.within("retention.audit", "90d", "1h", "3650d"),
                 maintenance: self.within("retention.maintenance", "90d", "0s", "3650d"),
             },
             hold_after_blind: self.within("retention.hold_after_blind", "1h", "0s", "30d"),

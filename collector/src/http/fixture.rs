@@ -227,7 +227,7 @@ pub(crate) fn job_settings() -> crate::jobs::Settings {
         }
     }
     let config = Config::load(&Bare, &Flags::default()).unwrap();
-    crate::jobs::Settings { upkeep: config.upkeep, leaf_ttl: config.leaf_ttl }
+    crate::jobs::Settings { upkeep: config.upkeep, leaf_ttl: config.leaf_ttl, sent: Default::default() }
 }
 
 /// A host without a login code.

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rollcall_common::{id::ServiceKey, lifecycle::Status, time::Now};
+use rollcall_common::{
+    id::{Seq, ServiceKey},
+    lifecycle::Status,
+    time::{Now, Timestamp},
+};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +41,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What runs count; labels of the metric.
 pub(super) const ITEM_WORDS: &[&str] =
-    &["marked", "archived", "removed", "kept", "passed", "over_cap", "history", "blind", "denied", "windows"];
+    &["marked", "archived", "removed", "kept", "passed", "over_cap", "history", "blind", "denied", "windows", "audit"];
 
 /// The right to run jobs. With one collector it is always held; where several share a store, the elected one's
 /// epoch lives here: it is taken when a run begins, and looked at before every slice.
@@ -209,7 +213,29 @@ async fn retention(context: &Context) -> Result<(), Ending> {
     let most = SERVICES.1;
     slice_by_slice(context, "denied", &mut left, || ForgetDenied { now, most }).await?;
     let before = now.before(keep.maintenance);
-    slice_by_slice(context, "windows", &mut left, || ForgetWindows { before, most }).await
+    slice_by_slice(context, "windows", &mut left, || ForgetWindows { before, most }).await?;
+    // What waits for a way out is kept for as long again: one that never comes back must not fill the disk.
+    let sent = context.jobs.settings().sent.get();
+    retire_audit(context, now.before(keep.audit), sent, &mut left).await?;
+    retire_audit(context, now.before(keep.audit * 2), Seq(u64::MAX), &mut left).await
+}
+
+/// Whole batches of the audit trail, the oldest first.
+async fn retire_audit(context: &Context, before: Timestamp, sent: Seq, left: &mut usize) -> Result<(), Ending> {
+    let registry = &context.jobs.0.registry;
+    while *left > 0 {
+        context.may_go_on()?;
+        let now = registry.now();
+        let gone = context.jobs.0.store.retire_audit(before, sent, now.wall).await;
+        let Some(gone) = gone.map_err(|error| Ending::Failed(why(&Refusal::Store(error))))? else { return Ok(()) };
+        let gone = usize::try_from(gone).unwrap_or(usize::MAX);
+        context.run.did("audit", gone);
+        context.run.advance(gone);
+        // A batch counts even where it was empty, so that this ends.
+        *left = left.saturating_sub(gone.max(1));
+        context.pause(registry.now().boot.since(now.boot)).await?;
+    }
+    Ok(())
 }
 
 /// Cuts histories that are longer than they should be.

@@ -188,7 +188,8 @@ fn import<'a>(
             Token::Mark('{') => {
                 while tokens.peek().is_some_and(|(_, token)| *token != Token::Mark('}')) {
                     import(tokens, prefix.clone(), found, names);
-                    tokens.next_if(|(_, token)| *token == Token::Mark(','));
+                    // A semicolon has no place here, and must not hold the reader for ever.
+                    tokens.next_if(|(_, token)| matches!(token, Token::Mark(',' | ';')));
                 }
                 tokens.next();
                 return;

@@ -61,6 +61,7 @@ impl Trail {
                 Ok(())
             }),
             lag: Gauge::default(),
+            passed: Arc::new(cursor.seq.0.into()),
             seed: 1,
         }
     }
