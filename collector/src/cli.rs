@@ -24,6 +24,7 @@ mod client;
 mod context;
 mod feed;
 mod jobs;
+mod keys;
 #[allow(dead_code, reason = "what a list can have is whole, whichever part commands use")]
 mod list;
 mod login;
@@ -196,6 +197,15 @@ enum Command {
     /// See, start, switch and pause what happens by itself.
     #[command(alias = "job", subcommand)]
     Jobs(jobs::Command),
+    /// Make, list and revoke API keys.
+    #[command(alias = "key", subcommand)]
+    Keys(keys::Command),
+    /// Act on the collector's own access.
+    #[command(subcommand)]
+    Admin(keys::AdminCommand),
+    /// Show who the caller is, and what it may do.
+    #[command(after_help = "Example:\n  rollcall-collector whoami")]
+    Whoami,
     /// List or remove services whose retention is over.
     #[command(after_help = jobs::PURGE_EXAMPLES)]
     Purge(jobs::PurgeArgs),
@@ -426,6 +436,15 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         }
         Command::Jobs(command) => {
             operate(&reach, source, screen, async |client, screen| jobs::run(&client, screen, command).await)?;
+        }
+        Command::Keys(command) => {
+            operate(&reach, source, screen, async |client, screen| keys::run(&client, screen, command).await)?;
+        }
+        Command::Admin(command) => {
+            operate(&reach, source, screen, async |client, screen| keys::admin(&client, screen, command).await)?;
+        }
+        Command::Whoami => {
+            operate(&reach, source, screen, async |client, screen| keys::whoami(&client, screen).await)?;
         }
         Command::Purge(args) => {
             operate(&reach, source, screen, async |client, screen| jobs::purge(&client, screen, args).await)?;
