@@ -49,7 +49,8 @@ Examples:
     rollcall-swarm tree --count 100000
 
   How long do 16 operators wait for their answers?
-    rollcall-swarm queries --clients 16 --collector-pid 4711
+    rollcall-swarm queries --api http://127.0.0.1:7410 --credential-file admin.credential \\
+      --clients 16 --collector-pid 4711
 
 Exit codes: 0 well; 1 a beat was lost, a verdict was false, somebody did not come back, or it did not run at
 all; 2 usage.";
