@@ -536,6 +536,7 @@ fn http_settings(config: &Config) -> http::Settings {
         streams: streams.unwrap_or(http::DEFAULT_STREAMS),
         write_within: config.feed.write_within,
         heartbeat_ages: config.heartbeat_age_metrics,
+        counted_labels: config.stats_labels.clone(),
     }
 }
 

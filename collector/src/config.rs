@@ -81,6 +81,8 @@ pub struct Config {
     pub heartbeat_age_metrics: bool,
     /// Where the audit trail goes.
     pub audit: AuditOut,
+    /// Labels whose values the statistics count.
+    pub stats_labels: Vec<String>,
     /// What the change feed holds, and how long it waits for a reader.
     pub feed: Feed,
     /// Bounds that differ from the built-in ones.
@@ -258,6 +260,7 @@ impl Config {
             },
             heartbeat_age_metrics: read.flag("heartbeat_age_metrics"),
             audit: read.audit(),
+            stats_labels: read.labels("stats_labels"),
             feed: read.feed(),
             limits: read.limits(),
             upkeep: read.upkeep(),
@@ -355,6 +358,18 @@ impl Reader<'_> {
             self.wrong(key, error);
             Vec::new()
         })
+    }
+
+    /// Keys of labels, at most 8; `site` where none is set.
+    fn labels(&mut self, key: &str) -> Vec<String> {
+        if self.layers.get(key).is_none() {
+            return vec!["site".into()];
+        }
+        let labels = self.list(key, label_key);
+        if labels.len() > MAX_STATS_LABELS {
+            self.wrong(key, format!("holds at most {MAX_STATS_LABELS} labels"));
+        }
+        labels
     }
 
     fn flag(&mut self, key: &str) -> bool {
@@ -509,6 +524,15 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 
 fn http_address(text: &str) -> Result<SocketAddr, String> {
     listen(text).map_err(|why| why.replace("0.0.0.0:7411 or [::]:7411", "127.0.0.1:7410 or [::1]:7410"))
+}
+
+/// Most labels whose values are counted.
+const MAX_STATS_LABELS: usize = 8;
+
+fn label_key(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-');
+    let good = (1..=63).contains(&text.len()) && text.bytes().all(fits);
+    good.then(|| text.to_owned()).ok_or_else(|| format!("{text:?} is no label: use 1 to 63 of a-z 0-9 _ . -"))
 }
 
 fn host_name(text: &str) -> Result<String, String> {

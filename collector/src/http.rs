@@ -166,6 +166,8 @@ pub struct Settings {
     pub write_within: Duration,
     /// Whether `/metrics` carries the ages of single heartbeats.
     pub heartbeat_ages: bool,
+    /// Labels whose values the statistics count.
+    pub counted_labels: Vec<String>,
 }
 
 /// What handlers share.
@@ -188,6 +190,8 @@ pub(crate) struct State {
     /// How many there are.
     stream_places: usize,
     counts: Counts,
+    counting: overview::Counting,
+    counted_labels: Vec<String>,
     failures: Mutex<Failures>,
     /// Guesses of download secrets: apart, so that an installer and an account never pay for one another.
     guesses: Mutex<Failures>,
@@ -307,6 +311,8 @@ impl State {
             streams: Arc::new(Semaphore::new(settings.streams)),
             stream_places: settings.streams,
             counts: Counts::default(),
+            counting: overview::Counting::default(),
+            counted_labels: settings.counted_labels,
             failures: Mutex::default(),
             guesses: Mutex::default(),
             oidc: parts.oidc,

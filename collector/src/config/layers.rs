@@ -96,6 +96,7 @@ pub(super) const KEYS: &[&str] = &[
     "retention.pending",
     "retention.revoked",
     "state_dir",
+    "stats_labels",
     "trust_domain",
     "ttl",
 ];

@@ -209,6 +209,7 @@ pub(crate) fn settings() -> Settings {
         streams: 3,
         write_within: std::time::Duration::from_secs(5),
         heartbeat_ages: true,
+        counted_labels: vec!["site".into()],
     }
 }
 

@@ -116,16 +116,16 @@ impl fmt::Debug for Services {
 impl Collector for Services {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let state = &self.0;
-        let kinds = state.tally(&Scope::everything());
+        let kinds = &state.count(&Scope::everything()).kinds;
         let mut services = gauges(&mut encoder, "service_registry_services", "Registered services")?;
-        for (kind, tally) in &kinds {
+        for (kind, tally) in kinds {
             for status in Status::ALL {
                 let labels = [("type", kind.as_str()), ("status", status.as_str())];
                 gauge(&mut services, &labels, tally.status(status))?;
             }
         }
         let mut presences = gauges(&mut encoder, "service_registry_presence", "Services by observed presence")?;
-        for (kind, tally) in &kinds {
+        for (kind, tally) in kinds {
             for presence in Presence::ALL {
                 let labels = [("type", kind.as_str()), ("presence", presence.as_str())];
                 gauge(&mut presences, &labels, tally.presence(presence))?;

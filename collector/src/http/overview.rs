@@ -1,6 +1,8 @@
 //! The whole at a glance: counts, and the tree of pollers, agents and checkers.
 
-use std::collections::BTreeMap;
+mod counting;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use rollcall_common::{
     health::Health,
@@ -12,6 +14,7 @@ use rollcall_common::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub(super) use self::counting::{Count, Counting};
 use super::{
     State,
     access::Permission,
@@ -99,6 +102,10 @@ pub(super) struct Stats {
     all: Tally,
     #[schema(value_type = BTreeMap<String, Tally>)]
     kinds: BTreeMap<&'static str, Tally>,
+    /// By version of the sidecar; beyond 200 versions the rest is one number.
+    versions: BTreeMap<String, u64>,
+    /// By the values of the labels that the configuration names, `site` by default; beyond 200 the rest is one number.
+    labels: BTreeMap<String, BTreeMap<String, u64>>,
     connections: usize,
     interval_ms: u32,
     ttl_ms: u32,
@@ -163,8 +170,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 async fn stats(call: Call) -> Result<axum::Json<Stats>, Problem> {
     let registry = &call.state.registry;
-    let position = registry.read(|roster| roster.position());
-    let kinds = call.state.tally(call.scope());
+    let count = call.state.count(call.scope());
+    let Count { kinds, versions, labels, position, .. } = Count::clone(&count);
     let mut all = Tally::default();
     for tally in kinds.values() {
         all.total += tally.total;
@@ -182,6 +189,8 @@ async fn stats(call: Call) -> Result<axum::Json<Stats>, Problem> {
     Ok(axum::Json(Stats {
         all,
         kinds: kinds.into_iter().map(|(kind, tally)| (kind.plural(), tally)).collect(),
+        versions,
+        labels,
         connections: call.connections(),
         interval_ms: pace.interval_ms,
         ttl_ms: pace.ttl_ms,
@@ -271,17 +280,9 @@ fn hang(
 }
 
 impl State {
-    /// Counts every service within a scope, by kind.
-    pub(super) fn tally(&self, scope: &Scope) -> BTreeMap<Kind, Tally> {
-        let mut kinds: BTreeMap<Kind, Tally> = Kind::ALL.into_iter().map(|kind| (kind, Tally::default())).collect();
-        let cover = self.registry.cover();
-        walk(&self.registry, scope, None, |_, entry, sight| {
-            let row = &entry.row;
-            let tally = kinds.entry(row.key.kind).or_default();
-            tally.count(row.status, presence_of(sight.as_ref()), health_of(row), row.source);
-            tally.maintenance += u64::from(cover.of(row).is_some());
-        });
-        kinds
+    /// Counts of a scope, as fresh as they must be.
+    pub(super) fn count(&self, scope: &Scope) -> Arc<Count> {
+        self.counting.of(&self.registry, scope, &self.counted_labels)
     }
 }
 

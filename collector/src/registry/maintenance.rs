@@ -124,6 +124,12 @@ struct Labelled {
 }
 
 impl Cover {
+    /// Whether no window is in force.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.active.is_empty()
+    }
+
     /// Compiles the windows that are in force at a moment.
     #[must_use]
     pub fn at(upkeep: &Upkeep, now: Timestamp) -> Self {

@@ -50,7 +50,7 @@ fn counts_name_every_word_and_add_up() {
     rows[0].status = Status::Active;
     let world = World::new(&rows);
     let state = world.state(world.registry().beaten("poller/p"));
-    let kinds = state.tally(&Scope::everything());
+    let kinds = &state.count(&Scope::everything()).kinds;
     let pollers = &kinds[&Kind::Poller];
     assert_eq!((pollers.total, pollers.status(Status::Active), pollers.status(Status::Pending)), (2, 1, 1));
     assert_eq!((pollers.presence(Presence::Alive), pollers.presence(Presence::NeverSeen)), (1, 1));

@@ -265,10 +265,10 @@ impl Index {
         &self.counted
     }
 
-    /// The kind of the service in each slot.
-    #[must_use]
-    pub fn kinds(&self) -> &[Option<Kind>] {
-        &self.kinds
+    /// Every slot that holds a service, with its kind.
+    pub fn slots(&self) -> impl Iterator<Item = (Slot, Kind)> {
+        let numbered = self.kinds.iter().enumerate();
+        numbered.filter_map(|(n, kind)| Some((Slot(u32::try_from(n).ok()?), (*kind)?)))
     }
 
     /// The texts, to be searched without holding the roster.
