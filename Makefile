@@ -1,7 +1,7 @@
 # The recipes of the house. CI runs these very ones: see .ci/run.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup-test bench soak fuzz packages lint doc deny
+.PHONY: help run test setup-test bench soak fuzz fuzz-api packages lint doc deny
 
 CARGO ?= cargo
 
@@ -25,6 +25,9 @@ bench: ## The figures of BENCHMARKS.md: 2,000 and 10,000 sidecars, three minutes
 
 soak: setup-test ## The long runs: 200 kills, restarts under 2,000 sidecars, 10,000 for half an hour
 	@CARGO="$(CARGO)" tests/soak.sh
+
+fuzz-api: ## Requests made out of the OpenAPI document, against a running collector; API_EXAMPLES (20) for each operation
+	@tests/fuzz-api.sh
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (600) each; needs a nightly toolchain
 	@fuzz/run.sh

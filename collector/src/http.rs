@@ -16,7 +16,7 @@
 //! | [`error`] | problem documents |
 //! | `view` | the shapes that leave |
 //! | `extract` | the shapes that enter |
-//! | `services`, `overview`, `tokens`, `packages`, `tree`, `audit`, `feed`, `health`, `metrics` | one resource each |
+//! | `services`, `overview`, `tokens`, `packages`, `tree`, `audit`, `feed`, `sd`, `health`, `metrics` | one resource each |
 //! | `position` | tags, `If-Match`, `min_seq`: where the registry stands |
 //! | `filter`, `fields`, `page`, `scan` | lists: what, which members, how much, from where |
 //! | `server` | the listener |
@@ -52,6 +52,7 @@ mod page;
 mod position;
 mod routes;
 mod scan;
+mod sd;
 mod server;
 mod services;
 pub mod tls;
@@ -267,6 +268,7 @@ fn table(state: Arc<State>) -> Routes {
         health::routes,
         metrics::routes,
         openapi::routes,
+        sd::routes,
         overview::routes,
         services::routes,
         known::routes,

@@ -35,7 +35,10 @@ use crate::{
         services::By,
     },
     scope::Scope,
-    store::rows::{IdRule, TokenPolicy, TokenRow},
+    store::{
+        Position,
+        rows::{IdRule, TokenPolicy, TokenRow},
+    },
 };
 
 /// An authenticated request: what every handler behind a permission begins with.
@@ -182,6 +185,12 @@ impl Call {
 
     /// A page of what is wanted and within reach.
     pub(super) fn page(&self, wanted: Wanted) -> Page<ServiceView> {
+        let (position, items, next) = self.seen(wanted);
+        Page::at(position, items, next.map(|key| page::cursor(&key.to_string())))
+    }
+
+    /// The same before it is a page: where the registry stood, what was seen, and behind which key more begins.
+    pub(super) fn seen(&self, wanted: Wanted) -> (Position, Vec<ServiceView>, Option<ServiceKey>) {
         let registry = &self.state.registry;
         let now = registry.now();
         let sight = |slot| registry.leases().sight(slot, now.boot);
@@ -193,8 +202,7 @@ impl Call {
         let (found, next) = listing.finish();
         let light = self.light(&cover);
         let show = |seen: &Seen| ServiceView::of(seen, registry.links().get(seen.entry.slot).as_ref(), light);
-        let items = found.iter().map(show).collect();
-        Page::at(position, items, next.map(|key| page::cursor(&key.to_string())))
+        (position, found.iter().map(show).collect(), next)
     }
 
     /// Who would be on a list, were it one page.

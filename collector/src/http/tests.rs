@@ -107,6 +107,7 @@ fn declared() -> BTreeMap<(String, String), Permission> {
         ("POST", "/api/admin/keys".into(), P::Administer),
         ("POST", "/api/admin/keys/{id}/revoke".into(), P::Administer),
         ("POST", "/api/admin/bootstrap/close".into(), P::Administer),
+        ("GET", "/api/admin/sd".into(), P::Read),
         ("GET", "/api/admin/services".into(), P::Read),
         ("GET", "/api/admin/services/stats".into(), P::Read),
         ("GET", "/api/admin/services/tree".into(), P::Read),
