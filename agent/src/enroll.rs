@@ -106,6 +106,12 @@ pub enum Next {
 }
 
 impl EnrollError {
+    /// Whether an operator has yet to decide.
+    #[must_use]
+    pub fn awaits_approval(&self) -> bool {
+        matches!(self, Self::Refused(refused, _) if refused.code == Code::PendingApproval)
+    }
+
     /// What makes sense after it.
     #[must_use]
     pub fn next(&self) -> Next {

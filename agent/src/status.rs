@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use rollcall_common::{
     address::Address,
     id::ServiceKey,
+    identity::Pin,
     lease::Pace,
     time::{BootTime, Now, Timestamp},
 };
@@ -45,6 +46,13 @@ pub enum Stage {
         /// When the next one is due.
         again_at: Option<BootTime>,
     },
+    /// An operator has yet to let it in.
+    AwaitingApproval {
+        /// SHA-256 of its key, to be compared with what the operator sees.
+        fingerprint: Pin,
+        /// When it asks again.
+        again_at: Option<BootTime>,
+    },
     /// It has a session.
     Session(Box<View>),
     /// It is leaving.
@@ -59,6 +67,8 @@ pub enum Doing {
     WaitingForToken,
     /// Asking for a first identity.
     Enrolling,
+    /// Waiting for an operator to let it in.
+    AwaitingApproval,
     /// Asking for a fresh certificate.
     Rejoining,
     /// Between two dials.
@@ -80,6 +90,7 @@ impl Doing {
         match self {
             Self::WaitingForToken => "waiting_for_token",
             Self::Enrolling => "enrolling",
+            Self::AwaitingApproval => "awaiting_approval",
             Self::Rejoining => "rejoining",
             Self::Offline => "offline",
             Self::Dialing => "dialing",
@@ -192,6 +203,10 @@ impl Board {
                 report.reason = last.clone();
                 report.again_in_ms = until(*again_at);
             }
+            Stage::AwaitingApproval { fingerprint, again_at } => {
+                report.reason = Some(approval_words(*fingerprint));
+                report.again_in_ms = until(*again_at);
+            }
             Stage::Session(view) => {
                 report.collector = view.address.as_ref().map(ToString::to_string);
                 report.session = view.session.0;
@@ -220,6 +235,7 @@ impl Board {
             Stage::WaitingForToken { looking } => format!("waiting for an onboarding token: {looking}"),
             Stage::Asking { last: Some(last), .. } => format!("{}: {last}", self.doing()),
             Stage::Asking { last: None, .. } => self.doing().to_string(),
+            Stage::AwaitingApproval { fingerprint, .. } => approval_words(*fingerprint),
             Stage::Session(view) => match (view.state, &view.address, &view.last_end) {
                 (State::Live, Some(address), _) => format!("live at {address}"),
                 (State::Offline, _, Some(end)) => format!("offline: {end}"),
@@ -234,6 +250,7 @@ impl Board {
             Stage::WaitingForToken { .. } => Doing::WaitingForToken,
             Stage::Asking { rejoin: false, .. } => Doing::Enrolling,
             Stage::Asking { rejoin: true, .. } => Doing::Rejoining,
+            Stage::AwaitingApproval { .. } => Doing::AwaitingApproval,
             Stage::Session(view) => match view.state {
                 State::Offline => Doing::Offline,
                 State::Rejoining => Doing::Rejoining,
@@ -245,6 +262,11 @@ impl Board {
             Stage::Stopping => Doing::Stopping,
         }
     }
+}
+
+/// What an operator must know to let this host in.
+fn approval_words(fingerprint: Pin) -> String {
+    format!("waiting for an operator's approval; the fingerprint of this host's key is {fingerprint}")
 }
 
 /// What to say of clocks that differ by so many milliseconds; nothing where that is little.

@@ -13,18 +13,20 @@
 //! | `which` | services as operators name them |
 //! | `progress` | how far bulk work has come |
 //! | `setup`, `login` | the first steps: a configuration, a session |
-//! | `services`, `tokens`, `packages`, `onboard`, `tree`, `records` | the commands |
+//! | `services`, `tokens`, `packages`, `onboard`, `tree`, `approvals`, `knocks`, `records` | the commands |
 //!
 //! A resource has a file of its own with a `Command` (each command with examples), a `run` that takes client and
 //! screen, and a [`list::Sheet`] for its list. Here it has one variant of `Command` and one arm.
 
 mod apply;
+mod approvals;
 #[allow(dead_code, reason = "what a request can have is whole, whichever part commands use")]
 mod client;
 mod context;
 mod feed;
 mod jobs;
 mod keys;
+mod knocks;
 #[allow(dead_code, reason = "what a list can have is whole, whichever part commands use")]
 mod list;
 mod login;
@@ -188,6 +190,12 @@ enum Command {
     /// Look at the configuration tree, and keep a copy of it in a directory.
     #[command(subcommand)]
     Config(tree::Command),
+    /// Decide on hosts that ask to be let in.
+    #[command(alias = "approval", subcommand)]
+    Approvals(approvals::Command),
+    /// Who was turned away, why, and what to do about it.
+    #[command(alias = "knock", subcommand)]
+    Knocks(knocks::Command),
     /// List, look at and change services.
     #[command(alias = "service", subcommand)]
     Services(services::Command),
@@ -427,6 +435,12 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         }
         Command::Packages(command) => {
             operate(&reach, source, screen, async |client, screen| packages::run(&client, screen, command).await)?;
+        }
+        Command::Approvals(command) => {
+            operate(&reach, source, screen, async |client, screen| approvals::run(&client, screen, command).await)?;
+        }
+        Command::Knocks(command) => {
+            operate(&reach, source, screen, async |client, screen| knocks::run(&client, screen, command).await)?;
         }
         Command::Services(command) => {
             operate(&reach, source, screen, async |client, screen| services::run(&client, screen, command).await)?;

@@ -455,6 +455,7 @@ fn keep(
     let store = || Arc::clone(store);
     tasks.spawn(keeper::publish(registry(), Arc::clone(liveness), store(), well, stop.clone()));
     tasks.spawn(keeper::flush(registry(), store(), config.last_seen_flush, stop.clone()));
+    tasks.spawn(keeper::knocks(registry(), store(), stop.clone()));
     tasks.spawn(keeper::mark(registry(), store(), config.observe_mark, stop.clone()));
     tasks.spawn(keeper::refresh(registry(), Arc::clone(ca), stop.clone()));
     tasks.spawn(keeper::sweep_packages(registry(), stop.clone()));

@@ -24,6 +24,7 @@
 
 pub mod access;
 mod apply;
+mod approvals;
 mod audit;
 pub mod bootstrap;
 mod bulk;
@@ -39,6 +40,7 @@ mod gate;
 mod health;
 mod jobs;
 mod keys;
+mod knocks;
 mod known;
 pub mod local;
 pub mod login;
@@ -282,6 +284,8 @@ fn table(state: Arc<State>) -> Routes {
         maintenance::routes,
         keys::routes,
         tree::routes,
+        approvals::routes,
+        knocks::routes,
     ];
     resources.iter().fold(Routes::new(state), |routes, resource| resource(routes))
 }

@@ -40,13 +40,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{Arrival, Lanes, Waiting},
     ca::Ca,
-    metrics::CodeLabel,
+    metrics::{CodeLabel, ReasonLabel},
     registry::{
         Registry,
         identities::barred,
+        knocks::{Knock, is_kept},
         links::Order,
         roster::{Entry, Slot},
     },
+    store::rows::{Door, Why},
 };
 
 /// A handshake that takes longer is given up.
@@ -77,6 +79,14 @@ impl Context {
     /// Asks the lanes for a decision.
     fn lanes<T>(&self, decide: impl FnOnce(&mut Lanes) -> T) -> T {
         decide(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps a refusal that an operator can do something about.
+    fn knocked(&self, knock: Knock) {
+        let metrics = self.registry.metrics();
+        metrics.knocks.get_or_create(&ReasonLabel { reason: knock.why.as_str() }).inc();
+        let gone = self.registry.knocks().note(knock, self.registry.now().wall);
+        metrics.knocks_evicted.inc_by(u64::try_from(gone).unwrap_or(u64::MAX));
     }
 
     fn count_refusal(&self, code: Code) {
@@ -277,7 +287,21 @@ fn gate(context: &Context, connection: &quinn::Connection) -> Result<Admitted, C
     let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or(Code::ClientCertRequired)?;
     let cert = PeerCert::read(leaf).map_err(|_| Code::ClientCertRequired)?;
     let Party::Service(service) = cert.peer.party.clone() else { return Err(Code::IdentityMismatch) };
-    let (slot, not_after, fresh) = admits(context, &service, &cert)?;
+    let (slot, not_after, fresh) = admits(context, &service, &cert).inspect_err(|code| {
+        // The CA vouches for whoever shows this certificate.
+        if is_kept(*code) {
+            context.knocked(Knock {
+                proven: true,
+                door: Door::Hello,
+                why: Why::Code(*code),
+                token: None,
+                kind: Some(service.kind),
+                service: Some(service.id.clone()),
+                parent: None,
+                from: connection.remote_address().ip(),
+            });
+        }
+    })?;
     Ok(Admitted::Beat(Sidecar { cert, service, slot, not_after, fresh, from: connection.remote_address() }))
 }
 

@@ -35,6 +35,8 @@ use crate::{
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Time between two looks at the packages.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// How often knocks are written down.
+const KNOCKS_EVERY: Duration = Duration::from_secs(5);
 /// Rows of one `last_seen` statement.
 const FLUSH_ROWS: usize = 5_000;
 
@@ -153,6 +155,31 @@ async fn flush_once(registry: &Registry, store: &dyn RegistryStore) {
             registry.leases().put_back_unflushed(chunk.iter().copied());
             failed = true;
         }
+    }
+}
+
+/// Writes down who was turned away: a bounded number of rows every few seconds, however many knocked.
+pub async fn knocks(registry: Registry, store: Arc<dyn RegistryStore>, stop: CancellationToken) {
+    let mut ticks = Ticks::every(KNOCKS_EVERY, stop);
+    while ticks.next().await {
+        knocks_once(&registry, &*store).await;
+    }
+    knocks_once(&registry, &*store).await;
+}
+
+async fn knocks_once(registry: &Registry, store: &dyn RegistryStore) {
+    let now = registry.now().wall;
+    let (put, gone) = {
+        let mut knocks = registry.knocks();
+        knocks.forget(now);
+        knocks.take_unflushed()
+    };
+    if put.is_empty() && gone.is_empty() {
+        return;
+    }
+    if let Err(error) = store.keep_knocks(&put, &gone).await {
+        tracing::debug!(%error, rows = put.len(), "knocks wait for the next flush");
+        registry.knocks().put_back(&put, &gone);
     }
 }
 

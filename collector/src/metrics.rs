@@ -16,6 +16,13 @@ pub struct CodeLabel {
     pub code: &'static str,
 }
 
+/// A refusal that is kept, by its true reason.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// The word of [`crate::store::rows::Why`].
+    pub reason: &'static str,
+}
+
 /// A status change.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TransitionLabel {
@@ -87,6 +94,10 @@ pub struct Metrics {
     pub child_refused: Family<CodeLabel, Counter>,
     /// Batches of child reports over what a session may send.
     pub child_throttled: Counter,
+    /// Refusals that an operator can do something about, by reason.
+    pub knocks: Family<ReasonLabel, Counter>,
+    /// Knocks that were forgotten because there were too many.
+    pub knocks_evicted: Counter,
     /// Enrollments that gave an identity.
     pub enrolled: Counter,
     /// Rejoins that gave a certificate.
@@ -151,6 +162,8 @@ impl Default for Metrics {
             child_reports: Counter::default(),
             child_refused: Family::default(),
             child_throttled: Counter::default(),
+            knocks: Family::default(),
+            knocks_evicted: Counter::default(),
             enrolled: Counter::default(),
             rejoined: Counter::default(),
             renewed: Counter::default(),
@@ -188,6 +201,7 @@ impl Metrics {
         add("rollcall_clocks_skewed", "Greetings of sidecars whose clock is off by more than 30 s", &self.skewed);
         add("rollcall_child_reports", "Reports of children heard", &self.child_reports);
         add("rollcall_child_batches_throttled", "Batches of child reports over the limit", &self.child_throttled);
+        add("rollcall_knocks_evicted", "Knocks forgotten because there were too many", &self.knocks_evicted);
         add("rollcall_enrollments", "Enrollments that gave an identity", &self.enrolled);
         add("rollcall_rejoins", "Rejoins that gave a certificate", &self.rejoined);
         add("rollcall_renewals", "Renewals that gave a certificate", &self.renewed);
@@ -207,6 +221,7 @@ impl Metrics {
             "Reports of children not heard, by code",
             self.child_refused.clone(),
         );
+        into.register("rollcall_knocks", "Refusals that an operator can mend, by reason", self.knocks.clone());
         into.register(
             "rollcall_connections_closed",
             "Connections closed by the collector, by code",

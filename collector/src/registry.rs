@@ -14,12 +14,15 @@
 //! | [`judge`] | verdicts: losses, stalls, restarts |
 //! | [`history`] | presence intervals on their way to the store |
 //! | [`feed`] | what happened, for those who follow |
+//! | [`approvals`] | enrollments that an operator decides on |
+//! | [`knocks`] | who was turned away |
 //! | [`services`], [`tokens`], [`packages`], [`identities`], [`credentials`] | the requests, planned |
 //! | [`retention`], [`sweep`] | who may go or be moved by time alone, and the requests that do it |
 //! | [`maintenance`] | who is being worked on |
 //! | `actor` | the task that owns all of it |
 
 mod actor;
+pub mod approvals;
 pub mod children;
 pub mod credentials;
 pub mod expect;
@@ -27,6 +30,7 @@ pub mod feed;
 pub mod history;
 pub mod identities;
 pub mod judge;
+pub mod knocks;
 pub mod known;
 pub mod leases;
 pub mod links;
@@ -69,6 +73,7 @@ use self::{
     children::Book,
     feed::Feed,
     history::Ledger,
+    knocks::Knocks,
     leases::Leases,
     links::Links,
     maintenance::Cover,
@@ -144,6 +149,9 @@ pub enum Refusal {
     /// The parent does not fit.
     #[error("{0}")]
     Parent(#[from] ParentProblem),
+    /// No such approval request.
+    #[error("approval request {0} does not exist")]
+    UnknownApproval(crate::store::rows::RowId),
     /// No such maintenance window.
     #[error("maintenance window {0} does not exist")]
     UnknownWindow(crate::store::rows::RowId),
@@ -227,6 +235,7 @@ impl Refusal {
             Self::Arrow(_)
             | Self::Package(_)
             | Self::Invalid(_)
+            | Self::UnknownApproval(_)
             | Self::UnknownWindow(_)
             | Self::WindowEnded(_)
             | Self::Changed { .. }
@@ -356,6 +365,8 @@ struct Shared {
     feed: Feed,
     /// At most one entry for each service.
     children: Mutex<Book>,
+    /// Bounded by itself.
+    knocks: Mutex<Knocks>,
     pace: RwLock<(Pace, Option<Pace>)>,
     ledger: RwLock<Ledger>,
     /// Whose presence is shown but not recorded, with the number of rows that wait.
@@ -383,6 +394,7 @@ impl Shared {
             leases,
             links: Links::default(),
             children: Mutex::default(),
+            knocks: Mutex::default(),
             pace: RwLock::new(pace),
             ledger: RwLock::new(ledger),
             unrecorded: RwLock::default(),
@@ -476,6 +488,11 @@ impl Registry {
     /// Tells whether the CA can sign: while it cannot, ended certificates keep their live connections.
     pub fn set_signing(&self, signs: bool) {
         self.shared.signs.store(signs, Relaxed);
+    }
+
+    /// Who was turned away.
+    pub fn knocks(&self) -> std::sync::MutexGuard<'_, Knocks> {
+        self.shared.knocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How much of a time this collector could not observe.

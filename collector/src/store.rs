@@ -23,10 +23,11 @@ use async_trait::async_trait;
 use rollcall_common::{
     id::{BeatNo, Seq, ServiceKey, SessionNo},
     time::Timestamp,
+    token::TokenId,
 };
 
 use self::rows::{
-    Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Prune,
+    Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, KnockRow, Loaded, ObserverMark, Prune,
 };
 pub use self::trail::TrailStore;
 
@@ -98,6 +99,9 @@ pub trait RegistryStore: TrailStore + Send + Sync + fmt::Debug {
 
     /// Moves `last_seen` forward, never back; takes no seq. Unknown services are passed over.
     async fn flush_last_seen(&self, seen: &[(ServiceKey, Timestamp)]) -> Result<(), StoreError>;
+
+    /// Keeps knocks as they are now and removes those that are gone, in one transaction; takes no seq.
+    async fn keep_knocks(&self, put: &[KnockRow], gone: &[TokenId]) -> Result<(), StoreError>;
 
     /// Persists that a collector was observing at this moment; one row a collector.
     async fn mark_observing(&self, mark: &ObserverMark) -> Result<(), StoreError>;

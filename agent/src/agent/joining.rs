@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rollcall_common::{address::Address, id::Kind};
+use rollcall_common::{address::Address, id::Kind, identity::Pin};
 
 use super::{Agent, Fault};
 use crate::{
@@ -59,6 +59,14 @@ impl Agent {
                     Next::GiveUp => return Err(Fault::Refused { origin: current.found.origin.clone(), error }),
                     Next::Retry(_) | Next::RetrySlowly => {
                         let delay = self.delay(&error);
+                        if error.awaits_approval() {
+                            // Nothing failed: the same collector is asked again, with the same key.
+                            let fingerprint = current.key.pin();
+                            if self.await_approval(fingerprint, delay, signals).await {
+                                return Ok(None);
+                            }
+                            continue;
+                        }
                         current.rotation.failed(self.clock.now().boot, Duration::ZERO);
                         if self.pause(false, &pick.address, error.to_string(), delay, signals).await {
                             return Ok(None);
@@ -212,6 +220,15 @@ impl Agent {
         tracing::warn!(collector = %address, again_in_ms = delay.as_millis(), "no identity yet: {words}");
         let again_at = Some(self.clock.now().boot.after(delay));
         self.show(Stage::Asking { rejoin, last: Some(words), again_at });
+        signals.rest(delay).await == Rest::Stopped
+    }
+
+    /// Says whose key waits for an operator, and rests; tells whether the process stops.
+    async fn await_approval(&mut self, fingerprint: Pin, delay: Duration, signals: &mut Signals) -> bool {
+        let again_at = Some(self.clock.now().boot.after(delay));
+        let again_in_ms = delay.as_millis();
+        tracing::info!(%fingerprint, again_in_ms, "an operator must approve this host: `rollcall-collector approvals list`");
+        self.show(Stage::AwaitingApproval { fingerprint, again_at });
         signals.rest(delay).await == Rest::Stopped
     }
 

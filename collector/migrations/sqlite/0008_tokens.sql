@@ -34,7 +34,7 @@ CREATE TABLE knocks (
     id           TEXT NOT NULL PRIMARY KEY,
     proven       INTEGER NOT NULL,
     door         TEXT NOT NULL,
-    code         INTEGER NOT NULL,
+    why          TEXT NOT NULL,
     token        TEXT,
     kind         TEXT,
     service      TEXT,

@@ -81,6 +81,10 @@ problems! {
     UnknownService = NOT_FOUND, "unknown_service", "The service is not registered";
     /// No such token.
     UnknownToken = NOT_FOUND, "unknown_token", "The token does not exist";
+    /// No such approval request.
+    UnknownApproval = NOT_FOUND, "unknown_approval", "The approval request does not exist";
+    /// No such knock.
+    UnknownKnock = NOT_FOUND, "unknown_knock", "The knock does not exist";
     /// No such maintenance window.
     UnknownWindow = NOT_FOUND, "unknown_window", "The maintenance window does not exist";
     /// No such job.
@@ -277,6 +281,7 @@ impl From<Refusal> for Problem {
             Refusal::UnknownCredential(_) => ProblemCode::UnknownKey,
             Refusal::CredentialRevoked(_) => ProblemCode::KeyRevoked,
             Refusal::TokenRevoked(_) => ProblemCode::TokenRevoked,
+            Refusal::UnknownApproval(_) => ProblemCode::UnknownApproval,
             Refusal::UnknownWindow(_) => ProblemCode::UnknownWindow,
             Refusal::WindowEnded(_) => ProblemCode::WindowEnded,
             Refusal::Arrow(_) => ProblemCode::NoArrow,
@@ -308,6 +313,7 @@ impl From<Refusal> for Problem {
             | Refusal::UnknownCredential(_)
             | Refusal::CredentialRevoked(_)
             | Refusal::TokenRevoked(_)
+            | Refusal::UnknownApproval(_)
             | Refusal::UnknownWindow(_)
             | Refusal::WindowEnded(_)
             | Refusal::Parent(_)
@@ -397,6 +403,7 @@ mod tests {
             (Refusal::UnknownService(key()), 404, "unknown_service"),
             (Refusal::UnknownToken(TokenId([0; 10])), 404, "unknown_token"),
             (Refusal::TokenRevoked(TokenId([0; 10])), 409, "token_revoked"),
+            (Refusal::UnknownApproval(RowId::numbered(1)), 404, "unknown_approval"),
             (Refusal::UnknownWindow(RowId::numbered(1)), 404, "unknown_window"),
             (Refusal::WindowEnded(RowId::numbered(1)), 409, "window_ended"),
             (arrow.unwrap_err().into(), 409, "no_arrow"),

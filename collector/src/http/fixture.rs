@@ -34,8 +34,8 @@ use crate::{
     store::{
         Position, RegistryStore, StoreError, TrailStore,
         rows::{
-            Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, CredentialRow, IdRule, IntervalRow, Loaded,
-            ObserverMark, Prune, Scope, SealRow, ServiceRow, TokenPolicy, TokenRow, WindowRow,
+            Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, CredentialRow, IdRule, IntervalRow, KnockRow,
+            Loaded, ObserverMark, Prune, Scope, SealRow, ServiceRow, TokenPolicy, TokenRow, WindowRow,
         },
     },
 };
@@ -261,6 +261,10 @@ impl RegistryStore for Deaf {
     }
 
     async fn flush_last_seen(&self, _: &[(ServiceKey, Timestamp)]) -> Result<(), StoreError> {
+        deaf()
+    }
+
+    async fn keep_knocks(&self, _: &[KnockRow], _: &[TokenId]) -> Result<(), StoreError> {
         deaf()
     }
 

@@ -7,8 +7,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rollcall_common::{
     code::Code,
-    id::{ServiceId, random},
+    id::{ServiceId, ServiceKey, random},
     time::Timestamp,
+    token::TokenId,
     wire::{
         EXPORTER_LABEL, EXPORTER_LEN,
         message::{Down, Enroll, Enrolled, Refused, Rejoin, Up},
@@ -29,8 +30,10 @@ use crate::{
     registry::{
         Notice, Refusal,
         identities::{self, Granted},
+        knocks::{Knock, is_kept},
         services::By,
     },
+    store::rows::{Approval, Door, TokenRow, Why},
 };
 
 /// How long a peer gets to take its answer and leave.
@@ -99,20 +102,28 @@ async fn enroll(
     }
     if !context.registry.read(|roster| identities::proves(roster, asked.token, &asked.secret)) {
         context.lanes(|lanes| lanes.failed(from.ip(), now.boot));
+        let known = context.registry.read(|roster| roster.token(asked.token).is_some());
+        let why = if known { Why::WrongSecret } else { Why::UnknownToken };
+        context.knocked(Knock { proven: false, token: known.then_some(asked.token), ..knock(&asked, why, from) });
         return refuse(Code::Denied);
     }
     // Only a proven token takes a place in the lane, so that garbage starves nobody.
     if let Err(wait) = context.lanes(|lanes| lanes.admit(Lane::Enroll, now.boot)) {
         return Err(busy(context, wait));
     }
-    let Ok(csr) = Ca::read_csr(&asked.csr.0) else { return refuse(Code::CsrInvalid) };
+    let Ok(csr) = Ca::read_csr(&asked.csr.0) else {
+        context.knocked(knock(&asked, Why::Code(Code::CsrInvalid), from));
+        return refuse(Code::CsrInvalid);
+    };
     let Some(exporter) = exporter(connection) else { return refuse(Code::Internal) };
     if !verify_proof(csr.spki(), &exporter, &asked.csr.0, &asked.proof.0) {
         // Somebody else's connection, or somebody else's key.
+        context.knocked(knock(&asked, Why::Proof, from));
         return refuse(Code::Denied);
     }
     let Some(fresh_id) = fresh_id(now.wall) else { return refuse(Code::Internal) };
     let token = asked.token;
+    let claimed = knock(&asked, Why::Address, from);
     let request = identities::Enroll {
         token,
         csr,
@@ -126,24 +137,68 @@ async fn enroll(
         from: from.ip().to_canonical(),
         ca: Arc::clone(&context.ca),
     };
+    let manual = |row: &Arc<TokenRow>| row.policy.approval == Approval::Manual;
+    if context.registry.read(|roster| roster.token(token).is_some_and(manual)) {
+        match asked_for_approval(context, request.clone()).await {
+            Ok(None) => {}
+            Ok(Some(pause)) => {
+                let retry_after_ms = u32::try_from(pause.as_millis()).unwrap_or(u32::MAX);
+                return Err(Refused { retry_after_ms, ..refused(context, Code::PendingApproval) });
+            }
+            Err(refusal) => {
+                refused_proven(context, token, from, &refusal, claimed);
+                return Err(refusal);
+            }
+        }
+    }
     let granted = ask(context, request).await;
     match &granted {
         Ok(granted) => {
             context.registry.metrics().enrolled.inc();
             tracing::info!(service = %granted.service, %token, "enrolled");
         }
-        Err(refusal) if !comes_again(refusal.code) => {
-            // The secret was right, so somebody holds this token: worth the trail, with the true reason.
-            let action = if refusal.code == Code::TokenExhausted { "token.reuse" } else { "token.refused" };
-            let by = By { actor: format!("token:{token}"), request_id: None };
-            let details = [("code", json!(refusal.code.as_str())), ("from", json!(from.ip().to_string()))];
-            let draft = by.did(now.wall, action, format!("token:{token}"), details);
-            context.registry.tell(Notice::Audit(Box::new(draft)));
-        }
-        // A fleet that waits for its parent, or for us, would fill the trail; the metric counts it.
-        Err(_) => {}
+        Err(refusal) => refused_proven(context, token, from, refusal, claimed),
     }
     granted
+}
+
+/// The secret was right, so somebody holds this token: worth a knock, and the trail, with the true reason.
+fn refused_proven(context: &Context, token: TokenId, from: SocketAddr, refusal: &Refused, claimed: Knock) {
+    if is_kept(refusal.code) {
+        // Past the secret and the proof, the one thing that is denied is the address.
+        let why = if refusal.code == Code::Denied { Why::Address } else { Why::Code(refusal.code) };
+        context.knocked(Knock { why, ..claimed });
+    }
+    // A fleet that waits for its parent, for an operator or for us would fill the trail; the metric counts it.
+    if comes_again(refusal.code) {
+        return;
+    }
+    let action = if refusal.code == Code::TokenExhausted { "token.reuse" } else { "token.refused" };
+    let by = By { actor: format!("token:{token}"), request_id: None };
+    let details = [("code", json!(refusal.code.as_str())), ("from", json!(from.ip().to_string()))];
+    let draft = by.did(context.registry.now().wall, action, format!("token:{token}"), details);
+    context.registry.tell(Notice::Audit(Box::new(draft)));
+}
+
+/// What was claimed, without the secret, as a knock of somebody who has proven the token.
+fn knock(asked: &Enroll, why: Why, from: SocketAddr) -> Knock {
+    Knock {
+        proven: true,
+        door: Door::Enroll,
+        why,
+        token: Some(asked.token),
+        kind: Some(asked.kind),
+        service: asked.id.clone(),
+        parent: asked.parent.clone(),
+        from: from.ip(),
+    }
+}
+
+async fn asked_for_approval(context: &Context, request: identities::Enroll) -> Result<Option<Duration>, Refused> {
+    let asked = context.registry.ask(identities::AskApproval(request));
+    let answer = tokio::time::timeout(CHANGE_WITHIN, asked).await;
+    let answer = answer.unwrap_or(Err(Refusal::Wire(Code::StoreUnavailable)));
+    answer.map_err(|refusal| refused(context, refusal.code()))
 }
 
 async fn rejoin(
@@ -166,10 +221,12 @@ async fn rejoin(
     let Some(signer) = signer else {
         // Whether the service exists is told to nobody who cannot sign for it.
         context.lanes(|lanes| lanes.failed(from.ip(), now.boot));
+        context.knocked(Knock { proven: false, ..back(&asked.service, Code::RejoinKey, from) });
         return refuse(Code::RejoinKey);
     };
     let Ok(csr) = Ca::read_csr(&asked.csr.0) else { return refuse(Code::CsrInvalid) };
     let (ended, window) = (signer.not_after, context.ca.leaf_ttl() / 2);
+    let service = asked.service.clone();
     let request = identities::Rejoin {
         service: asked.service,
         csr,
@@ -181,11 +238,29 @@ async fn rejoin(
         ca: Arc::clone(&context.ca),
     };
     let granted = ask(context, request).await;
-    if let Ok(granted) = &granted {
-        context.registry.metrics().rejoined.inc();
-        tracing::info!(service = %granted.service, "rejoined");
+    match &granted {
+        Ok(granted) => {
+            context.registry.metrics().rejoined.inc();
+            tracing::info!(service = %granted.service, "rejoined");
+        }
+        Err(refusal) if is_kept(refusal.code) => context.knocked(back(&service, refusal.code, from)),
+        Err(_) => {}
     }
     granted
+}
+
+/// A service that wants back in, proven by its bound key.
+fn back(service: &ServiceKey, code: Code, from: SocketAddr) -> Knock {
+    Knock {
+        proven: true,
+        door: Door::Rejoin,
+        why: Why::Code(code),
+        token: None,
+        kind: Some(service.kind),
+        service: Some(service.id.clone()),
+        parent: None,
+        from: from.ip(),
+    }
 }
 
 async fn ask<R>(context: &Context, request: R) -> Result<Granted, Refused>
@@ -203,7 +278,8 @@ where
 
 /// Whether a refusal is about us or about the order in which hosts come up, not about the token.
 fn comes_again(code: Code) -> bool {
-    [Code::Busy, Code::StoreUnavailable, Code::Internal, Code::Draining, Code::ParentUnknown].contains(&code)
+    [Code::Busy, Code::StoreUnavailable, Code::Internal, Code::Draining, Code::ParentUnknown, Code::PendingApproval]
+        .contains(&code)
 }
 
 fn busy(context: &Context, wait: Duration) -> Refused {

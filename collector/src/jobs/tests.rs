@@ -63,6 +63,13 @@ impl RegistryStore for Counting {
     async fn flush_last_seen(&self, seen: &[(ServiceKey, Timestamp)]) -> Result<(), StoreError> {
         self.inner.flush_last_seen(seen).await
     }
+    async fn keep_knocks(
+        &self,
+        put: &[crate::store::rows::KnockRow],
+        gone: &[rollcall_common::token::TokenId],
+    ) -> Result<(), StoreError> {
+        self.inner.keep_knocks(put, gone).await
+    }
     async fn mark_observing(&self, mark: &ObserverMark) -> Result<(), StoreError> {
         self.inner.mark_observing(mark).await
     }

@@ -155,7 +155,9 @@ impl Actor {
             tracing::info!(blind_ms = blind.to.since(blind.from).as_millis(), armed, "observing again after a restart");
         }
         let mark_before = loaded.marks.iter().find(|mark| mark.collector == whoami.collector).cloned();
+        let knocks = super::knocks::Knocks::from_rows(&loaded.knocks);
         let shared = Arc::new(Shared::new(roster, leases, ledger, (pace, previous), now));
+        *shared.knocks.lock().unwrap_or_else(PoisonError::into_inner) = knocks;
         if let Some(mark) = mark_before {
             // Set once, before anybody can look.
             let _ = shared.mark_before.set(mark);
@@ -535,7 +537,10 @@ impl Actor {
             | Write::PutWindow { .. }
             | Write::DropWindow(_)
             | Write::PutPackage { .. }
-            | Write::DropPackage(_) => return None,
+            | Write::DropPackage(_)
+            | Write::RemoveToken(_)
+            | Write::PutApproval(_)
+            | Write::DropApproval(_) => return None,
         };
         let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
         roster.get(key).map(|entry| (entry.slot, entry.row.status))
@@ -601,7 +606,10 @@ impl Actor {
                 | Write::PutWindow { .. }
                 | Write::DropWindow(_)
                 | Write::PutPackage { .. }
-                | Write::DropPackage(_),
+                | Write::DropPackage(_)
+                | Write::RemoveToken(_)
+                | Write::PutApproval(_)
+                | Write::DropApproval(_),
                 _,
             ) => {}
         }

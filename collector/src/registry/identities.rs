@@ -20,13 +20,14 @@ use serde_json::json;
 
 use super::{
     Refusal, Request, World,
+    approvals::{Claim, Gate},
     roster::{Entry, Roster},
     services::{By, acts::reinstatement, check_parent},
     tokens::TokenState,
 };
 use crate::{
     ca::{Ca, Issued, ProvenCsr},
-    store::rows::{CertRow, Change, IdRule, IdentityRow, ServiceRow, TokenPolicy, TokenRow, Write},
+    store::rows::{Approval, CertRow, Change, IdRule, IdentityRow, ServiceRow, TokenPolicy, TokenRow, Write},
 };
 
 /// How long after its end a certificate can still be exchanged by a rejoin; outages of ours do not count.
@@ -84,38 +85,21 @@ impl Request for Enroll {
     type Answer = Granted;
 
     fn plan(&self, world: World<'_>) -> Result<(Change, Granted), Refusal> {
-        let refuse = |code| Err(Refusal::Wire(code));
-        let roster = world.roster;
-        let Some(token) = roster.token(self.token) else { return refuse(Code::Denied) };
-        let policy = &token.policy;
-        if !policy.cidr_allow.is_empty() && !policy.cidr_allow.iter().any(|range| range.contains(self.from)) {
-            return refuse(Code::Denied);
-        }
-        let used_before = roster.use_of(self.token, self.csr.key());
-        match TokenState::of(token, world.now.wall) {
-            TokenState::Usable => {}
-            TokenState::Exhausted if used_before.is_some() => {}
-            TokenState::Exhausted => return refuse(Code::TokenExhausted),
-            TokenState::Revoked => return refuse(Code::TokenRevoked),
-            TokenState::Expired => return refuse(Code::TokenExpired),
-            TokenState::NotYetValid => return refuse(Code::TokenNotYetValid),
-        }
+        let (token, used_before) = self.admitted(world)?;
         if let Some(service) = used_before {
             return self.again(world, token, service);
         }
-        if policy.kind != self.kind {
-            return refuse(Code::KindMismatch);
-        }
-        let key = ServiceKey::new(policy.kind, self.choose_id(policy)?);
+        let (roster, policy) = (world.roster, &token.policy);
+        let Place { key, parent, poller, labels } = self.place(world, token)?;
         let found = roster.get(&key);
-        let labels = self.choose_labels(policy, found)?;
-        let parent = self.choose_parent(policy, &labels)?;
-        let poller = check_parent(roster, policy.kind, parent.as_ref())?;
-        if self.ca.is_own_key(&self.csr.key()) || roster.holder_of(&self.csr.key()).is_some() {
-            return refuse(Code::KeyInUse);
-        }
         let mut change = Change::default();
         change.writes.push(self.use_token(&key, world.now.wall));
+        if policy.approval == Approval::Manual {
+            match self.claim(token, &key, &parent, &labels).decide(world, &self.by())? {
+                Gate::Open(done) => change.writes.push(done),
+                Gate::Wait(..) => return Err(Refusal::Wire(Code::PendingApproval)),
+            }
+        }
         match found {
             None => {
                 let row = self.new_row(world, token, &key, parent, poller, labels);
@@ -148,7 +132,97 @@ impl Request for Enroll {
     }
 }
 
+/// Where an enrollment would stand.
+struct Place {
+    key: ServiceKey,
+    parent: Option<ServiceId>,
+    poller: Option<ServiceId>,
+    labels: Pairs,
+}
+
+/// Asks whether an operator has let an enrollment in, and keeps the request where none has decided.
+#[derive(Debug, Clone)]
+pub struct AskApproval(pub Enroll);
+
+impl Request for AskApproval {
+    /// How long to wait before asking again; `None` = it may enroll now.
+    type Answer = Option<Duration>;
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, Option<Duration>), Refusal> {
+        let asked = &self.0;
+        let (token, used_before) = asked.admitted(world)?;
+        if used_before.is_some() || token.policy.approval == Approval::Auto {
+            return Ok((Change::default(), None));
+        }
+        let Place { key, parent, poller: _, labels } = asked.place(world, token)?;
+        if let Some(entry) = world.roster.get(&key) {
+            // What could not be taken over needs no operator's time.
+            adopt(entry, parent.as_ref(), labels.clone(), &asked.metadata)?;
+        }
+        match asked.claim(token, &key, &parent, &labels).decide(world, &asked.by())? {
+            Gate::Open(_) => Ok((Change::default(), None)),
+            Gate::Wait(change, pause) => Ok((change, Some(pause))),
+        }
+    }
+}
+
 impl Enroll {
+    /// The token, if it may be used from there now, and what this key has made of it before.
+    fn admitted<'w>(&self, world: World<'w>) -> Result<(&'w TokenRow, Option<&'w ServiceKey>), Refusal> {
+        let refuse = |code| Err(Refusal::Wire(code));
+        let Some(token) = world.roster.token(self.token) else { return refuse(Code::Denied) };
+        let ranges = &token.policy.cidr_allow;
+        if !ranges.is_empty() && !ranges.iter().any(|range| range.contains(self.from)) {
+            return refuse(Code::Denied);
+        }
+        let used_before = world.roster.use_of(self.token, self.csr.key());
+        match TokenState::of(token, world.now.wall) {
+            TokenState::Usable => {}
+            TokenState::Exhausted if used_before.is_some() => {}
+            TokenState::Exhausted => return refuse(Code::TokenExhausted),
+            TokenState::Revoked => return refuse(Code::TokenRevoked),
+            TokenState::Expired => return refuse(Code::TokenExpired),
+            TokenState::NotYetValid => return refuse(Code::TokenNotYetValid),
+        }
+        Ok((token, used_before))
+    }
+
+    /// Every check of what is asked for.
+    fn place(&self, world: World<'_>, token: &TokenRow) -> Result<Place, Refusal> {
+        let (roster, policy) = (world.roster, &token.policy);
+        if policy.kind != self.kind {
+            return Err(Refusal::Wire(Code::KindMismatch));
+        }
+        let asked_before = roster.approvals().of(self.token, self.csr.key());
+        let id = match (&policy.id_rule, asked_before) {
+            // An id that was made up for this key, and that an operator saw, stays.
+            (IdRule::Assigned, Some(row)) if self.id.is_none() => row.service.id.clone(),
+            (_, _) => self.choose_id(policy)?,
+        };
+        let key = ServiceKey::new(policy.kind, id);
+        let labels = self.choose_labels(policy, roster.get(&key))?;
+        let parent = self.choose_parent(policy, &labels)?;
+        let poller = check_parent(roster, policy.kind, parent.as_ref())?;
+        if self.ca.is_own_key(&self.csr.key()) || roster.holder_of(&self.csr.key()).is_some() {
+            return Err(Refusal::Wire(Code::KeyInUse));
+        }
+        Ok(Place { key, parent, poller, labels })
+    }
+
+    fn claim(&self, token: &TokenRow, key: &ServiceKey, parent: &Option<ServiceId>, labels: &Pairs) -> Claim {
+        let checker_kind = token.policy.checker_kind.clone().or_else(|| self.checker_kind.clone());
+        Claim {
+            token: self.token,
+            key: self.csr.key(),
+            service: key.clone(),
+            parent: parent.clone(),
+            checker_kind: checker_kind.filter(|_| key.kind == Kind::Checker),
+            labels: labels.clone(),
+            metadata: self.metadata.clone(),
+            from: self.from.to_string(),
+        }
+    }
+
     /// The same key with the same token: a reply was lost. The identity gets another certificate for that
     /// key, pending until it is used; nothing is consumed.
     fn again(&self, world: World<'_>, token: &TokenRow, service: &ServiceKey) -> Result<(Change, Granted), Refusal> {

@@ -30,6 +30,7 @@ pub use self::{
     packages::Packages,
     tree::Below,
 };
+use super::approvals::Approvals;
 use super::feed;
 use crate::store::{
     Position,
@@ -71,7 +72,8 @@ pub struct Roster {
     keys: HashMap<Pin, ServiceKey>,
     denied: HashMap<Serial, Timestamp>,
     tokens: BTreeMap<TokenId, Arc<TokenRow>>,
-    uses: HashMap<(TokenId, Pin), ServiceKey>,
+    uses: HashMap<TokenId, HashMap<Pin, ServiceKey>>,
+    approvals: Approvals,
     credentials: HashMap<TokenId, Arc<CredentialRow>>,
     upkeep: Upkeep,
     packages: Packages,
@@ -84,7 +86,8 @@ impl Roster {
     pub fn from_loaded(loaded: &Loaded) -> Self {
         let upkeep = Upkeep::from_loaded(loaded);
         let packages = Packages::from_loaded(loaded);
-        let mut roster = Self { upkeep, packages, position: loaded.position, ..Self::default() };
+        let approvals = Approvals::from_rows(&loaded.approvals);
+        let mut roster = Self { upkeep, packages, approvals, position: loaded.position, ..Self::default() };
         for row in &loaded.services {
             roster.insert(row.clone());
         }
@@ -96,7 +99,7 @@ impl Roster {
             roster.tokens.insert(token.id, Arc::new(token.clone()));
         }
         for used in &loaded.token_uses {
-            roster.uses.insert((used.token, used.key), used.service.clone());
+            roster.uses.entry(used.token).or_default().insert(used.key, used.service.clone());
         }
         for credential in &loaded.credentials {
             roster.credentials.insert(credential.id, Arc::new(credential.clone()));
@@ -219,7 +222,7 @@ impl Roster {
     /// The service that a key was given by a token.
     #[must_use]
     pub fn use_of(&self, token: TokenId, key: Pin) -> Option<&ServiceKey> {
-        self.uses.get(&(token, key))
+        self.uses.get(&token)?.get(&key)
     }
 
     /// One credential.
@@ -231,6 +234,12 @@ impl Roster {
     /// All credentials, in no order.
     pub fn credentials(&self) -> impl Iterator<Item = &Arc<CredentialRow>> {
         self.credentials.values()
+    }
+
+    /// Enrollments that an operator decides on.
+    #[must_use]
+    pub fn approvals(&self) -> &Approvals {
+        &self.approvals
     }
 
     /// Jobs, holds and maintenance windows.
@@ -335,7 +344,7 @@ impl Roster {
                 row.seq = seq;
             }),
             Write::UseToken { token, key, service, at, from } => {
-                let fresh = self.uses.insert((*token, *key), service.clone()).is_none();
+                let fresh = self.uses.entry(*token).or_default().insert(*key, service.clone()).is_none();
                 self.edit_token(*token, |row| {
                     if fresh {
                         row.uses = row.uses.saturating_add(1);
@@ -367,6 +376,13 @@ impl Roster {
             Write::DropWindow(id) => self.upkeep.drop_window(*id),
             Write::PutPackage { row, .. } => self.packages.put(row, seq),
             Write::DropPackage(id) => self.packages.drop(*id),
+            Write::RemoveToken(token) => {
+                self.tokens.remove(token);
+                self.uses.remove(token);
+                self.approvals.drop_token(*token);
+            }
+            Write::PutApproval(row) => self.approvals.put(row, seq),
+            Write::DropApproval(id) => self.approvals.drop_one(*id),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Requests about onboarding tokens and API credentials.
 
+use std::time::Duration;
+
 use rollcall_common::{
     id::Kind,
     time::Timestamp,
@@ -137,6 +139,42 @@ impl Request for RevokeToken {
         let audit =
             self.by.did(world.now.wall, "token.revoked", format!("token:{}", self.id), [("uses", json!(token.uses))]);
         Ok((Change { writes: vec![write], audit: vec![audit] }, ()))
+    }
+}
+
+/// How long a token is kept after its end, with who used it.
+pub const KEPT_FOR: Duration = Duration::from_secs(90 * 86_400);
+
+/// Removes tokens whose end is long past, with who used them and who asked with them; the audit trail stays.
+/// Requests for approval go as soon as their token has ended, since nothing can come of them.
+#[derive(Debug, Clone)]
+pub struct PurgeTokens {
+    /// How long a token is kept after its end; [`KEPT_FOR`] unless configured.
+    pub keep: Duration,
+    /// At most so many tokens, and so many requests, in one change.
+    pub most: usize,
+    /// Who asks.
+    pub by: By,
+}
+
+impl Request for PurgeTokens {
+    /// How many tokens and how many requests went; ask again while one is as many as were allowed.
+    type Answer = (usize, usize);
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, (usize, usize)), Refusal> {
+        let (roster, now) = (world.roster, world.now.wall);
+        let old = roster.tokens().filter(|token| now.since(token.ended_at()) > self.keep).take(self.most);
+        let old: Vec<TokenId> = old.map(|token| token.id).collect();
+        let over = |id: TokenId| roster.token(id).is_none_or(|token| now >= token.ended_at());
+        let asked = roster.approvals().after(None).filter(|row| over(row.token) && !old.contains(&row.token));
+        let asked: Vec<_> = asked.take(self.most).map(|row| row.id).collect();
+        let mut change = Change::default();
+        change.writes.extend(asked.iter().map(|id| Write::DropApproval(*id)));
+        for id in &old {
+            change.writes.push(Write::RemoveToken(*id));
+            change.audit.push(self.by.did(now, "token.purged", format!("token:{id}"), []));
+        }
+        Ok((change, (old.len(), asked.len())))
     }
 }
 

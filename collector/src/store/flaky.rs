@@ -12,13 +12,15 @@ use async_trait::async_trait;
 use rollcall_common::{
     id::{Seq, ServiceKey},
     time::Timestamp,
+    token::TokenId,
 };
 use tokio::sync::watch;
 
 use super::{
     Continuity, LivenessStore, Mark, RegistryStore, StoreError, TrailStore,
     rows::{
-        Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Prune, SealRow,
+        Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, KnockRow, Loaded, ObserverMark,
+        Prune, SealRow,
     },
 };
 
@@ -124,6 +126,11 @@ impl<S: RegistryStore + ?Sized> RegistryStore for Flaky<S> {
     async fn flush_last_seen(&self, seen: &[(ServiceKey, Timestamp)]) -> Result<(), StoreError> {
         self.pass().await?;
         self.inner.flush_last_seen(seen).await
+    }
+
+    async fn keep_knocks(&self, put: &[KnockRow], gone: &[TokenId]) -> Result<(), StoreError> {
+        self.pass().await?;
+        self.inner.keep_knocks(put, gone).await
     }
 
     async fn mark_observing(&self, mark: &ObserverMark) -> Result<(), StoreError> {

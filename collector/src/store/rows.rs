@@ -1,5 +1,6 @@
 //! What the registry store holds, in domain words.
 
+mod approvals;
 mod packages;
 mod seal;
 mod tokens;
@@ -19,6 +20,7 @@ use rollcall_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::approvals::{ApprovalRow, ApprovalState, Door, KnockRow, Why};
 pub use self::packages::{PackageId, PackageIdError, PackageRow, PackageSettings, PackageStatus, PackageStatusError};
 pub use self::seal::{SealHash, SealRow};
 pub use self::tokens::{Approval, IdRule, TokenPolicy, TokenRow, TokenUse};
@@ -374,6 +376,10 @@ pub struct Loaded {
     pub windows: Vec<WindowRow>,
     /// All onboarding packages.
     pub packages: Vec<PackageRow>,
+    /// Enrollments that an operator decides on.
+    pub approvals: Vec<ApprovalRow>,
+    /// Who was turned away.
+    pub knocks: Vec<KnockRow>,
 }
 
 /// One compare-and-set with its audit events: all of it happens, or none.
@@ -498,6 +504,13 @@ pub enum Write {
         /// From where.
         from: String,
     },
+    /// Removes a token, who used it and who asked with it; [`Conflict::Missing`] where there is none. Takes no seq.
+    RemoveToken(TokenId),
+    /// Adds or replaces the request of a key with a token; [`Conflict::Missing`] where there is no such token.
+    /// Takes a seq.
+    PutApproval(Box<ApprovalRow>),
+    /// Removes a request, if there is one. Takes no seq.
+    DropApproval(RowId),
     /// Adds a credential; conflicts with [`Conflict::Exists`].
     InsertCredential(CredentialRow),
     /// Moves a credential's last use forward, never back; takes no seq. Unknown ones are passed over.

@@ -24,7 +24,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use rollcall_common::{id::ServiceKey, time::Timestamp};
+use rollcall_common::{id::ServiceKey, time::Timestamp, token::TokenId};
 use sqlx::{
     ConnectOptions, Sqlite, SqlitePool,
     pool::PoolConnection,
@@ -35,7 +35,9 @@ use tokio::io::AsyncReadExt;
 use self::fault::{Fault, told};
 use super::{
     RegistryStore, StoreError,
-    rows::{Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Prune},
+    rows::{
+        Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, KnockRow, Loaded, ObserverMark, Prune,
+    },
 };
 
 /// How every SQLite file begins.
@@ -176,6 +178,12 @@ impl RegistryStore for SqliteStore {
             self.execute(sqlx::query(LAST_SEEN).bind(rows)).await.map_err(|fault| self.told(fault))?;
         }
         Ok(())
+    }
+
+    async fn keep_knocks(&self, put: &[KnockRow], gone: &[TokenId]) -> Result<(), StoreError> {
+        let mut conn = self.writer.acquire().await.map_err(|error| self.told(error))?;
+        let done = write::keep_knocks(&mut conn, put, gone).await;
+        settle(conn, done).await.map_err(|fault| self.told(fault))
     }
 
     async fn mark_observing(&self, mark: &ObserverMark) -> Result<(), StoreError> {

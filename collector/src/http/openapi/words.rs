@@ -96,7 +96,9 @@ words! {
     JobName = one_of(jobs::JobName::ALL.map(jobs::JobName::as_str));
     /// Where a maintenance window stands.
     WindowState = one_of(["scheduled", "active", "ended"]);
-    /// The id of a window or a run: a ULID in lower case.
+    /// Where a request for approval stands.
+    ApprovalState = one_of(crate::http::approvals::states());
+    /// The id of a row: a ULID in lower case.
     RowId = matching("^[0-7][0-9a-hjkmnp-tv-z]{25}$", 26);
     /// Who decides on each enrollment: the token alone, or an operator.
     Approval = one_of(rows::Approval::ALL.map(rows::Approval::as_str));

@@ -320,7 +320,11 @@ impl Ground {
                 | Write::DropHold(_)
                 | Write::PutWindow { .. }
                 | Write::DropWindow(_)
-                | Write::DropPackage(_) => {}
+                | Write::DropPackage(_)
+                | Write::DropApproval(_) => {}
+                // Two decisions on one key stand on each other's ground, and so does the end of its token.
+                Write::PutApproval(row) => jobs.push(format!("approval {} {}", row.token, row.key)),
+                Write::RemoveToken(token) => jobs.push(format!("token {token}")),
                 // A record is planned from the one before it.
                 Write::PutJob(row) => jobs.push(row.name.clone()),
             }

@@ -76,7 +76,10 @@ pub fn subject(write: &Write) -> Option<(&ServiceKey, EventKind)> {
         | Write::PutWindow { .. }
         | Write::DropWindow(_)
         | Write::PutPackage { .. }
-        | Write::DropPackage(_) => None,
+        | Write::DropPackage(_)
+        | Write::RemoveToken(_)
+        | Write::PutApproval(_)
+        | Write::DropApproval(_) => None,
     }
 }
 

@@ -11,8 +11,9 @@ use super::{
 use crate::store::{
     Position,
     rows::{
-        AuditDraft, AuditEvent, AuditQuery, BlindRow, CertRow, CredentialRow, HoldRow, IdentityRow, IntervalRow,
-        JobRow, Loaded, ObserverMark, PackageId, PackageRow, ServiceRow, TokenPolicy, TokenRow, TokenUse, WindowRow,
+        ApprovalRow, AuditDraft, AuditEvent, AuditQuery, BlindRow, CertRow, CredentialRow, HoldRow, IdentityRow,
+        IntervalRow, JobRow, KnockRow, Loaded, ObserverMark, PackageId, PackageRow, ServiceRow, TokenPolicy, TokenRow,
+        TokenUse, WindowRow,
     },
 };
 
@@ -45,6 +46,8 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, Fault> {
         holds: all(conn, "holds", 1, HOLDS, hold).await?,
         windows: all(conn, "maintenance", 1, WINDOWS, window).await?,
         packages: all(conn, "packages", 1, PACKAGES, package).await?,
+        approvals: all(conn, "approvals", 1, APPROVALS, approval).await?,
+        knocks: all(conn, "knocks", 1, KNOCKS, knock).await?,
     };
     snapshot.rollback().await?;
     Ok(loaded)
@@ -303,6 +306,51 @@ fn job(f: &mut Fields<'_>) -> Result<JobRow, Unreadable> {
         last_success: f.time_opt()?,
         runs: f.number()?,
         failures: f.number()?,
+    })
+}
+
+const APPROVALS: &str = "SELECT id, token, key_hash, kind, service, parent, checker_kind, labels, metadata, \
+     from_address, first_asked, last_asked, state, decided_at, decided_by, reason, seq FROM approvals";
+
+fn approval(f: &mut Fields<'_>) -> Result<ApprovalRow, Unreadable> {
+    Ok(ApprovalRow {
+        id: f.word()?,
+        token: f.word()?,
+        key: f.word()?,
+        service: f.service()?,
+        parent: f.word_opt()?,
+        checker_kind: f.word_opt()?,
+        labels: f.json()?,
+        metadata: f.json()?,
+        from: f.text()?,
+        first_asked: f.time()?,
+        last_asked: f.time()?,
+        state: f.word()?,
+        decided_at: f.time_opt()?,
+        decided_by: f.text_opt()?,
+        reason: f.text()?,
+        seq: f.seq()?,
+    })
+}
+
+const KNOCKS: &str = "SELECT id, proven, door, why, token, kind, service, parent, network, from_address, first_at, \
+     last_at, times FROM knocks";
+
+fn knock(f: &mut Fields<'_>) -> Result<KnockRow, Unreadable> {
+    Ok(KnockRow {
+        id: f.word()?,
+        proven: f.flag()?,
+        door: f.word()?,
+        why: f.word()?,
+        token: f.word_opt()?,
+        kind: f.word_opt()?,
+        service: f.word_opt()?,
+        parent: f.word_opt()?,
+        network: f.text()?,
+        from: f.text()?,
+        first_at: f.time()?,
+        last_at: f.time()?,
+        times: f.number()?,
     })
 }
 

@@ -5,6 +5,7 @@
 //! took: there are no gaps. Every single [`Write`] looks before it writes, so that one which conflicts
 //! has changed nothing; only a change of several writes that may conflict needs a savepoint.
 
+mod approval;
 mod identity;
 mod interval;
 mod package;
@@ -16,6 +17,7 @@ use rollcall_common::{id::Seq, time::Timestamp};
 use serde::Serialize;
 use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
 
+pub(super) use self::approval::keep_knocks;
 use super::{fault::Fault, read};
 use crate::store::{
     Position,
@@ -157,6 +159,9 @@ impl<'b> Batch<'b> {
             Write::DropWindow(id) => self.drop_window(*id).await.map(|()| None),
             Write::PutPackage { row, expect } => self.put_package(row, *expect).await.map(Some),
             Write::DropPackage(id) => self.drop_package(*id).await.map(|()| None),
+            Write::RemoveToken(token) => self.remove_token(token).await.map(|()| None),
+            Write::PutApproval(row) => self.put_approval(row).await.map(Some),
+            Write::DropApproval(id) => self.drop_approval(*id).await.map(|()| None),
         }
     }
 
@@ -226,6 +231,8 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
             | Write::PutIdentity { .. }
             | Write::InsertToken(_)
             | Write::RevokeToken { .. }
+            | Write::RemoveToken(_)
+            | Write::PutApproval(_)
             | Write::UseToken { .. }
             | Write::InsertCredential(_)
             | Write::RevokeCredential { .. }
@@ -239,7 +246,8 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
             | Write::PutHold(_)
             | Write::DropHold(_)
             | Write::DropWindow(_)
-            | Write::DropPackage(_) => false,
+            | Write::DropPackage(_)
+            | Write::DropApproval(_) => false,
         };
         may_conflict |= n > 0 && fails;
     }

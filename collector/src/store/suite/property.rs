@@ -18,8 +18,8 @@ use self::model::{Model, sort};
 use super::{
     Place,
     samples::{
-        NOON, cert, credential, event, facts, health, hold, identity, interval, job, key, package, pairs, service,
-        token, token_id, use_token, window,
+        NOON, approval, cert, credential, event, facts, health, hold, identity, interval, job, key, package, pairs,
+        service, token, token_id, use_token, window,
     },
 };
 use crate::store::{
@@ -43,6 +43,9 @@ enum Op {
     Allow(u8),
     Token { n: u8, uses: u32 },
     RevokeToken(u8),
+    RemoveToken(u8),
+    Approval { n: u8, key: u8 },
+    DropApproval { n: u8, key: u8 },
     UseToken { n: u8, key: u8, at: i64 },
     Credential(u8),
     TouchCredential { n: u8, at: i64 },
@@ -74,6 +77,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => n.clone().prop_map(Op::Allow),
         2 => (n.clone(), 1..3_u32).prop_map(|(n, uses)| Op::Token { n, uses }),
         1 => n.clone().prop_map(Op::RevokeToken),
+        1 => n.clone().prop_map(Op::RemoveToken),
+        2 => (n.clone(), n.clone()).prop_map(|(n, key)| Op::Approval { n, key }),
+        1 => (n.clone(), n.clone()).prop_map(|(n, key)| Op::DropApproval { n, key }),
         4 => (n.clone(), n.clone(), prop_oneof![8 => Just(1), 1 => Just(-1), 1 => Just(3_600_001)])
             .prop_map(|(n, key, at)| Op::UseToken { n, key, at }),
         1 => n.clone().prop_map(Op::Credential),
@@ -177,6 +183,9 @@ fn write(op: &Op, model: &Model) -> Write {
             let expect = if *right { found } else { Some(found.map_or(Seq(1), Seq::next)) };
             Write::PutWindow { row: Box::new(row), expect }
         }
+        Op::RemoveToken(n) => Write::RemoveToken(token_id(*n)),
+        Op::Approval { n, key } => Write::PutApproval(Box::new(approval(*n, *key))),
+        Op::DropApproval { n, key } => Write::DropApproval(approval(*n, *key).id),
         Op::DropWindow(n) => Write::DropWindow(window(*n, "").id),
         Op::Package { n, right, note } => {
             let row = package(*n, &format!("note {note}"));

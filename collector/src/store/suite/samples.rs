@@ -14,9 +14,9 @@ use rollcall_common::{
 };
 
 use crate::store::rows::{
-    Approval, AuditDraft, CertRow, Change, CredentialRow, EnrollPolicy, HoldRow, IdRule, IdentityRow, IntervalRow,
-    JobRow, Outcome, PackageId, PackageRow, PackageSettings, PackageStatus, Recurrence, RowId, RunCause, RunRow,
-    Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow, WindowRow, Write,
+    Approval, ApprovalRow, ApprovalState, AuditDraft, CertRow, Change, CredentialRow, EnrollPolicy, HoldRow, IdRule,
+    IdentityRow, IntervalRow, JobRow, Outcome, PackageId, PackageRow, PackageSettings, PackageStatus, Recurrence,
+    RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow, WindowRow, Write,
 };
 
 /// The moment at which samples happen.
@@ -327,5 +327,28 @@ pub fn registered(service_name: &str) -> Change {
     Change {
         writes: vec![Write::InsertService(Box::new(service(service_name)))],
         audit: vec![event("service.registered", service_name)],
+    }
+}
+
+/// A request of a key with a token.
+#[must_use]
+pub fn approval(token: u8, key_no: u8) -> ApprovalRow {
+    ApprovalRow {
+        id: RowId::numbered(u128::from(token) * 256 + u128::from(key_no)),
+        token: token_id(token),
+        key: pin(key_no),
+        service: key(&format!("agent/edge-{key_no}")),
+        parent: "poller-zrh".parse().ok(),
+        checker_kind: None,
+        labels: pairs("site", "zrh"),
+        metadata: pairs("rack", "7"),
+        from: "192.0.2.7".into(),
+        first_asked: NOON,
+        last_asked: NOON,
+        state: ApprovalState::Approved,
+        decided_at: Some(NOON),
+        decided_by: Some("credential:sample".into()),
+        reason: "known host".into(),
+        seq: Seq(0),
     }
 }

@@ -12,8 +12,8 @@ use rollcall_common::{
 use crate::store::{
     Position,
     rows::{
-        AuditEvent, Change, Conflict, CredentialRow, HoldRow, IdentityRow, IntervalRow, JobRow, Loaded, PackageId,
-        PackageRow, RowId, ServiceRow, TokenRow, TokenUse, WindowRow, Write,
+        ApprovalRow, AuditEvent, Change, Conflict, CredentialRow, HoldRow, IdentityRow, IntervalRow, JobRow, Loaded,
+        PackageId, PackageRow, RowId, ServiceRow, TokenRow, TokenUse, WindowRow, Write,
     },
 };
 
@@ -33,6 +33,7 @@ pub(super) struct Model {
     holds: BTreeMap<String, HoldRow>,
     pub(super) windows: BTreeMap<RowId, WindowRow>,
     pub(super) packages: BTreeMap<PackageId, PackageRow>,
+    approvals: BTreeMap<RowId, ApprovalRow>,
     /// In the order of their begin in the store.
     pub(super) intervals: Vec<IntervalRow>,
     pub(super) audit: Vec<AuditEvent>,
@@ -225,6 +226,25 @@ impl Model {
                 self.windows.insert(row.id, WindowRow { seq, ..*row });
                 Ok(Some(seq))
             }
+            Write::RemoveToken(token) => {
+                self.tokens.remove(&token).ok_or(Conflict::Missing)?;
+                self.uses.retain(|(of, _), _| *of != token);
+                self.approvals.retain(|_, row| row.token != token);
+                Ok(None)
+            }
+            Write::PutApproval(row) => {
+                let seq = self.take();
+                if !self.tokens.contains_key(&row.token) {
+                    return Err(Conflict::Missing);
+                }
+                self.approvals.retain(|_, old| (old.token, old.key) != (row.token, row.key));
+                self.approvals.insert(row.id, ApprovalRow { seq, ..*row });
+                Ok(Some(seq))
+            }
+            Write::DropApproval(id) => {
+                self.approvals.remove(&id);
+                Ok(None)
+            }
             Write::DropWindow(id) => {
                 self.windows.remove(&id);
                 Ok(None)
@@ -273,6 +293,8 @@ impl Model {
             holds: self.holds.values().cloned().collect(),
             windows: self.windows.values().cloned().collect(),
             packages: self.packages.values().cloned().collect(),
+            approvals: self.approvals.values().cloned().collect(),
+            knocks: Vec::new(),
         };
         sort(&mut loaded);
         loaded
@@ -292,4 +314,5 @@ pub(super) fn sort(loaded: &mut Loaded) {
     loaded.holds.sort_by(|a, b| a.name.cmp(&b.name));
     loaded.windows.sort_by_key(|row| row.id);
     loaded.packages.sort_by_key(|row| row.id);
+    loaded.approvals.sort_by_key(|row| row.id);
 }
