@@ -146,7 +146,8 @@ mod tests {
                 Listing::new(Scope::everything(), Wanted { limit: 1, ..Wanted::default() }, Way::All, now);
             while registry.read(|roster| listing.advance(roster, &|_| None)) {}
             let seen = listing.finish().0.remove(0);
-            let light = Light { now, trust_domain: &registry.whoami().trust_domain, recorded: None };
+            let cover = registry.cover();
+            let light = Light { now, trust_domain: &registry.whoami().trust_domain, recorded: None, cover: &cover };
             let group = group(&ServiceView::of(&seen, None, light));
             assert_eq!(group.targets, [wanted]);
             assert_eq!(group.labels["__meta_rollcall_id"], "edge-17");
