@@ -50,7 +50,8 @@ impl Progress {
         match &mut self.shown {
             Shown::Bar(bar) => bar.inc(by),
             Shown::Lines(out) => {
-                let Some(total) = self.total.filter(|total| *total > 0) else { return };
+                // Little work is not worth a word before it is done.
+                let Some(total) = self.total.filter(|total| *total >= LINES * LINES) else { return };
                 let tenth = self.done.saturating_mul(LINES) / total;
                 if tenth > self.told && self.done < total {
                     self.told = tenth;
