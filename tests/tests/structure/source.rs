@@ -131,6 +131,8 @@ fn mentions(code: &str) -> Vec<Mention> {
     let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
     while let Some((line, token)) = tokens.next() {
         match token {
+            // `impl Trait + use<'a>` names what it captures, and imports nothing.
+            Token::Word("use") if tokens.peek().is_some_and(|(_, token)| *token == Token::Mark('<')) => {}
             Token::Word("use") => import(&mut tokens, vec![], &mut imports, &mut names),
             Token::Word("mod") => {
                 if let Some((_, Token::Word(name))) = tokens.peek() {
@@ -188,7 +190,7 @@ fn import<'a>(
             Token::Mark('{') => {
                 while tokens.peek().is_some_and(|(_, token)| *token != Token::Mark('}')) {
                     import(tokens, prefix.clone(), found, names);
-                    // A semicolon has no place here, and must not hold the reader for ever.
+                    // What is no part of an import is passed over, so that each turn takes something.
                     tokens.next_if(|(_, token)| matches!(token, Token::Mark(',' | ';')));
                 }
                 tokens.next();
@@ -305,6 +307,8 @@ mod tests {
         assert_eq!(paths("pub(crate) use quinn;"), ["quinn"]);
         assert_eq!(paths("use {a::b, c::d as e};"), ["a::b", "c::d"]);
         assert_eq!(paths("use a::b::*;"), ["a::b"]);
+        assert_eq!(paths("fn f() -> impl A + use<> { g(); h::i() }"), ["h::i"]);
+        assert_eq!(paths("use a::{b; c::d};"), ["a::b", "a::c::d"]);
     }
 
     #[test]
