@@ -91,7 +91,7 @@ async fn a_registration_from_its_first_word_to_its_last() -> Result<()> {
 
         // A fresh start for one of them; its old certificate and key stay out for good.
         post(world, "/pollers/p/status", json!({"act": "unrevoke"}), 200).await?;
-        let fresh = post(world, "/agents/a/reenroll", json!({"reason": "new disk"}), 201).await?;
+        let fresh = post(world, "/agents/a/reenroll", json!({"reason": "new disk", "local": true}), 201).await?;
         let text = word(&fresh, "token")?;
         world.keep_secret("a re-enrollment token", text);
         same("it waits", &world.api().field("agent/a", "status").await?, &"pending".to_owned())?;
