@@ -14,8 +14,7 @@ fn may_know(member: &str) -> &'static [&'static str] {
 }
 
 /// What common must not even be able to name: sockets, tasks and stores.
-const IMPURE: [&str; 9] =
-    ["tokio", "tokio-util", "quinn", "axum", "hyper", "reqwest", "redis", "sqlx", "tracing-subscriber"];
+const IMPURE: [&str; 8] = ["tokio", "tokio-util", "quinn", "axum", "hyper", "reqwest", "redis", "sqlx"];
 
 pub(crate) fn broken_rules(member: &str, text: &str) -> Vec<String> {
     let manifest: Table = text.parse().expect("a manifest is TOML");

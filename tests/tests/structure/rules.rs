@@ -44,6 +44,10 @@ const RIM: &[&str] = &[
     "rustix::fs",
     "rustix::net",
     "rustix::process",
+    // A line of the log is a value; where lines go, and setting that up, is a program's.
+    "tracing_subscriber::fmt",
+    "tracing_subscriber::util",
+    "tracing_subscriber::EnvFilter",
 ];
 
 /// Who in the collector must not know whom: ingest and http → registry → store. The operator's commands
