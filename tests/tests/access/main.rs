@@ -1,0 +1,10 @@
+//! Who gets in and what hostile callers come to, against a real collector: the cases H2 to H19 of
+//! `identity.md` §4 as a whole. What a single part answers is tested beside the part.
+
+mod hostile;
+mod idp;
+mod routes;
+mod scene;
+mod secrets;
+mod tokens;
+mod ways;
