@@ -241,14 +241,16 @@ async fn a_stall_is_recorded_and_credited() {
     let observed = clock.now();
     fleet.until("a tick", || fleet.registry.observed() == observed).await;
     assert_eq!(fleet.presence(slot), Presence::Unknown, "no verdict, and never alive");
-    let mut blind = Vec::new();
-    for _ in 0..500 {
-        blind = fleet.store.blind_since(START, 10).await.unwrap();
-        if !blind.is_empty() {
-            break;
+    let written = async {
+        loop {
+            let blind = fleet.store.blind_since(START, 10).await.unwrap();
+            if !blind.is_empty() {
+                return blind;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    let blind = tokio::time::timeout(Duration::from_secs(20), written).await.expect("the blindness is recorded");
     assert_eq!(blind.first().map(|row| row.cause.as_str()), Some("stall"));
     assert_eq!(fleet.registry.blind_within(START, observed.wall), Duration::from_secs(40));
     fleet.close().await;
