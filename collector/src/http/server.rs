@@ -28,7 +28,10 @@ use tower::ServiceExt;
 
 pub(super) use self::seat::Paced;
 pub(super) use self::seat::{Seat, Seated};
-use super::{Settings, State, local, tls::Certificates};
+use super::{
+    Settings, State, local,
+    tls::{Certificates, Place},
+};
 
 /// How long a request's head may take, the wait for it included.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -189,7 +192,9 @@ impl Accepting {
                         prepare(&stream);
                         let seat = Arc::new(Seat::taken(Arc::clone(&self.room), permit.ok()));
                         let seat = (seat, self.bounds.write_within);
-                        connections.spawn(open(stream, peer, seat, Arc::clone(&self.state), (self.router.clone(), self.stop.clone())));
+                        let place = self.state.certificates.as_ref().map(|certificates| certificates.enter(peer.ip()));
+                        let ways = (self.router.clone(), self.stop.clone());
+                        connections.spawn(open((stream, place), peer, seat, Arc::clone(&self.state), ways));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "an HTTP connection could not be accepted");
@@ -212,17 +217,18 @@ fn prepare(stream: &TcpStream) {
 }
 
 async fn open(
-    stream: TcpStream,
+    (stream, place): (TcpStream, Option<Place>),
     peer: SocketAddr,
     (seat, within): (Arc<Seat>, Duration),
     state: Arc<State>,
     (router, stop): (Router, CancellationToken),
 ) {
-    match &state.certificates {
-        None => serve(Paced::new(stream, within, Arc::clone(&seat)), (Peer::Net(peer), seat), router, stop).await,
-        Some(certificates) => {
-            if let Some(stream) = certificates.shake(stream, peer.ip(), &stop).await {
-                serve(Paced::new(stream, within, Arc::clone(&seat)), (Peer::Net(peer), seat), router, stop).await;
+    let caller = (Peer::Net(peer), Arc::clone(&seat));
+    match state.certificates.as_ref().zip(place) {
+        None => serve(Paced::new(stream, within, seat), caller, router, stop).await,
+        Some((certificates, place)) => {
+            if let Some(stream) = certificates.shake(stream, place, &stop).await {
+                serve(Paced::new(stream, within, seat), caller, router, stop).await;
             }
         }
     }

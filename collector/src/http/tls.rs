@@ -229,10 +229,9 @@ impl Certificates {
     pub(super) async fn shake(
         &self,
         stream: TcpStream,
-        from: IpAddr,
+        place: Place,
         stop: &CancellationToken,
     ) -> Option<TlsStream<TcpStream>> {
-        let place = self.enter(from);
         let shaking = tokio::time::timeout(HANDSHAKE_WITHIN, self.accept(stream));
         let (outcome, stream) = tokio::select! {
             biased;
@@ -242,7 +241,7 @@ impl Certificates {
                 Ok(Ok(Some(stream))) => ("done", Some(stream)),
                 Ok(Ok(None)) => ("plain_http", None),
                 Ok(Err(error)) => {
-                    tracing::debug!(%from, %error, "a TLS handshake failed");
+                    tracing::debug!(from = %place.from, %error, "a TLS handshake failed");
                     ("failed", None)
                 }
                 Err(_) => ("late", None),
@@ -265,11 +264,13 @@ impl Certificates {
         self.acceptor.0.accept(stream).await.map(Some)
     }
 
-    fn enter(&self, from: IpAddr) -> Place<'_> {
+    /// Takes a place among the handshakes in progress. Places are taken as connections are accepted, not when
+    /// somebody comes to serve them: otherwise one that came earlier could push out one that came later.
+    pub(super) fn enter(self: &Arc<Self>, from: IpAddr) -> Place {
         let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
         let (no, yields) = crowd.begin(network(from));
         self.counts.in_progress.set(i64::try_from(crowd.len()).unwrap_or(i64::MAX));
-        Place { certificates: self, no, yields }
+        Place { certificates: Arc::clone(self), from, no, yields }
     }
 
     /// Adds what is counted to a scrape.
@@ -300,13 +301,15 @@ impl Certificates {
 }
 
 /// A place among the handshakes in progress; given back when dropped.
-struct Place<'a> {
-    certificates: &'a Certificates,
+#[derive(Debug)]
+pub(super) struct Place {
+    certificates: Arc<Certificates>,
+    from: IpAddr,
     no: u64,
     yields: CancellationToken,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut crowd = self.certificates.crowd.lock().unwrap_or_else(PoisonError::into_inner);
         crowd.end(self.no);
