@@ -173,6 +173,8 @@ impl Schemas {
                 }
             }
         }
+        let large = "The request's head has more than 16 KiB or 64 headers. No document: it was not read to its end";
+        responses.insert("431".into(), json!({"description": large}));
         shown.insert("responses".into(), responses.into());
         if operation.permission == Permission::Open {
             shown.insert("security".into(), json!([]));
