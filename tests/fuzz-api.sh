@@ -69,7 +69,7 @@ printf '[checks]\nnot_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "
   --header "Authorization: Bearer $credential" \
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance \
   --phases examples,coverage,fuzzing --mode all --max-examples "$examples" --seed "$seed" \
-  --workers 2 --request-timeout 15 --suppress-health-check all --no-color \
+  --workers 1 --request-timeout 15 --suppress-health-check all --no-color \
   --generation-with-security-parameters false \
   --exclude-path-regex '(/feed|/changes|/bootstrap/close|/keys/.id./revoke)$' ${API_ARGS:-} || status=$?
 # A credential that was lost on the way would have made a test of nothing but the guard.
