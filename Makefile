@@ -1,12 +1,12 @@
 # The recipes of the house. CI runs these very ones: see .ci/run.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup-test bench soak fuzz fuzz-api packages lint doc deny
+.PHONY: help run test setup-test bench bench-registry soak fuzz fuzz-api packages lint doc deny
 
 CARGO ?= cargo
 
 help: ## Lists what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## A collector and three sidecars beside real processes, until Ctrl-C
 	@exec tests/run.sh
@@ -22,6 +22,9 @@ setup-test: ## Installs what the tests need from the distribution
 
 bench: ## The figures of BENCHMARKS.md: 2,000 and 10,000 sidecars, three minutes each
 	@tests/bench.sh
+
+bench-registry: ## The registry's figures: 100,000 services, queries, the feed, a purge under load
+	@tests/bench-registry.sh
 
 soak: setup-test ## The long runs: 200 kills, restarts under 2,000 sidecars, 10,000 for half an hour
 	@CARGO="$(CARGO)" tests/soak.sh
