@@ -495,10 +495,20 @@ impl Registry {
         self.shared.knocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How much of a time this collector could not observe.
+    /// How much of a time this collector could not observe. A stall counts as soon as it can be known, not only
+    /// once a tick has written it down: who wakes first on a host that slept must not act as if all had been seen.
     #[must_use]
     pub fn blind_within(&self, from: Timestamp, to: Timestamp) -> Duration {
-        self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).overlap(from, to)
+        // In this order: what leaves the stall is in the ledger by then, and overlaps count once.
+        let stall = self.stall();
+        self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).overlap(from, to, stall)
+    }
+
+    /// The time since the last tick, where it is too long.
+    fn stall(&self) -> Option<(Timestamp, Timestamp)> {
+        let (observed, now) = (self.observed(), self.now());
+        let length = now.boot.since(observed.boot);
+        (length >= judge::STALL).then(|| (now.wall.before(length), now.wall))
     }
 
     /// Who is being worked on now. Must not be asked for while the roster is being read.
@@ -523,7 +533,8 @@ impl Registry {
     /// When the last blind interval ended that did within a time, if one did.
     #[must_use]
     pub fn blind_until(&self, from: Timestamp) -> Option<Timestamp> {
-        self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).last_end(from)
+        let stall = self.stall().map(|(_, to)| to).filter(|to| *to > from);
+        stall.max(self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).last_end(from))
     }
 
     /// Whether the presence that is shown of a service is on record.

@@ -117,11 +117,17 @@ impl Ledger {
         self.blind.iter().map(|(_, to)| *to).filter(|to| *to > after).max()
     }
 
-    /// How much of a time could not be observed. Overlapping intervals count once.
+    /// How much of a time could not be observed, with one interval more where there is one. Overlapping intervals
+    /// count once.
     #[must_use]
-    pub fn overlap(&self, from: Timestamp, to: Timestamp) -> std::time::Duration {
-        let mut parts: Vec<_> =
-            self.blind.iter().map(|(a, b)| ((*a).max(from), (*b).min(to))).filter(|(a, b)| a < b).collect();
+    pub fn overlap(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        more: Option<(Timestamp, Timestamp)>,
+    ) -> std::time::Duration {
+        let all = self.blind.iter().copied().chain(more);
+        let mut parts: Vec<_> = all.map(|(a, b)| (a.max(from), b.min(to))).filter(|(a, b)| a < b).collect();
         parts.sort_unstable();
         let (mut sum, mut reached) = (std::time::Duration::ZERO, from);
         for (a, b) in parts {
@@ -179,7 +185,10 @@ mod tests {
         ledger.add(Timestamp(1_000), Timestamp(4_000));
         ledger.add(Timestamp(3_000), Timestamp(5_000));
         ledger.add(Timestamp(9_000), Timestamp(20_000));
-        assert_eq!(ledger.overlap(Timestamp(2_000), Timestamp(10_000)), Duration::from_secs(4));
-        assert_eq!(ledger.overlap(Timestamp(5_000), Timestamp(9_000)), Duration::ZERO);
+        let overlap = |from, to, more| ledger.overlap(Timestamp(from), Timestamp(to), more);
+        assert_eq!(overlap(2_000, 10_000, None), Duration::from_secs(4));
+        assert_eq!(overlap(5_000, 9_000, None), Duration::ZERO);
+        let more = Some((Timestamp(4_500), Timestamp(6_000)));
+        assert_eq!(overlap(2_000, 10_000, more), Duration::from_secs(5));
     }
 }
