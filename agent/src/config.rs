@@ -6,6 +6,7 @@
 //! only the places where it may be found are.
 
 mod layer;
+mod local;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +25,10 @@ use rollcall_common::{
 use secrecy::SecretString;
 use serde::Deserialize;
 
-pub use self::layer::{Layer, LogLayer, Period};
+pub use self::{
+    layer::{Layer, LogLayer, Period},
+    local::{LocalLayer, LocalPort},
+};
 
 /// The main file.
 pub const MAIN_FILE: &str = "/etc/rollcall/agent.toml";
@@ -108,6 +112,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where `status` is answered.
     pub socket: PathBuf,
+    /// The loopback port of the local service, if there is one.
+    pub local: LocalPort,
     /// Where the onboarding token may be.
     pub token: TokenPlaces,
     /// Addresses that override those of the token and of the collector; empty: no override.
@@ -266,6 +272,7 @@ impl Config {
             metadata,
             state_dir,
             socket,
+            local: all.local.unwrap_or_default().port(),
             token: TokenPlaces {
                 credential: source.variable("CREDENTIALS_DIRECTORY").map(|dir| PathBuf::from(dir).join("token")),
                 file: all.token_file.unwrap_or_else(|| TOKEN_FILE.into()),
@@ -322,6 +329,7 @@ fn contradictions(all: &Layer) -> Vec<String> {
     {
         found.push("revoked_retry: give a time between 1s and 24h".into());
     }
+    found.extend(all.local.as_ref().and_then(LocalLayer::fault));
     let paths = [("state_dir", &all.state_dir), ("socket", &all.socket), ("token_file", &all.token_file)];
     for (name, path) in paths {
         if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
