@@ -519,7 +519,10 @@ impl Registry {
         if self.read(|roster| cover.stands(roster.upkeep().revision(), now)) {
             return cover;
         }
-        let cover = Arc::new(self.read(|roster| Cover::at(roster.upkeep(), now)));
+        // Compiled with the roster let go: many recurring windows take their time.
+        let (revision, windows): (_, Vec<_>) =
+            self.read(|roster| (roster.upkeep().revision(), roster.upkeep().windows().cloned().collect()));
+        let cover = Arc::new(Cover::of_windows(revision, &windows, now));
         self.shared.cover.store(Arc::clone(&cover));
         cover
     }

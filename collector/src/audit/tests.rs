@@ -140,6 +140,22 @@ async fn retired_batches_keep_their_seals_and_the_chain_holds_over_them() {
 }
 
 #[tokio::test]
+async fn a_batch_dated_in_the_future_keeps_nothing_for_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = sealed(dir.path(), 3).await;
+    let (all, later) = (Seq(u64::MAX), Timestamp(NOON.0 + 1_000_000));
+    edit(dir.path(), "UPDATE audit_seals SET until_at = 4000000000000 WHERE no < 3").await;
+    assert_eq!(store.retire_audit(NOON, all, later).await, Ok(None), "the first that is well dated is not old enough");
+    for _ in 0..3 {
+        assert_eq!(store.retire_audit(later, all, later).await, Ok(Some(3)));
+    }
+    let store_of_one = tempfile::tempdir().unwrap();
+    let store = sealed(store_of_one.path(), 1).await;
+    edit(store_of_one.path(), "UPDATE audit_seals SET until_at = 4000000000000").await;
+    assert_eq!(store.retire_audit(later, all, later).await, Ok(None), "nothing tells how old it is");
+}
+
+#[tokio::test]
 async fn an_export_is_checked_without_a_collector() {
     let dir = tempfile::tempdir().unwrap();
     let store = sealed(dir.path(), 3).await;

@@ -62,7 +62,19 @@ impl Agenda {
             return Self { plan: Some(plan), cause: RunCause::Missed, seen: now, seed };
         }
         let plan = next(settings, seed, now);
+        // Its moment came before the stop and its jitter ends after it. What lies further off than the next moment
+        // of the schedule was planned by a clock that has been put back.
+        let waiting = planned.filter(|planned| plan.is_some_and(|plan| *planned < plan.at));
+        let plan = waiting.map_or(plan, |at| Some(Plan { slot: now, at }));
         Self { plan, cause: RunCause::Schedule, seen: now, seed }
+    }
+
+    /// What held it ends at a moment: it tries again then, where nothing is planned before.
+    pub(super) fn again_at(&mut self, at: Timestamp) {
+        if self.plan.is_some_and(|plan| at < plan.at) {
+            self.plan = Some(Plan { slot: at, at });
+            self.cause = RunCause::Missed;
+        }
     }
 
     /// Looks at the clock; answers why the job is to run now, if it is.
@@ -192,6 +204,33 @@ mod tests {
         row.schedule = "0 5 * * *".into();
         let agenda = Agenda::begin(&nightly, Some(&row), 1, now, GRACE);
         assert_eq!(agenda.next_at(), Some(at("2026-11-22T02:00:00Z")), "the schedule is another one now");
+    }
+
+    #[test]
+    fn a_restart_within_the_jitter_loses_no_run() {
+        let nightly = settings("0 2 * * *", 600);
+        let mut row = job("purge", 1);
+        row.next_at = Some(at("2026-11-21T02:08:00Z"));
+        let agenda = Agenda::begin(&nightly, Some(&row), 1, at("2026-11-21T02:03:00Z"), GRACE);
+        assert_eq!(agenda.next_at(), row.next_at);
+        row.next_at = Some(at("2031-01-01T02:00:00Z"));
+        let agenda = Agenda::begin(&nightly, Some(&row), 1, at("2026-11-21T02:03:00Z"), GRACE);
+        assert!(agenda.next_at().unwrap() < at("2026-11-22T02:11:00Z"), "planned by a clock that was put back");
+    }
+
+    #[test]
+    fn what_was_held_runs_when_nothing_holds_it_any_more() {
+        let nightly = settings("0 2 * * *", 0);
+        let begin = at("2026-11-21T02:00:00Z");
+        let mut agenda = Agenda::begin(&nightly, None, 1, Timestamp(begin.0 - 1), GRACE);
+        assert_eq!(agenda.look(word(&nightly), begin), Some(RunCause::Schedule));
+        let free = begin.after(Duration::from_secs(3_600));
+        agenda.again_at(free);
+        assert_eq!(agenda.look(word(&nightly), Timestamp(free.0 - 1)), None);
+        assert_eq!(agenda.look(word(&nightly), free), Some(RunCause::Missed));
+        assert_eq!(agenda.next_at(), Some(at("2026-11-22T02:00:00Z")));
+        agenda.again_at(at("2026-11-23T00:00:00Z"));
+        assert_eq!(agenda.next_at(), Some(at("2026-11-22T02:00:00Z")), "sooner anyway");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ask, JobName, Jobs, NotStarted, Order, Post, RECENT,
-    doubt::ClockWatch,
+    doubt::{ClockWatch, Hold},
     due::{Agenda, Word, seed},
     record::{BeginRun, ClockStepped, EndRun, PlanJob},
     run::{Ending, Run},
@@ -211,6 +211,7 @@ impl Runner {
                 if let Some(row) = unsaid {
                     self.unsaid.insert(name, row);
                 }
+                self.try_again(name);
             }
             Err(error) => {
                 tracing::error!(%error, "a job panicked");
@@ -224,6 +225,18 @@ impl Runner {
                     }
                 }
             }
+        }
+    }
+
+    /// A turn that blindness took away is made up for when it has passed; a clock waits for its operator.
+    fn try_again(&mut self, name: JobName) {
+        let last = self.jobs.board().get(&name).and_then(|post| post.runs.first().map(|run| run.record()));
+        let held = last.is_some_and(|run| run.outcome == Some(Outcome::Held) && run.cause != RunCause::Manual);
+        if held
+            && let Some(Hold::Blind { until, .. }) = self.jobs.hold(name)
+            && let Some(agenda) = self.agendas.get_mut(&name)
+        {
+            agenda.again_at(until);
         }
     }
 

@@ -65,10 +65,16 @@ impl WindowState {
     }
 }
 
-/// Where a window stands now, and when that may change.
+/// Whether a window will never be in force again.
+fn is_over(row: &WindowRow, now: Timestamp) -> bool {
+    row.ended_early.is_some() || now >= row.ends_at
+}
+
+/// Where a window stands now, and when that may change. Of a recurring one it takes up to a tenth of a millisecond
+/// to tell: not to be asked for many of them while the roster is being read.
 #[must_use]
 pub fn standing(row: &WindowRow, now: Timestamp) -> (WindowState, Option<Timestamp>) {
-    if row.ended_early.is_some() || now >= row.ends_at {
+    if is_over(row, now) {
         return (WindowState::Ended, None);
     }
     if now < row.starts_at {
@@ -133,8 +139,17 @@ impl Cover {
     /// Compiles the windows that are in force at a moment.
     #[must_use]
     pub fn at(upkeep: &Upkeep, now: Timestamp) -> Self {
-        let mut cover = Self { revision: upkeep.revision(), from: now, ..Self::default() };
-        for row in upkeep.windows() {
+        Self::of_windows(upkeep.revision(), upkeep.windows(), now)
+    }
+
+    /// Compiles those of some windows that are in force at a moment.
+    pub(super) fn of_windows<'a>(
+        revision: u64,
+        windows: impl IntoIterator<Item = &'a Arc<WindowRow>>,
+        now: Timestamp,
+    ) -> Self {
+        let mut cover = Self { revision, from: now, ..Self::default() };
+        for row in windows {
             let (state, change) = standing(row, now);
             cover.until = [cover.until, change].into_iter().flatten().min();
             if let WindowState::Active(until) = state {
@@ -257,7 +272,7 @@ impl Request for OpenWindow {
 
     fn plan(&self, world: World<'_>) -> Result<(Change, ()), Refusal> {
         let now = world.now.wall;
-        let open = world.roster.upkeep().windows().filter(|row| standing(row, now).0 != WindowState::Ended);
+        let open = world.roster.upkeep().windows().filter(|row| !is_over(row, now));
         if open.count() >= MAX_WINDOWS {
             return Err(invalid(format!("there are {MAX_WINDOWS} windows that are not over: end some first")));
         }

@@ -25,6 +25,8 @@ const LAST: &str = "SELECT no, epoch, first_seq, last_seq, count, prev_hash, has
      FROM audit_seals ORDER BY no DESC LIMIT 1";
 const DUE: &str = "SELECT no, epoch, first_seq, last_seq, count, prev_hash, hash, sealed_at, until_at, retired_at \
      FROM audit_seals WHERE retired_at IS NULL ORDER BY no LIMIT 1";
+// A batch that is dated after now was dated by a clock that was wrong: the next one that is not tells its age.
+const DATED: &str = "SELECT until_at FROM audit_seals WHERE no > $1 AND until_at <= $2 ORDER BY no LIMIT 1";
 // The seal before it must be there with the hash that this one names; the first has none.
 const SEAL: &str = "INSERT INTO audit_seals (no, epoch, first_seq, last_seq, count, prev_hash, hash, sealed_at, until_at) \
      SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 \
@@ -111,7 +113,12 @@ async fn retire(
     let mut tx = conn.begin_with(BEGIN).await?;
     let Some(row) = sqlx::query(DUE).fetch_optional(&mut *tx).await? else { return Ok(None) };
     let due: SealRow = read("audit_seals", 1, &row, seal)?;
-    if due.until >= before || due.last > floor {
+    let mut until = due.until;
+    if until > at {
+        let dated = sqlx::query_scalar(DATED).bind(column(due.no)).bind(at.0).fetch_optional(&mut *tx).await?;
+        until = dated.map_or(until, Timestamp);
+    }
+    if until >= before || due.last > floor {
         return Ok(None);
     }
     let gone = sqlx::query(RETIRE).bind(column(due.first.0)).bind(column(due.last.0)).execute(&mut *tx).await?;
