@@ -27,12 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Lanes, Limits},
-    audit::{
-        Sealer,
-        chain::{SealHash, SealRow},
-        outlet,
-        sealer::Head,
-    },
+    audit::{Sealer, chain::SealRow, outlet, sealer::Head},
     ca::{Ca, CaError, CaSettings, CertPolicy},
     config::{self, Config},
     http::{
@@ -46,7 +41,8 @@ use crate::{
     jobs::{self, Jobs},
     keeper, logincode,
     metrics::{Metrics, OutletLabel},
-    registry::{Actor, Registry, Whoami},
+    registry::{Actor, Notice, Registry, Whoami, services::By},
+    restored::{self, EVIDENCE_FILE, Finding, Noted, RestoredError},
     statedir::{StateDir, StateDirError},
     store::{
         LivenessStore, RegistryStore, StoreError, memory::MemoryLiveness, redis::RedisLiveness, sqlite::SqliteStore,
@@ -57,7 +53,6 @@ use crate::{
 pub const ENDPOINTS_FILE: &str = "endpoints.json";
 const ADDRESSES_FILE: &str = "addresses.json";
 const PACE_FILE: &str = "pace.json";
-const HEAD_FILE: &str = "audit-head.json";
 /// How long HTTP requests in flight get at a stop.
 const HTTP_WITHIN: Duration = Duration::from_secs(3);
 /// How long the last flush and publication may take at a stop.
@@ -93,6 +88,9 @@ pub enum StartError {
     /// A store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Whether the database is the one that was left behind.
+    #[error(transparent)]
+    Restored(#[from] RestoredError),
     /// The QUIC listener.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
@@ -119,7 +117,9 @@ impl StartError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Store(error) => error.is_transient(),
-            Self::StateDir(error) => error.is_transient(),
+            Self::Restored(RestoredError::Store(error)) => error.is_transient(),
+            Self::Restored(RestoredError::Randomness(_)) => false,
+            Self::StateDir(error) | Self::Restored(RestoredError::State(error)) => error.is_transient(),
             Self::Http(error) => error.is_transient(),
             Self::Endpoint(_) | Self::Credential(_) => true,
             Self::Ca(_) | Self::ResetKeys(_) | Self::Tls(_) | Self::Setting(_) | Self::Oidc(_) => false,
@@ -181,6 +181,8 @@ impl Collector {
             Some(liveness) => liveness,
             None => open_liveness(&config, &clock)?,
         };
+        // Before anything is loaded: a database that was put back begins a new epoch.
+        let restored = restored::look(&state, &*store).await?;
         let metrics = Arc::new(Metrics::default());
         let whoami =
             Whoami { trust_domain: config.trust_domain.clone(), collector: config.name.clone(), boot_id: boot_id()? };
@@ -203,7 +205,8 @@ impl Collector {
         let draining = CancellationToken::new();
         let sealed = Arc::new(Head::default());
         let sealer = sealer(&state, &registry, &store, &sealed).await?;
-        let outlets = outlets(&config, &state, &registry, &store)?;
+        tell_restored(&state, &registry, restored.as_ref())?;
+        let outlets = outlets(&config, &state, &registry, &store, &sealed)?;
         let sent = outlet::Floor::of(&outlets);
         let settings = jobs::Settings { upkeep: config.upkeep.clone(), leaf_ttl: config.leaf_ttl, sent };
         let (jobs, runner) = Jobs::new(registry.clone(), Arc::clone(&store), settings);
@@ -328,37 +331,42 @@ impl Collector {
     }
 }
 
-/// The newest seal, kept beside the store: whoever has the database alone cannot rewrite the trail unseen.
-#[derive(Serialize, Deserialize)]
-struct Noted {
-    epoch: u64,
-    no: u64,
-    head: SealHash,
-}
-
 async fn sealer(
     state: &StateDir,
     registry: &Registry,
     store: &Arc<dyn RegistryStore>,
     sealed: &Arc<Head>,
 ) -> Result<Sealer, StartError> {
-    let noted = state.read(HEAD_FILE)?.and_then(|bytes| serde_json::from_slice::<Noted>(&bytes).ok());
     let epoch = registry.read(crate::registry::roster::Roster::position).epoch;
     let keeper = state.clone();
     let keep = move |seal: &SealRow| {
-        let noted = Noted { epoch, no: seal.no, head: seal.hash };
-        let kept = serde_json::to_vec(&noted).map_err(|error| error.to_string());
-        if let Err(error) = kept.and_then(|text| keeper.write(HEAD_FILE, &text).map_err(|error| error.to_string())) {
-            tracing::warn!(error, "the head of the audit trail could not be noted beside the database");
+        if let Err(error) = (Noted { epoch, no: seal.no, head: seal.hash }).keep(&keeper) {
+            tracing::warn!(%error, "the head of the audit trail could not be noted beside the database");
         }
     };
-    let sealer = Sealer::new(Arc::clone(store), epoch, Arc::clone(sealed), Box::new(keep));
-    // Another epoch is another registry, whose chain begins anew.
-    let noted = noted.filter(|noted| noted.epoch == epoch).map(|noted| (noted.no, noted.head));
-    if let Err(broken) = sealer.open(noted).await? {
-        tracing::error!(%broken, "the audit trail is not the one that this collector sealed: restored, or tampered with");
-    }
+    let sealer = Sealer::new(Arc::clone(store), epoch, Arc::clone(sealed), Arc::new(keep));
+    sealer.open().await?;
     Ok(sealer)
+}
+
+/// Tells of a database that is not the one that was left behind, here and in its trail.
+fn tell_restored(state: &StateDir, registry: &Registry, finding: Option<&Finding>) -> Result<(), StartError> {
+    if let Some(finding) = finding {
+        let Finding { noted, found, epoch } = finding;
+        tracing::error!(missed_seal = noted.no, missed_head = %noted.head, seq = found.seq.0, epoch,
+            "the database is not the one that this collector left behind: put back from a copy, or tampered with; \
+             a new epoch begins, and what was revoked since that copy must be revoked again");
+        let (now, object) = (registry.now().wall, format!("collector:{}", registry.whoami().collector));
+        let draft = By::system().did(now, "registry.restored", object, finding.details());
+        registry.tell(Notice::Audit(Box::new(draft)));
+    }
+    let evidence = state.read(EVIDENCE_FILE)?.is_some();
+    if evidence {
+        tracing::warn!(file = %state.path_of(EVIDENCE_FILE).display(),
+            "a head of the audit trail was missed once; look into it, then remove the file");
+    }
+    registry.metrics().audit_evidence.set(evidence.into());
+    Ok(())
 }
 
 /// The ways out of the audit trail that are configured, each where it stood.
@@ -367,7 +375,11 @@ fn outlets(
     state: &StateDir,
     registry: &Registry,
     store: &Arc<dyn RegistryStore>,
+    sealed: &Head,
 ) -> Result<Vec<outlet::Run>, StartError> {
+    // No event was committed yet: a cursor ahead of the store has seen events that are gone, not those to come.
+    let (position, seal) = (registry.read(crate::registry::roster::Roster::position), sealed.get());
+    let end = outlet::Cursor { seq: position.seq, seal: seal.map_or(0, |seal| seal.no) };
     let read = |key: &str, path: &std::path::Path| {
         std::fs::read(path).map_err(|error| StartError::Setting(format!("{key}: {}: {error}", path.display())))
     };
@@ -393,6 +405,7 @@ fn outlets(
     for (outlet, file) in outlets {
         let read = state.read(file)?;
         let cursor: outlet::Cursor = read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let cursor = outlet::Cursor { seq: cursor.seq.min(end.seq), seal: cursor.seal.min(end.seal) };
         let keeper = state.clone();
         let keep = move |cursor: outlet::Cursor| {
             let text = serde_json::to_vec(&cursor).map_err(|error| error.to_string())?;
@@ -403,7 +416,7 @@ fn outlets(
             seed: u64::try_from(registry.now().wall.0).unwrap_or(1),
             store: Arc::clone(store),
             head: registry.feed().watch(),
-            keep: Box::new(keep),
+            keep: Arc::new(keep),
             passed: Arc::new(cursor.seq.0.into()),
             outlet,
             cursor,

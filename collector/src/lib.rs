@@ -19,6 +19,7 @@ pub mod logincode;
 pub mod metrics;
 pub mod naming;
 pub mod registry;
+pub mod restored;
 pub mod schedule;
 pub mod scope;
 pub mod serve;

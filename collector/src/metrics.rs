@@ -134,6 +134,8 @@ pub struct Metrics {
     pub credited_ms: Counter,
     /// Audit events that an outlet has not taken yet, up to a batch.
     pub outlet_lag: Family<OutletLabel, Gauge>,
+    /// Whether a head of the audit trail was missed, and nobody has removed the evidence.
+    pub audit_evidence: Gauge,
     /// Runs of jobs.
     pub job_runs: Family<JobRunLabel, Counter>,
     /// Things that jobs touched.
@@ -186,6 +188,7 @@ impl Default for Metrics {
             job_success: Family::default(),
             job_seconds: Family::new_with_constructor(job_seconds),
             outlet_lag: Family::default(),
+            audit_evidence: Gauge::default(),
         }
     }
 }
@@ -213,6 +216,11 @@ impl Metrics {
         add("rollcall_liveness_publish_failed", "Publications to the liveness store that failed", &self.publish_failed);
         add("rollcall_liveness_lost", "Times the liveness store had lost what was published", &self.liveness_lost);
         add("rollcall_lease_credit_milliseconds", "Milliseconds credited to leases for blind time", &self.credited_ms);
+        into.register(
+            "rollcall_audit_head_missed",
+            "1 while evidence of a database that lacked the noted head lies in the state directory",
+            self.audit_evidence.clone(),
+        );
         let lag = self.outlet_lag.clone();
         into.register("rollcall_audit_sink_lag_events", "Audit events that a sink has not taken yet, at most 500", lag);
         into.register("rollcall_refusals", "Refusals by code", self.refused.clone());

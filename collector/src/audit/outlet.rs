@@ -75,8 +75,8 @@ pub trait Outlet: Send {
     async fn take(&mut self, lines: &[Line]) -> Result<(), OutletError>;
 }
 
-/// Where a cursor is kept.
-pub type Keep = Box<dyn Fn(Cursor) -> Result<(), String> + Send + Sync>;
+/// Where a cursor is kept. It may wait for a disk.
+pub type Keep = Arc<dyn Fn(Cursor) -> Result<(), String> + Send + Sync>;
 
 /// How far every outlet has sent: what lies behind may be retired.
 #[derive(Debug, Clone, Default)]
@@ -185,7 +185,10 @@ impl Run {
         let taken = tokio::time::timeout(DELIVER_WITHIN, self.outlet.take(&lines)).await;
         taken.map_err(|_| OutletError::Slow)??;
         // A cursor that is not kept sends these lines again after a restart, which is what was promised.
-        (self.keep)(after).map_err(OutletError::Refused)?;
+        let keep = Arc::clone(&self.keep);
+        let kept =
+            tokio::task::spawn_blocking(move || keep(after)).await.unwrap_or_else(|error| Err(error.to_string()));
+        kept.map_err(OutletError::Refused)?;
         self.cursor = after;
         self.passed.store(after.seq.0, Relaxed);
         if !full {

@@ -36,8 +36,8 @@ impl Head {
     }
 }
 
-/// Where the newest head is kept outside the store.
-pub type Keep = Box<dyn Fn(&SealRow) + Send + Sync>;
+/// Where the newest head is kept outside the store. It may wait for a disk.
+pub type Keep = Arc<dyn Fn(&SealRow) + Send + Sync>;
 
 /// Seals the trail of a store.
 pub struct Sealer {
@@ -60,19 +60,16 @@ impl Sealer {
         Self { store, epoch, head, keep }
     }
 
-    /// Finds the chain's end, and whether it holds the head that was kept outside.
+    /// Finds the chain's end.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn open(&self, kept: Option<(u64, SealHash)>) -> Result<Result<(), Break>, StoreError> {
+    pub async fn open(&self) -> Result<(), StoreError> {
         if let Some(last) = self.store.last_seal().await? {
             tracing::info!(seal = last.no, head = %last.hash, upto = last.last.0, "the audit trail is sealed up to here");
             self.head.set(last);
         }
-        let Some((no, hash)) = kept else { return Ok(Ok(())) };
-        let found = self.store.seals(no.saturating_sub(1), 1).await?;
-        let holds = found.first().is_some_and(|seal| seal.no == no && seal.hash == hash);
-        Ok(if holds { Ok(()) } else { Err(Break::Head(hash)) })
+        Ok(())
     }
 
     /// Runs until stopped, then seals what is left.
@@ -125,7 +122,9 @@ impl Sealer {
                 return Ok(any);
             }
             tracing::info!(seal = seal.no, head = %seal.hash, upto = seal.last.0, events = seal.count, "sealed the audit trail");
-            (self.keep)(&seal);
+            let (keep, noted) = (Arc::clone(&self.keep), seal.clone());
+            // It logs its failure itself; a panic in there must not end the sealing.
+            let _ = tokio::task::spawn_blocking(move || keep(&noted)).await;
             self.head.set(seal);
             any = true;
             if !full {

@@ -305,6 +305,14 @@ impl RegistryStore for Deaf {
 
 #[async_trait]
 impl TrailStore for Deaf {
+    async fn position(&self) -> Result<Position, StoreError> {
+        deaf()
+    }
+
+    async fn begin_epoch(&self, _: u64) -> Result<(), StoreError> {
+        deaf()
+    }
+
     async fn trail(&self, _: Seq, _: Seq, _: usize) -> Result<Vec<AuditEvent>, StoreError> {
         deaf()
     }

@@ -22,7 +22,7 @@ use crate::{
         services::{Move, Register},
     },
     store::{
-        StoreError, TrailStore,
+        Position, StoreError, TrailStore,
         flaky::Flaky,
         rows::{
             Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Outcome,
@@ -106,6 +106,12 @@ impl RegistryStore for Counting {
 
 #[async_trait]
 impl TrailStore for Counting {
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.inner.position().await
+    }
+    async fn begin_epoch(&self, epoch: u64) -> Result<(), StoreError> {
+        self.inner.begin_epoch(epoch).await
+    }
     async fn trail(&self, after: Seq, upto: Seq, limit: usize) -> Result<Vec<AuditEvent>, StoreError> {
         self.inner.trail(after, upto, limit).await
     }

@@ -17,7 +17,7 @@ use rollcall_common::{
 use tokio::sync::watch;
 
 use super::{
-    Continuity, LivenessStore, Mark, RegistryStore, StoreError, TrailStore,
+    Continuity, LivenessStore, Mark, Position, RegistryStore, StoreError, TrailStore,
     rows::{
         Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, KnockRow, Loaded, ObserverMark,
         Prune, SealRow,
@@ -191,6 +191,16 @@ impl<S: RegistryStore + ?Sized> RegistryStore for Flaky<S> {
 
 #[async_trait]
 impl<S: RegistryStore + ?Sized> TrailStore for Flaky<S> {
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.pass().await?;
+        self.inner.position().await
+    }
+
+    async fn begin_epoch(&self, epoch: u64) -> Result<(), StoreError> {
+        self.pass().await?;
+        self.inner.begin_epoch(epoch).await
+    }
+
     async fn trail(&self, after: Seq, upto: Seq, limit: usize) -> Result<Vec<AuditEvent>, StoreError> {
         self.pass().await?;
         self.inner.trail(after, upto, limit).await

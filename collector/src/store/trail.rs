@@ -4,13 +4,20 @@ use async_trait::async_trait;
 use rollcall_common::{id::Seq, time::Timestamp};
 
 use super::{
-    StoreError,
+    Position, StoreError,
     rows::{AuditEvent, SealRow},
 };
 
 /// The audit trail in order, and its seals. Nothing here takes a seq.
 #[async_trait]
 pub trait TrailStore: Send + Sync {
+    /// Where the store stands.
+    async fn position(&self) -> Result<Position, StoreError>;
+
+    /// Gives the store another epoch: positions of the one before are refused from then on. Called before anything
+    /// is loaded.
+    async fn begin_epoch(&self, epoch: u64) -> Result<(), StoreError>;
+
     /// Audit events behind `after` up to `upto`, in order, at most `limit`, capped at 2,000.
     async fn trail(&self, after: Seq, upto: Seq, limit: usize) -> Result<Vec<AuditEvent>, StoreError>;
 

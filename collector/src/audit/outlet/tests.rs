@@ -34,7 +34,7 @@ impl Trail {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn RegistryStore> = Arc::new(SqliteStore::open(&dir.path().join("r.db")).await.unwrap());
-        let sealer = Sealer::new(Arc::clone(&store), 7, Arc::new(Head::default()), Box::new(|_| {}));
+        let sealer = Sealer::new(Arc::clone(&store), 7, Arc::new(Head::default()), Arc::new(|_| {}));
         Self { path: dir.path().into(), _dir: dir, store, sealer, kept: Arc::default() }
     }
 
@@ -56,7 +56,7 @@ impl Trail {
             store: Arc::clone(&self.store),
             head: watch::Sender::new(Seq(0)).subscribe(),
             cursor,
-            keep: Box::new(move |cursor| {
+            keep: Arc::new(move |cursor| {
                 *kept.lock().unwrap() = cursor;
                 Ok(())
             }),

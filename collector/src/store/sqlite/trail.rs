@@ -7,16 +7,17 @@ use sqlx::{Connection, SqliteConnection};
 use super::{
     SqliteStore,
     fault::Fault,
-    fields::{Fields, Unreadable, read},
-    read::event,
+    fields::{self, Fields, Unreadable},
+    read::{self, event},
     settle,
     write::BEGIN,
 };
 use crate::store::{
-    StoreError, TrailStore,
+    Position, StoreError, TrailStore,
     rows::{AuditEvent, SealRow},
 };
 
+const EPOCH: &str = "UPDATE meta SET epoch = $1 WHERE only_row = 1";
 const TRAIL: &str = "SELECT seq, at, action, actor, object, request_id, details FROM audit_events \
      WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3";
 const SEALS: &str = "SELECT no, epoch, first_seq, last_seq, count, prev_hash, hash, sealed_at, until_at, retired_at \
@@ -56,6 +57,17 @@ fn seal(f: &mut Fields<'_>) -> Result<SealRow, Unreadable> {
 
 #[async_trait]
 impl TrailStore for SqliteStore {
+    async fn position(&self) -> Result<Position, StoreError> {
+        let mut conn = self.reader().await?;
+        read::position(&mut conn).await.map_err(|fault| self.told(fault))
+    }
+
+    async fn begin_epoch(&self, epoch: u64) -> Result<(), StoreError> {
+        let mut conn = self.writer.acquire().await.map_err(|error| self.told(error))?;
+        let done = sqlx::query(EPOCH).bind(column(epoch)).execute(&mut *conn).await.map_err(Fault::from);
+        settle(conn, done).await.map(drop).map_err(|fault| self.told(fault))
+    }
+
     async fn trail(&self, after: Seq, upto: Seq, limit: usize) -> Result<Vec<AuditEvent>, StoreError> {
         let mut conn = self.reader().await?;
         let limit = i64::try_from(limit.min(2_000)).unwrap_or(0);
@@ -63,7 +75,7 @@ impl TrailStore for SqliteStore {
         let after = if after == Seq(0) { i64::MIN } else { column(after.0) };
         let query = sqlx::query(TRAIL).bind(after).bind(column(upto.0)).bind(limit);
         let rows = query.fetch_all(&mut *conn).await.map_err(|error| self.told(error))?;
-        let events = rows.iter().map(|row| read("audit_events", 1, row, event)).collect::<Result<_, Fault>>();
+        let events = rows.iter().map(|row| fields::read("audit_events", 1, row, event)).collect::<Result<_, Fault>>();
         events.map_err(|fault| self.told(fault))
     }
 
@@ -71,14 +83,14 @@ impl TrailStore for SqliteStore {
         let mut conn = self.reader().await?;
         let query = sqlx::query(SEALS).bind(column(after)).bind(i64::try_from(limit.min(1_000)).unwrap_or(0));
         let rows = query.fetch_all(&mut *conn).await.map_err(|error| self.told(error))?;
-        let seals = rows.iter().map(|row| read("audit_seals", 1, row, seal)).collect::<Result<_, Fault>>();
+        let seals = rows.iter().map(|row| fields::read("audit_seals", 1, row, seal)).collect::<Result<_, Fault>>();
         seals.map_err(|fault| self.told(fault))
     }
 
     async fn last_seal(&self) -> Result<Option<SealRow>, StoreError> {
         let mut conn = self.reader().await?;
         let row = sqlx::query(LAST).fetch_optional(&mut *conn).await.map_err(|error| self.told(error))?;
-        row.map(|row| read("audit_seals", 1, &row, seal)).transpose().map_err(|fault: Fault| self.told(fault))
+        row.map(|row| fields::read("audit_seals", 1, &row, seal)).transpose().map_err(|fault: Fault| self.told(fault))
     }
 
     async fn seal(&self, row: &SealRow) -> Result<bool, StoreError> {
@@ -112,7 +124,7 @@ async fn retire(
 ) -> Result<Option<u64>, Fault> {
     let mut tx = conn.begin_with(BEGIN).await?;
     let Some(row) = sqlx::query(DUE).fetch_optional(&mut *tx).await? else { return Ok(None) };
-    let due: SealRow = read("audit_seals", 1, &row, seal)?;
+    let due: SealRow = fields::read("audit_seals", 1, &row, seal)?;
     let mut until = due.until;
     if until > at {
         let dated = sqlx::query_scalar(DATED).bind(column(due.no)).bind(at.0).fetch_optional(&mut *tx).await?;
