@@ -17,6 +17,7 @@
 //! | `view` | the shapes that leave |
 //! | `extract` | the shapes that enter |
 //! | `services`, `overview`, `tokens`, `packages`, `tree`, `audit`, `feed`, `sd`, `health`, `metrics` | one resource each |
+//! | `once` | `Idempotency-Key`: what is done once |
 //! | `position` | tags, `If-Match`, `min_seq`: where the registry stands |
 //! | `filter`, `fields`, `page`, `scan` | lists: what, which members, how much, from where |
 //! | `server` | the listener |
@@ -47,6 +48,7 @@ pub mod login;
 mod maintenance;
 mod metrics;
 pub mod oidc;
+mod once;
 mod openapi;
 mod overview;
 mod packages;
@@ -200,6 +202,8 @@ pub(crate) struct State {
     guesses: Mutex<Failures>,
     oidc: Arc<oidc::Issuers>,
     uses: keys::Uses,
+    /// Requests that named themselves.
+    underway: once::Underway,
     /// Whether the administrators' socket listens.
     local_door: bool,
     /// The OpenAPI document, once the routes are known.
@@ -323,6 +327,7 @@ impl State {
             guesses: Mutex::default(),
             oidc: parts.oidc,
             uses: keys::Uses::default(),
+            underway: once::Underway::default(),
             local_door: false,
             contract: OnceLock::new(),
             run,
@@ -415,8 +420,10 @@ fn finish(mut answer: Response, request_id: &str, encrypted: bool) -> Response {
         answer = problem.respond(request_id);
         answer.extensions_mut().extend(extensions);
         answer.extensions_mut().insert(problem.code());
-        if let Some(allow) = carried.get(header::ALLOW) {
-            answer.headers_mut().insert(header::ALLOW, allow.clone());
+        for name in [header::ALLOW, header::LOCATION, once::REPLAYED] {
+            if let Some(value) = carried.get(&name) {
+                answer.headers_mut().insert(name, value.clone());
+            }
         }
     }
     let headers = answer.headers_mut();

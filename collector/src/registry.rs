@@ -14,6 +14,7 @@
 //! | [`judge`] | verdicts: losses, stalls, restarts |
 //! | [`history`] | presence intervals on their way to the store |
 //! | [`feed`] | what happened, for those who follow |
+//! | [`answers`] | requests that are done once, and what was answered |
 //! | [`approvals`] | enrollments that an operator decides on |
 //! | [`knocks`] | who was turned away |
 //! | [`services`], [`tokens`], [`packages`], [`identities`], [`credentials`] | the requests, planned |
@@ -22,6 +23,7 @@
 //! | `actor` | the task that owns all of it |
 
 mod actor;
+pub mod answers;
 pub mod approvals;
 pub mod children;
 pub mod credentials;
@@ -166,6 +168,9 @@ pub enum Refusal {
         /// The seq of the row's last change.
         seq: rollcall_common::id::Seq,
     },
+    /// The name of the request is that of another one.
+    #[error("another request had this key: give each request a key of its own, and repeat one only as it was")]
+    NameReused,
     /// What was asked for is not allowed.
     #[error("{0}")]
     Invalid(String),
@@ -235,6 +240,7 @@ impl Refusal {
             Self::Arrow(_)
             | Self::Package(_)
             | Self::Invalid(_)
+            | Self::NameReused
             | Self::UnknownApproval(_)
             | Self::UnknownWindow(_)
             | Self::WindowEnded(_)

@@ -37,6 +37,8 @@ const STREAM_WITHIN: Duration = Duration::from_secs(30 * 86_400);
 const PAGE: usize = 1000;
 /// How often a request is repeated at most.
 const TRIES: u32 = 5;
+/// Pause after a connection that broke before the answer was there.
+const AFTER_BREAK: Duration = Duration::from_secs(1);
 /// Longest pause between two of them.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Longest answer that is read as one document: well above a page of the largest items.
@@ -266,6 +268,7 @@ impl Call<'_> {
     /// Sends it as often as is polite, and refuses what the collector refuses.
     async fn respond(self, within: Duration) -> Result<Response, Failure> {
         let Self { client, method, url, headers, body, repeats } = self;
+        let is_named = headers.contains_key("idempotency-key");
         let mut tries = 1;
         loop {
             let mut attempt = client.http.request(method.clone(), url.clone()).timeout(within);
@@ -278,7 +281,15 @@ impl Call<'_> {
             }
             let answer = tokio::time::timeout(ANSWER_WITHIN, attempt.send());
             let answer = match answer.await {
-                Ok(answer) => answer.map_err(|error| client.target.unreachable(&error))?,
+                Ok(Ok(answer)) => answer,
+                // The request may have been done, which its name tells; a collector that is not there at all is not
+                // waited for, but one that went away in between comes back soon.
+                Ok(Err(error)) if is_named && tries < TRIES && (tries > 1 || !error.is_connect()) => {
+                    tries += 1;
+                    tokio::time::sleep(AFTER_BREAK).await;
+                    continue;
+                }
+                Ok(Err(error)) => return Err(client.target.unreachable(&error)),
                 Err(_) => return Err(client.target.silent()),
             };
             let status = answer.status();
@@ -312,7 +323,9 @@ async fn whole(client: &Client, mut answer: Response) -> Result<Vec<u8>, Failure
 
 /// How long a collector asks to wait, where it does.
 fn pause(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
-    let patience = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+    // 409 asks to wait where the same request is under way already.
+    let patience =
+        matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT);
     let secs = headers.get(header::RETRY_AFTER).filter(|_| patience)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(secs)).filter(|pause| *pause <= LONGEST_PAUSE)
 }

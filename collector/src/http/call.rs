@@ -20,6 +20,7 @@ use super::{
     error::{Problem, ProblemCode},
     extract::RequestId,
     filter::{SHORT, Wanted, Way},
+    once::{Name, underway},
     page::{self, Page},
     position::Tagged,
     routes::Expected,
@@ -29,15 +30,16 @@ use super::{
 use crate::{
     registry::{
         ParentProblem, Refusal, Request,
+        answers::{Named, Once, Outcome, Told},
         expect::{Expect, Expecting},
         maintenance::Cover,
-        roster::{Entry, Roster},
+        roster::{Below, Entry, Roster, Slot},
         services::By,
     },
     scope::Scope,
     store::{
         Position,
-        rows::{IdRule, TokenPolicy, TokenRow},
+        rows::{Change, IdRule, ServiceRow, TokenPolicy, TokenRow},
     },
 };
 
@@ -47,6 +49,7 @@ pub(super) struct Call {
     pub(super) caller: Caller,
     request_id: RequestId,
     expect: Option<Expect>,
+    named: Option<Named>,
 }
 
 impl FromRequestParts<Arc<State>> for Call {
@@ -56,8 +59,11 @@ impl FromRequestParts<Arc<State>> for Call {
         let caller = parts.extensions.get::<Caller>().cloned();
         let request_id = parts.extensions.get::<RequestId>().cloned();
         let expect = parts.extensions.get::<Expected>().and_then(|expected| expected.0.clone());
+        let named = parts.extensions.get::<Name>().map(|name| name.0.clone());
         match (caller, request_id) {
-            (Some(caller), Some(request_id)) => Ok(Self { state: Arc::clone(state), caller, request_id, expect }),
+            (Some(caller), Some(request_id)) => {
+                Ok(Self { state: Arc::clone(state), caller, request_id, expect, named })
+            }
             // An open route has no caller: its handler must not ask for one.
             (_, _) => Err(Problem::new(ProblemCode::Internal, "the route has no guard")),
         }
@@ -82,7 +88,38 @@ impl Call {
         row: impl Fn(&Roster) -> Option<Seq> + Send + 'static,
         request: R,
     ) -> Result<R::Answer, Problem> {
-        Ok(self.state.registry.ask(Expecting { request, row, expect: self.expect.clone() }).await?)
+        Ok(self.state.registry.ask(self.expecting(row, request)).await?)
+    }
+
+    /// A change of one row, bound to the tag that the caller named.
+    pub(super) fn expecting<R: Request, F: Fn(&Roster) -> Option<Seq> + Send + 'static>(
+        &self,
+        row: F,
+        request: R,
+    ) -> Expecting<R, F> {
+        Expecting { request, row, expect: self.expect.clone() }
+    }
+
+    /// Asks for something to be made, and waits until it is durable. Where the caller named its request, that name
+    /// and what `tell` says of the planned change are kept in the same change, for whoever repeats it.
+    pub(super) async fn once<R: Request>(
+        &self,
+        request: R,
+        tell: impl Fn(&Change) -> Told + Send + 'static,
+    ) -> Result<R::Answer, Problem> {
+        match self.state.registry.ask(Once { request, named: self.named.clone(), tell }).await? {
+            Outcome::Done(answer, early) => {
+                self.state.counts.forgotten.inc_by(early.try_into().unwrap_or(u64::MAX));
+                Ok(answer)
+            }
+            // It was done between the look at what is kept and this: asked again, it is found there.
+            Outcome::Known(_) => Err(underway()),
+        }
+    }
+
+    /// Whether the caller named its request.
+    pub(super) fn is_named(&self) -> bool {
+        self.named.is_some()
     }
 
     /// Shows something registered with its tag.
@@ -251,6 +288,22 @@ impl Call {
             connected += usize::from(registry.links().get(entry.slot).is_some());
         });
         connected
+    }
+
+    /// What is told of a service that a planned change registers.
+    pub(super) fn fresh(&self) -> impl Fn(&ServiceRow) -> ServiceDetail + Send + use<> {
+        let (state, cover) = (Arc::clone(&self.state), self.state.registry.cover());
+        move |row| {
+            let registry = &state.registry;
+            let light = Light {
+                now: registry.now(),
+                trust_domain: &registry.whoami().trust_domain,
+                cover: &cover,
+                recorded: (registry.metrics().unrecorded.get() == 0).then_some(true),
+            };
+            let entry = Entry { slot: Slot(u32::MAX), row: Arc::new(row.clone()), identity: None };
+            ServiceDetail::of(&Seen { entry, sight: None, below: Below::default() }, None, None, light)
+        }
     }
 
     fn light<'a>(&'a self, cover: &'a Cover) -> Light<'a> {

@@ -121,6 +121,10 @@ problems! {
     JobHeld = CONFLICT, "job_held", "The job is held back";
     /// Other services are concerned than the caller expected.
     Unexpected = CONFLICT, "unexpected_count", "The count is another than expected";
+    /// The request of that key is under way.
+    KeyUnderway = CONFLICT, "idempotency_key_in_progress", "The request of this key is under way";
+    /// The request was done before, and told a secret that is told once.
+    SecretAlreadyShown = CONFLICT, "secret_already_shown", "The secret was told once already";
     /// Something stands below the service that would be left without a parent.
     HasChildren = CONFLICT, "has_children", "The service has children";
     /// The service is deleted.
@@ -145,6 +149,8 @@ problems! {
     WrongHost = MISDIRECTED_REQUEST, "wrong_host", "This host name is not served here";
     /// The body is JSON, but not what is wanted.
     Invalid = UNPROCESSABLE_ENTITY, "invalid", "The request is not valid";
+    /// The key is that of another request.
+    KeyReused = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Another request had this key";
     /// A parent is required.
     ParentMissing = UNPROCESSABLE_ENTITY, "parent_missing", "A parent is required";
     /// This kind takes no parent.
@@ -289,6 +295,7 @@ impl From<Refusal> for Problem {
             Refusal::Moved { .. } => ProblemCode::Changed,
             Refusal::Package(problem) => package_code(problem),
             Refusal::Invalid(_) => ProblemCode::Invalid,
+            Refusal::NameReused => ProblemCode::KeyReused,
             Refusal::Changed { .. } => ProblemCode::Changed,
             Refusal::HasChildren { .. } => ProblemCode::HasChildren,
             Refusal::Deleted(_) => ProblemCode::Deleted,
@@ -319,6 +326,7 @@ impl From<Refusal> for Problem {
             | Refusal::Parent(_)
             | Refusal::Package(_)
             | Refusal::Invalid(_)
+            | Refusal::NameReused
             | Refusal::Deleted(_)
             | Refusal::Spiffe(_)
             | Refusal::Busy
@@ -420,6 +428,7 @@ mod tests {
             (Refusal::Spiffe("why".into()), 422, "spiffe_identity"),
             (Refusal::Moved { epoch: 2, seq: Seq(41) }, 412, "changed"),
             (Refusal::Invalid("why".into()), 422, "invalid"),
+            (Refusal::NameReused, 422, "idempotency_key_reused"),
             (Refusal::Wire(Code::KeyInUse), 409, "refused"),
             (Refusal::Busy, 503, "busy"),
             (store.into(), 503, "store_unavailable"),

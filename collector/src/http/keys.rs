@@ -29,6 +29,7 @@ use super::{
     bootstrap,
     error::{Problem, ProblemCode},
     extract::{Call, Id, Json, Query},
+    once,
     openapi::words,
     page::{self, Page},
     routes::{Operation, Param, Routes},
@@ -41,7 +42,7 @@ use crate::{
         credentials::{CloseBootstrap, CreateKey, NoteUses, RevokeKey},
     },
     scope::Scope,
-    store::rows::{CredentialRow, EnrollPolicy},
+    store::rows::{Change, CredentialRow, EnrollPolicy},
 };
 
 /// A key's life where its maker names none.
@@ -196,6 +197,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
                 .about("Makes an API key")
                 .more("The answer is the only one that ever holds the secret. A key reaches no further than its maker.")
                 .body::<NewKeyBody>()
+                .once_told()
                 .answer::<NewKeyView<'static>>(201, "The key"),
             create,
         )
@@ -279,7 +281,9 @@ async fn create(call: Call, Json(body): Json<NewKeyBody>) -> Result<Response, Pr
         expires_at: Some(now.after(life)),
         ..CredentialRow::new(credential.id, credential.hash(), role.as_str(), now)
     };
-    call.state.registry.ask(CreateKey { row: row.clone(), by: call.by() }).await?;
+    let shown = row.clone();
+    let tell = move |_: &Change| once::told_without_secret(StatusCode::CREATED, None, Some(&KeyView::of(&shown, now)));
+    call.once(CreateKey { row: row.clone(), by: call.by() }, tell).await?;
     let text = credential.reveal();
     let view = NewKeyView { key: &text, view: KeyView::of(&row, now) };
     Ok((StatusCode::CREATED, axum::Json(view)).into_response())

@@ -35,6 +35,7 @@ use super::{
     access::{Failures, Permission, Role, Via},
     error::{Problem, ProblemCode},
     extract::{Call, Json, RequestId},
+    once,
     openapi::words,
     routes::{Operation, Routes},
     server::Peer,
@@ -46,7 +47,7 @@ use crate::{
         logins::{BY, LogIn, LogOut, NoteFailedLogin, NoteLoginCode},
         services::By,
     },
-    store::rows::CredentialRow,
+    store::rows::{Change, CredentialRow},
 };
 
 /// How long a session lasts.
@@ -178,6 +179,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(
             Operation::post("/api/admin/login/codes", Permission::Administer, "create_login_code")
                 .about("Makes a one-time code, good for 10 minutes")
+                .once_told()
                 .answer::<CodeView<'_>>(201, "The code; it is told this once"),
             create_code,
         )
@@ -262,10 +264,12 @@ async fn create_code(call: Call) -> Result<Response, Problem> {
     call.caller.demand_everything()?;
     let registry = &call.state.registry;
     let code = LoginCode::random().map_err(no_randomness)?;
-    registry.ask(NoteLoginCode { by: call.by() }).await?;
     let now = registry.now().wall;
     let kept = Kept::of(&code, now);
     let expires_at = Time(kept.expires_at());
+    let shown = serde_json::json!({ "expires_at": expires_at });
+    let tell = move |_: &Change| once::told_without_secret(StatusCode::CREATED, None, Some(&shown));
+    call.once(NoteLoginCode { by: call.by() }, tell).await?;
     call.state.logins.add(kept, now);
     let text = code.reveal();
     Ok((StatusCode::CREATED, axum::Json(CodeView { code: &text, expires_at })).into_response())

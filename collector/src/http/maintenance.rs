@@ -3,7 +3,7 @@
 //! What a window may be is the registry's affair; this file reads moments and spans, and shows where each window
 //! stands now.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -21,8 +21,10 @@ use super::{
     access::Permission,
     error::{Problem, ProblemCode},
     extract::{Call, Id, Json, Query},
+    once,
     openapi::words,
     page::{self, Page},
+    position::Tagged,
     routes::{Operation, Param, Routes},
     scan::walk,
     view::Time,
@@ -32,9 +34,10 @@ use crate::{
     registry::{
         Refusal,
         maintenance::{ChangeWindow, EndWindow, OpenWindow, WindowLimits, WindowState, matches, standing},
+        roster::Roster,
     },
     scope::Scope,
-    store::rows::{Recurrence, RowId, Selector, ServiceKeyText, WindowRow},
+    store::rows::{Change, Recurrence, RowId, Selector, ServiceKeyText, WindowRow},
 };
 
 const ROOT: &str = "/api/admin/maintenance";
@@ -181,6 +184,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
                      made inactive while it lasts, and nobody is alarmed about them.",
                 )
                 .body::<OpenBody>()
+                .once()
                 .answer::<WindowDetail>(201, "It is on record; `Location` says where it is found")
                 .gives(&[ProblemCode::UnknownService]),
             open,
@@ -188,6 +192,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(
             known(Operation::get(&one, P::Read, "get_maintenance"))
                 .about("One maintenance window, and whom it covers")
+                .tagged()
                 .answer::<WindowDetail>(200, "The window"),
             show,
         )
@@ -195,6 +200,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
             known(Operation::patch(&one, P::Operate, "change_maintenance"))
                 .about("Makes a window end later or sooner, or says better why it is there")
                 .body::<ChangeBody>()
+                .matches()
                 .answer::<WindowDetail>(200, "As it is now")
                 .gives(&[ProblemCode::WindowEnded]),
             change,
@@ -202,6 +208,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(
             known(Operation::delete(&one, P::Operate, "end_maintenance"))
                 .about("Ends a window now, and all that would have come of it")
+                .matches()
                 .answer::<WindowDetail>(200, "As it is now")
                 .gives(&[ProblemCode::WindowEnded]),
             end,
@@ -261,19 +268,24 @@ async fn open(call: Call, Json(body): Json<OpenBody>) -> Result<Response, Proble
         limits,
         by: call.by(),
     };
-    call.state.registry.ask(request).await?;
-    let mut response = (StatusCode::CREATED, axum::Json(detail(&call, id)?)).into_response();
+    let covered = if call.is_named() { covered(&call, &request.selector) } else { Covered::default() };
+    let tell = move |change: &Change| {
+        let detail = change.opened().map(|row| WindowDetail::of(row, now, covered.clone()));
+        once::told(StatusCode::CREATED, Some(format!("{ROOT}/{id}")), detail.as_ref())
+    };
+    call.once(request, tell).await?;
+    let mut response = (StatusCode::CREATED, detail(&call, id)?).into_response();
     if let Ok(place) = HeaderValue::from_str(&format!("{ROOT}/{id}")) {
         response.headers_mut().insert(header::LOCATION, place);
     }
     Ok(response)
 }
 
-async fn show(call: Call, id: Id<RowId>) -> Result<axum::Json<WindowDetail>, Problem> {
-    detail(&call, id.0).map(axum::Json)
+async fn show(call: Call, id: Id<RowId>) -> Result<Tagged<WindowDetail>, Problem> {
+    detail(&call, id.0)
 }
 
-async fn change(call: Call, id: Id<RowId>, Json(body): Json<ChangeBody>) -> Result<axum::Json<WindowDetail>, Problem> {
+async fn change(call: Call, id: Id<RowId>, Json(body): Json<ChangeBody>) -> Result<Tagged<WindowDetail>, Problem> {
     let now = call.state.registry.now().wall;
     let ends_at = match (&body.ends_at, &body.length) {
         (Some(text), None) => Some(moment("ends_at", text)?),
@@ -292,28 +304,56 @@ async fn change(call: Call, id: Id<RowId>, Json(body): Json<ChangeBody>) -> Resu
         limits: limits(&call),
         by: call.by(),
     };
-    call.state.registry.ask(request).await?;
-    detail(&call, id.0).map(axum::Json)
+    call.change(seq_of(id.0), request).await?;
+    detail(&call, id.0)
 }
 
-async fn end(call: Call, id: Id<RowId>) -> Result<axum::Json<WindowDetail>, Problem> {
-    call.state.registry.ask(EndWindow { id: id.0, by: call.by() }).await?;
-    detail(&call, id.0).map(axum::Json)
+async fn end(call: Call, id: Id<RowId>) -> Result<Tagged<WindowDetail>, Problem> {
+    call.change(seq_of(id.0), EndWindow { id: id.0, by: call.by() }).await?;
+    detail(&call, id.0)
 }
 
-fn detail(call: &Call, id: RowId) -> Result<WindowDetail, Problem> {
-    let registry = &call.state.registry;
-    let row = registry.read(|roster| roster.upkeep().window(id).cloned()).ok_or(Refusal::UnknownWindow(id))?;
-    let (mut covers, mut services) = (0, Vec::new());
-    walk(registry, &Scope::everything(), None, |_, entry, _| {
-        if matches(&row.selector, &entry.row) {
-            covers += 1;
-            if services.len() < MAX_SHOWN {
-                services.push(entry.row.key.to_string());
+fn detail(call: &Call, id: RowId) -> Result<Tagged<WindowDetail>, Problem> {
+    let row = find(call, id)?;
+    let detail = WindowDetail::of(&row, call.state.registry.now().wall, covered(call, &row.selector));
+    Ok(call.tagged(row.seq, detail))
+}
+
+/// One window, if it is there.
+fn find(call: &Call, id: RowId) -> Result<Arc<WindowRow>, Problem> {
+    let row = call.state.registry.read(|roster| roster.upkeep().window(id).cloned());
+    row.ok_or_else(|| Refusal::UnknownWindow(id).into())
+}
+
+/// Finds the seq of a window.
+fn seq_of(id: RowId) -> impl Fn(&Roster) -> Option<Seq> + Send + use<> {
+    move |roster| roster.upkeep().window(id).map(|row| row.seq)
+}
+
+/// How many services a selector matches, and the first of them.
+#[derive(Debug, Clone, Default)]
+struct Covered {
+    count: usize,
+    first: Vec<String>,
+}
+
+fn covered(call: &Call, selector: &Selector) -> Covered {
+    let mut covered = Covered::default();
+    walk(&call.state.registry, &Scope::everything(), None, |_, entry, _| {
+        if matches(selector, &entry.row) {
+            covered.count += 1;
+            if covered.first.len() < MAX_SHOWN {
+                covered.first.push(entry.row.key.to_string());
             }
         }
     });
-    Ok(WindowDetail { window: WindowView::of(&row, registry.now().wall), covers, services })
+    covered
+}
+
+impl WindowDetail {
+    fn of(row: &WindowRow, now: Timestamp, covered: Covered) -> Self {
+        Self { window: WindowView::of(row, now), covers: covered.count, services: covered.first }
+    }
 }
 
 impl WindowView {

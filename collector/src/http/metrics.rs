@@ -53,6 +53,8 @@ pub(super) struct Counts {
     pub(super) unauthenticated: Counter,
     pub(super) connections: Counter,
     pub(super) panics: Counter,
+    pub(super) repeated: Counter,
+    pub(super) forgotten: Counter,
     pub(super) feed_dropped: Family<DropLabel, Counter>,
 }
 
@@ -92,6 +94,17 @@ async fn scrape(call: Call) -> Result<Response, Problem> {
     let dropped = state.counts.feed_dropped.clone();
     exposition.register("rollcall_feed_dropped", "Readers of the feed that were dropped, by reason", dropped);
     exposition.register("rollcall_http_panics", "HTTP requests that ended in a panic", state.counts.panics.clone());
+    let repeated = state.counts.repeated.clone();
+    exposition.register(
+        "rollcall_http_repeated",
+        "Requests that were answered by an earlier one of their key",
+        repeated,
+    );
+    exposition.register(
+        "rollcall_http_answers_forgotten",
+        "Answers to requests with a key that made room for others before their time",
+        state.counts.forgotten.clone(),
+    );
     state.logins.register(&mut exposition);
     if let Some(certificates) = &state.certificates {
         certificates.register(&mut exposition);

@@ -20,7 +20,7 @@ use axum::{
 };
 use rollcall_common::{
     health::Text,
-    id::{Kind, NoRandomness},
+    id::{Kind, NoRandomness, Seq},
     time::Timestamp,
     token::{MAX_TEXT, PackageSecret, Secret, Token, TokenId},
 };
@@ -35,6 +35,7 @@ use super::{
     call::Call,
     error::{Problem, ProblemCode},
     extract::{Id, Json, Query, RequestId},
+    once,
     openapi::words,
     page::{self, Page},
     position::Tagged,
@@ -44,13 +45,15 @@ use super::{
 };
 use crate::{
     registry::{
+        answers::Told,
         packages::{
             Contents, CreatePackage, DeletePackage, FETCH_AGAIN, FetchPackage, PackageProblem, ReissuePackage,
             RevokePackage, standing,
         },
+        roster::Roster,
         services::By,
     },
-    store::rows::{PackageId, PackageRow, PackageStatus, TokenPolicy},
+    store::rows::{Change, PackageId, PackageRow, PackageStatus, TokenPolicy},
 };
 
 const ROOT: &str = "/api/admin/packages";
@@ -89,6 +92,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
                      download secret; what the package holds cannot be read without it.",
                 )
                 .body::<PackageBody>()
+                .once_told()
                 .answer::<NewPackageView>(201, "The package")
                 .gives(&[
                     ProblemCode::Exists,
@@ -129,6 +133,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
             known(Operation::post(&format!("{ROOT}/{{id}}/reissue"), P, "reissue_package"))
                 .about("Gives a package a new token and a new download secret; the old ones end")
                 .body::<ReissuePackageBody>()
+                .matches()
+                .once_told()
                 .answer::<NewPackageView>(200, "The package")
                 .gives(&changed)
                 .gives(&[ProblemCode::NoAddress, ProblemCode::UnknownService]),
@@ -139,6 +145,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
                 .about("Takes a package back; its token ends with it")
                 .more("`service` revokes the service, too, and demands what that demands.")
                 .body::<RevokePackageBody>()
+                .matches()
                 .answer::<PackageView>(200, "As it is now")
                 .gives(&changed)
                 .gives(&[ProblemCode::NoArrow]),
@@ -148,6 +155,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
             known(Operation::delete(&format!("{ROOT}/{{id}}"), P, "delete_package"))
                 .about("Puts a package away that is used, revoked or expired; its row goes seven days later")
                 .query(&[Param::of::<words::Text>("reason", "Why, for the audit trail")])
+                .matches()
                 .answer::<PackageView>(200, "As it is now")
                 .gives(&changed),
             delete,
@@ -333,8 +341,8 @@ async fn create(call: Call, Json(body): Json<PackageBody>) -> Result<Response, P
         settings,
         note: body.note.to_string(),
     };
-    call.state.registry.ask(request).await?;
-    let mut response = (StatusCode::CREATED, axum::Json(issued(&call, id, fresh)?)).into_response();
+    call.once(request, tell(&call, StatusCode::CREATED, Some(format!("{ROOT}/{id}")))).await?;
+    let mut response = (StatusCode::CREATED, issued(&call, id, fresh)?).into_response();
     if let Ok(place) = HeaderValue::from_str(&format!("{ROOT}/{id}")) {
         response.headers_mut().insert(header::LOCATION, place);
     }
@@ -345,18 +353,35 @@ async fn reissue(
     call: Call,
     id: Id<PackageId>,
     Json(body): Json<ReissuePackageBody>,
-) -> Result<axum::Json<NewPackageView>, Problem> {
+) -> Result<Tagged<NewPackageView>, Problem> {
     let row = find(&call, id.0)?;
     let policy = body.policy(&row, call.state.registry.now().wall)?;
     let fresh = fresh(&call, id.0, policy, &body.dial())?;
     let request = ReissuePackage { id: id.0, contents: fresh.contents.clone(), by: call.by() };
-    call.state.registry.ask(request).await?;
-    Ok(axum::Json(issued(&call, id.0, fresh)?))
+    let tell = tell(&call, StatusCode::OK, None);
+    call.once(call.expecting(seq_of(id.0), request), tell).await?;
+    issued(&call, id.0, fresh)
 }
 
-fn issued(call: &Call, id: PackageId, fresh: Fresh) -> Result<NewPackageView, Problem> {
-    let view = PackageView::of(&*find(call, id)?, call.state.registry.now().wall);
-    Ok(NewPackageView { download_secret: Shown(fresh.secret.reveal()), addresses: fresh.addresses, view })
+/// What is told to whoever repeats a request that issued a package: all but its download secret.
+fn tell(call: &Call, status: StatusCode, place: Option<String>) -> impl Fn(&Change) -> Told + Send + use<> {
+    let now = call.state.registry.now().wall;
+    move |change| {
+        let view = change.issued().map(|row| PackageView::of(row, now));
+        once::told_without_secret(status, place.clone(), view.as_ref())
+    }
+}
+
+fn issued(call: &Call, id: PackageId, fresh: Fresh) -> Result<Tagged<NewPackageView>, Problem> {
+    let row = find(call, id)?;
+    let view = PackageView::of(&row, call.state.registry.now().wall);
+    let view = NewPackageView { download_secret: Shown(fresh.secret.reveal()), addresses: fresh.addresses, view };
+    Ok(call.tagged(row.seq, view))
+}
+
+/// Finds the seq of a package.
+fn seq_of(id: PackageId) -> impl Fn(&Roster) -> Option<Seq> + Send + use<> {
+    move |roster| roster.packages().get(id).map(|row| row.seq)
 }
 
 async fn list(call: Call, query: Query) -> Result<axum::Json<Page<PackageView>>, Problem> {
@@ -395,29 +420,28 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(name: &'static str, text
 }
 
 async fn show(call: Call, id: Id<PackageId>) -> Result<Tagged<PackageView>, Problem> {
-    let row = find(&call, id.0)?;
-    Ok(call.tagged(row.seq, PackageView::of(&row, call.state.registry.now().wall)))
+    view(&call, id.0)
 }
 
 async fn revoke(
     call: Call,
     id: Id<PackageId>,
     Json(body): Json<RevokePackageBody>,
-) -> Result<axum::Json<PackageView>, Problem> {
+) -> Result<Tagged<PackageView>, Problem> {
     find(&call, id.0)?;
     if body.service {
         call.demand(Permission::Administer)?;
     }
     let request = RevokePackage { id: id.0, service: body.service, reason: body.reason.to_string(), by: call.by() };
-    call.state.registry.ask(request).await?;
+    call.change(seq_of(id.0), request).await?;
     view(&call, id.0)
 }
 
-async fn delete(call: Call, id: Id<PackageId>, query: Query) -> Result<axum::Json<PackageView>, Problem> {
+async fn delete(call: Call, id: Id<PackageId>, query: Query) -> Result<Tagged<PackageView>, Problem> {
     let reason = Text::new(query.get("reason").unwrap_or_default())
         .map_err(|error| Problem::new(ProblemCode::InvalidQuery, error.to_string()).with("parameter", "reason"))?;
     find(&call, id.0)?;
-    call.state.registry.ask(DeletePackage { id: id.0, reason: reason.to_string(), by: call.by() }).await?;
+    call.change(seq_of(id.0), DeletePackage { id: id.0, reason: reason.to_string(), by: call.by() }).await?;
     view(&call, id.0)
 }
 
@@ -488,8 +512,9 @@ fn unknown() -> Problem {
     crate::registry::Refusal::Package(PackageProblem::Unknown).into()
 }
 
-fn view(call: &Call, id: PackageId) -> Result<axum::Json<PackageView>, Problem> {
-    Ok(axum::Json(PackageView::of(&*find(call, id)?, call.state.registry.now().wall)))
+fn view(call: &Call, id: PackageId) -> Result<Tagged<PackageView>, Problem> {
+    let row = find(call, id)?;
+    Ok(call.tagged(row.seq, PackageView::of(&row, call.state.registry.now().wall)))
 }
 
 /// One package, if it is there and within reach.

@@ -67,9 +67,11 @@ pub(super) use self::{
 };
 use super::{
     State,
+    access::Caller,
     error::{Problem, ProblemCode},
     extract::Query,
     gate::{Showing, admit},
+    once::{self, Begun},
     position,
 };
 
@@ -171,17 +173,9 @@ async fn guard(Held(gate): Held<Gate>, mut request: Request, next: Next) -> Resp
     };
     let mut answer = match passed {
         Ok((caller, query, expect)) => {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
-            }
-            request.extensions_mut().insert(query);
             request.extensions_mut().insert(Arc::clone(&operation));
-            if operation.tagged {
-                position::spared(in_time(&operation, next.run(request)).await, expect.as_ref())
-            } else {
-                request.extensions_mut().insert(Expected(expect));
-                in_time(&operation, next.run(request)).await
-            }
+            let begun = once::begin(&gate.state, &operation, caller.as_ref(), request).await;
+            run(&operation, begun, (caller, query, expect), next).await
         }
         Err(problem) => problem.into_response(),
     };
@@ -190,6 +184,30 @@ async fn guard(Held(gate): Held<Gate>, mut request: Request, next: Next) -> Resp
     }
     answer.extensions_mut().insert(operation);
     answer
+}
+
+/// Hands a request that passed to its handler, unless it was done before.
+async fn run(
+    operation: &Operation,
+    begun: Result<Begun, Problem>,
+    (caller, query, expect): (Option<Caller>, Query, Option<Expect>),
+    next: Next,
+) -> Response {
+    // The place is given up when the answer is there.
+    let (mut request, _place) = match begun {
+        Ok(Begun::New(request, place)) => (request, place),
+        Ok(Begun::Known(answer)) => return answer,
+        Err(problem) => return problem.into_response(),
+    };
+    if let Some(caller) = caller {
+        request.extensions_mut().insert(caller);
+    }
+    request.extensions_mut().insert(query);
+    if operation.tagged {
+        return position::spared(in_time(operation, next.run(request)).await, expect.as_ref());
+    }
+    request.extensions_mut().insert(Expected(expect));
+    in_time(operation, next.run(request)).await
 }
 
 /// What a change is bound to.

@@ -585,6 +585,7 @@ mod scopes {
 }
 
 mod lifecycle;
+mod once;
 mod served;
 mod upkeep;
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::{
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use rollcall_common::{
@@ -27,6 +27,7 @@ use super::{
     access::Permission,
     error::{Problem, ProblemCode},
     extract::{Call, Id, Json, Query},
+    once,
     openapi::words,
     page::{self, Page},
     position::Tagged,
@@ -38,12 +39,14 @@ use crate::{
     naming::{IdPattern, ParentRule},
     registry::{
         Refusal,
+        answers::Told,
         roster::Roster,
         tokens::{CreateToken, RevokeToken, TokenState},
     },
-    store::rows::{Approval, Cidr, IdRule, TokenPolicy},
+    store::rows::{Approval, Change, Cidr, IdRule, TokenPolicy},
 };
 
+const ROOT: &str = "/api/admin/tokens";
 /// A token's life where its maker names none.
 const DEFAULT_LIFE: Duration = Duration::from_secs(3600);
 /// Longest list of address ranges.
@@ -131,7 +134,6 @@ const LIST: &[Param] = &[
 ];
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    const ROOT: &str = "/api/admin/tokens";
     let known =
         |operation: Operation| operation.path::<words::TokenId>("id", "The token").gives(&[ProblemCode::UnknownToken]);
     routes
@@ -150,6 +152,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
                 .about("Makes an onboarding token")
                 .more("The answer is the only one that ever holds the secret.")
                 .body::<CreateBody>()
+                .once_told()
                 .answer::<NewTokenView<'static>>(201, "The token")
                 .gives(&[
                     ProblemCode::NoAddress,
@@ -186,8 +189,9 @@ async fn create(call: Call, Json(body): Json<CreateBody>) -> Result<Response, Pr
     let token = fresh(state, &policy, &body.addresses, body.local)?;
     let text = token.reveal();
     let (id, hash) = (token.id, token.secret.hash(token.id));
-    state.registry.ask(CreateToken { id, hash, policy, note: body.note.to_string(), by: call.by() }).await?;
-    Ok((StatusCode::CREATED, axum::Json(made(&call, &token, &text)?)).into_response())
+    let request = CreateToken { id, hash, policy, note: body.note.to_string(), by: call.by() };
+    call.once(request, tell(&call, id)).await?;
+    made(&call, &token, &text)
 }
 
 /// A token that nobody knows yet, for a policy.
@@ -210,12 +214,31 @@ pub(super) fn fresh(state: &State, policy: &TokenPolicy, asked: &[Address], loca
     Ok(token)
 }
 
+/// Where a token is found.
+fn place(id: TokenId) -> String {
+    format!("{ROOT}/{id}")
+}
+
+/// What is told to whoever repeats a request that made a token: all but its secret.
+pub(super) fn tell(call: &Call, id: TokenId) -> impl Fn(&Change) -> Told + Send + use<> {
+    let now = call.state.registry.now().wall;
+    move |change| {
+        let view = change.minted().map(|row| TokenView::of(row, now));
+        once::told_without_secret(StatusCode::CREATED, Some(place(id)), view.as_ref())
+    }
+}
+
 /// A token that was made, shown once.
-pub(super) fn made<'a>(call: &Call, token: &Token, text: &'a str) -> Result<NewTokenView<'a>, Problem> {
+pub(super) fn made(call: &Call, token: &Token, text: &str) -> Result<Response, Problem> {
     let registry = &call.state.registry;
     let row = registry.read(|roster| roster.token(token.id).cloned()).ok_or(Refusal::UnknownToken(token.id))?;
     let addresses = token.addresses.iter().map(ToString::to_string).collect();
-    Ok(NewTokenView { token: text, addresses, view: TokenView::of(&row, registry.now().wall) })
+    let view = NewTokenView { token: text, addresses, view: TokenView::of(&row, registry.now().wall) };
+    let mut response = (StatusCode::CREATED, call.tagged(row.seq, view)).into_response();
+    if let Ok(place) = HeaderValue::from_str(&place(token.id)) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    Ok(response)
 }
 
 /// The life that a caller wants a token to have.

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     registry::{
         Refusal, Registry, Request,
+        answers::{ForgetAnswers, KEPT_FOR},
         leases::Sight,
         maintenance::{Cover, ForgetWindows},
         retention::{Departures, Gathering, Kept, Look, gone_since, silent_since},
@@ -40,8 +41,10 @@ const PATIENCE: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What runs count; labels of the metric.
-pub(super) const ITEM_WORDS: &[&str] =
-    &["marked", "archived", "removed", "kept", "passed", "over_cap", "history", "blind", "denied", "windows", "audit"];
+pub(super) const ITEM_WORDS: &[&str] = &[
+    "marked", "archived", "removed", "kept", "passed", "over_cap", "history", "blind", "denied", "windows", "answers",
+    "audit",
+];
 
 /// The right to run jobs. With one collector it is always held; where several share a store, the elected one's
 /// epoch lives here: it is taken when a run begins, and looked at before every slice.
@@ -214,6 +217,8 @@ async fn retention(context: &Context) -> Result<(), Ending> {
     slice_by_slice(context, "denied", &mut left, || ForgetDenied { now, most }).await?;
     let before = now.before(keep.maintenance);
     slice_by_slice(context, "windows", &mut left, || ForgetWindows { before, most }).await?;
+    let before = now.before(KEPT_FOR);
+    slice_by_slice(context, "answers", &mut left, || ForgetAnswers { before, most }).await?;
     // What waits for a way out is kept for as long again: one that never comes back must not fill the disk.
     let sent = context.jobs.settings().sent.get();
     retire_audit(context, now.before(keep.audit), sent, &mut left).await?;

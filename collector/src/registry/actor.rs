@@ -540,7 +540,9 @@ impl Actor {
             | Write::DropPackage(_)
             | Write::RemoveToken(_)
             | Write::PutApproval(_)
-            | Write::DropApproval(_) => return None,
+            | Write::DropApproval(_)
+            | Write::KeepAnswer(_)
+            | Write::ForgetAnswer(_) => return None,
         };
         let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
         roster.get(key).map(|entry| (entry.slot, entry.row.status))
@@ -609,7 +611,9 @@ impl Actor {
                 | Write::DropPackage(_)
                 | Write::RemoveToken(_)
                 | Write::PutApproval(_)
-                | Write::DropApproval(_),
+                | Write::DropApproval(_)
+                | Write::KeepAnswer(_)
+                | Write::ForgetAnswer(_),
                 _,
             ) => {}
         }

@@ -30,8 +30,8 @@ pub use self::{
     packages::Packages,
     tree::Below,
 };
-use super::approvals::Approvals;
 use super::feed;
+use super::{answers::Answers, approvals::Approvals};
 use crate::store::{
     Position,
     rows::{Applied, Change, CredentialRow, IdentityRow, Loaded, ServiceRow, TokenRow, Write},
@@ -74,6 +74,7 @@ pub struct Roster {
     tokens: BTreeMap<TokenId, Arc<TokenRow>>,
     uses: HashMap<TokenId, HashMap<Pin, ServiceKey>>,
     approvals: Approvals,
+    answers: Answers,
     credentials: HashMap<TokenId, Arc<CredentialRow>>,
     upkeep: Upkeep,
     packages: Packages,
@@ -87,7 +88,8 @@ impl Roster {
         let upkeep = Upkeep::from_loaded(loaded);
         let packages = Packages::from_loaded(loaded);
         let approvals = Approvals::from_rows(&loaded.approvals);
-        let mut roster = Self { upkeep, packages, approvals, position: loaded.position, ..Self::default() };
+        let answers = Answers::from_rows(&loaded.answers);
+        let mut roster = Self { upkeep, packages, approvals, answers, position: loaded.position, ..Self::default() };
         for row in &loaded.services {
             roster.insert(row.clone());
         }
@@ -242,6 +244,12 @@ impl Roster {
         &self.approvals
     }
 
+    /// Answers to requests that named themselves.
+    #[must_use]
+    pub fn answers(&self) -> &Answers {
+        &self.answers
+    }
+
     /// Jobs, holds and maintenance windows.
     #[must_use]
     pub fn upkeep(&self) -> &Upkeep {
@@ -263,10 +271,13 @@ impl Roster {
     /// Repeats in memory what the store committed, telling of each write that took a seq the service's row
     /// before and after it. The position stays until the whole batch is repeated: see [`Roster::reach`].
     pub(super) fn repeat(&mut self, change: &Change, applied: &Applied, mut told: impl FnMut(&Write, Seq, Rows<'_>)) {
+        // An answer takes over the seq of what was written before it.
+        let mut last = Seq::default();
         for (write, seq) in change.writes.iter().zip(&applied.rows) {
+            last = seq.unwrap_or(last);
             let fed = seq.zip(feed::subject(write));
             let before = fed.and_then(|(_, (key, _))| self.get(key)).map(|entry| Arc::clone(&entry.row));
-            self.apply_write(write, seq.unwrap_or_default());
+            self.apply_write(write, last);
             if let Some((seq, (key, _))) = fed {
                 told(write, seq, (before.as_ref(), self.get(key).map(|entry| &entry.row)));
             }
@@ -383,6 +394,8 @@ impl Roster {
             }
             Write::PutApproval(row) => self.approvals.put(row, seq),
             Write::DropApproval(id) => self.approvals.drop_one(*id),
+            Write::KeepAnswer(row) => self.answers.keep(row, seq),
+            Write::ForgetAnswer(of) => self.answers.forget(of),
         }
     }
 

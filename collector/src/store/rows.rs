@@ -1,5 +1,6 @@
 //! What the registry store holds, in domain words.
 
+mod answers;
 mod approvals;
 mod packages;
 mod seal;
@@ -20,6 +21,7 @@ use rollcall_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::answers::{AnswerKey, AnswerRow, Fingerprint};
 pub use self::approvals::{ApprovalRow, ApprovalState, Door, KnockRow, Why};
 pub use self::packages::{PackageId, PackageIdError, PackageRow, PackageSettings, PackageStatus, PackageStatusError};
 pub use self::seal::{SealHash, SealRow};
@@ -380,6 +382,8 @@ pub struct Loaded {
     pub approvals: Vec<ApprovalRow>,
     /// Who was turned away.
     pub knocks: Vec<KnockRow>,
+    /// Answers to requests that named themselves.
+    pub answers: Vec<AnswerRow>,
 }
 
 /// One compare-and-set with its audit events: all of it happens, or none.
@@ -559,6 +563,11 @@ pub enum Write {
     },
     /// Removes an onboarding package, if it is there. Takes no seq.
     DropPackage(PackageId),
+    /// Keeps the answer to a request; conflicts with [`Conflict::Exists`]. Takes no seq: the row gets the last one
+    /// that its change took before it, in place of its own, and 0 where it took none.
+    KeepAnswer(Box<AnswerRow>),
+    /// Forgets an answer, if it is there. Takes no seq.
+    ForgetAnswer(AnswerKey),
 }
 
 /// A change that met another state than it expected.

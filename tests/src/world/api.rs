@@ -69,10 +69,17 @@ impl Api {
     /// # Errors
     /// When no answer comes.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Reply> {
+        self.send(method, path, body, None).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>, key: Option<&str>) -> Result<Reply> {
         let mut request = self.client.request(method, format!("http://{}{path}", self.addr));
         request = request.timeout(Duration::from_secs(15));
         if let Some(credential) = &self.credential {
             request = request.bearer_auth(credential);
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
         }
         if let Some(body) = body {
             request = request.json(body);
@@ -97,6 +104,14 @@ impl Api {
     /// When no answer comes.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Reply> {
         self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// POST of something that is made once for each key.
+    ///
+    /// # Errors
+    /// When the collector does not answer.
+    pub async fn post_once(&self, path: &str, body: &Value, key: &str) -> Result<Reply> {
+        self.send(Method::POST, path, Some(body), Some(key)).await
     }
 
     /// One service as it is shown.

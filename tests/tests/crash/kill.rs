@@ -17,7 +17,7 @@ use rollcall_tests::{
     until::{always, same, until},
     world::{
         self, Api, Plan, Policy, World,
-        api::{at, word},
+        api::{Reply, at, word},
     },
 };
 use serde_json::{Value, json};
@@ -40,6 +40,8 @@ struct Acknowledged {
     enrolled: BTreeSet<String>,
     /// An enrollment whose answer never came.
     unanswered: Option<(String, Ask)>,
+    /// A registration whose answer never came.
+    unheard: Option<String>,
 }
 
 /// T15, and every acknowledged change.
@@ -91,12 +93,13 @@ async fn one_round(
     always(wait, "they work", async || Ok(())).await?;
     world.collector().kill9().await?;
     stop.cancel();
-    let mut unanswered = Vec::new();
+    let (mut unanswered, mut unheard) = (Vec::new(), Vec::new());
     while let Some(worker) = workers.join_next().await {
         let done = worker??;
         all.registered.extend(done.registered);
         all.enrolled.extend(done.enrolled);
         unanswered.extend(done.unanswered);
+        unheard.extend(done.unheard);
     }
     world.start_collector().await?;
     check(world.api(), all).await?;
@@ -106,6 +109,12 @@ async fn one_round(
         let identity = enroll(&phone, world.quic(), token, &ask).await?.identity().with_context(|| id.clone())?;
         same("the identity", &identity.service.id.to_string(), &id)?;
         all.enrolled.insert(id);
+    }
+    // Whoever never heard of a registration repeats it under its key: it is made now, or was made then, but once.
+    for id in unheard {
+        let made = register(world.api(), &id).await?.expect(201).with_context(|| id.clone())?;
+        same("who was made", &word(&made, "id")?, &id.as_str())?;
+        all.registered.insert(id, "pending");
     }
     check(world.api(), all).await
 }
@@ -132,20 +141,26 @@ async fn enroll_on(to: SocketAddr, token: Token, prefix: String, stop: Cancellat
     Ok(done)
 }
 
+/// Registers a poller under a key that is its own.
+async fn register(api: &Api, id: &str) -> Result<Reply> {
+    api.post_once("/api/admin/services/pollers", &json!({ "id": id }), &format!("register {id}").replace(' ', "-"))
+        .await
+}
+
 /// Registers pollers and revokes every second one, until stopped.
 async fn register_on(api: Api, prefix: String, stop: CancellationToken) -> Result<Acknowledged> {
     let mut done = Acknowledged::default();
     for n in 0.. {
         let id = format!("{prefix}-{n}");
-        let work = async {
-            let made = api.post("/api/admin/services/pollers", &json!({ "id": id })).await?;
-            made.expect(201)?;
-            anyhow::Ok(())
+        let made = tokio::select! {
+            () = stop.cancelled() => None,
+            made = register(&api, &id) => made.ok(),
         };
-        tokio::select! {
-            () = stop.cancelled() => break,
-            made = work => if made.is_err() { break },
-        }
+        let Some(made) = made else {
+            done.unheard = Some(id);
+            break;
+        };
+        made.expect(201)?;
         done.registered.insert(id.clone(), "pending");
         if n % 2 == 0 {
             let name = format!("poller/{id}");

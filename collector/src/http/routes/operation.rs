@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use super::Param;
-use crate::http::{access::Permission, error::ProblemCode, extract::MAX_BODY, position};
+use crate::http::{access::Permission, error::ProblemCode, extract::MAX_BODY, once, position};
 
 /// A type's schema, by its name.
 #[derive(Clone, Copy)]
@@ -98,6 +98,8 @@ pub(crate) struct Operation {
     pub tagged: bool,
     /// Whether it can be bound to a tag.
     pub matches: bool,
+    /// Whether it is done once for each `Idempotency-Key`.
+    pub once: bool,
 }
 
 #[allow(dead_code, reason = "the builder is whole; each resource uses the parts that it needs")]
@@ -123,6 +125,7 @@ impl Operation {
             body_limit: MAX_BODY,
             tagged: false,
             matches: false,
+            once: false,
         }
     }
 
@@ -264,6 +267,17 @@ impl Operation {
         self.header(position::IF_MATCH).gives(&[ProblemCode::Changed])
     }
 
+    /// Says that it makes something by `Call::once`, so that `Idempotency-Key` is heeded.
+    pub(crate) fn once(mut self) -> Self {
+        self.once = true;
+        self.header(once::KEY_PARAM).gives(&[ProblemCode::KeyReused, ProblemCode::KeyUnderway])
+    }
+
+    /// The same where the answer tells a secret, which a repetition cannot.
+    pub(crate) fn once_told(self) -> Self {
+        self.once().gives(&[ProblemCode::SecretAlreadyShown])
+    }
+
     /// Whether it is a read that can wait for a position.
     pub(crate) fn waits(&self) -> bool {
         self.method == Method::GET && self.permission == Permission::Read && !self.streams
@@ -292,6 +306,7 @@ impl Operation {
         when(!self.path_params.is_empty(), &[C::InvalidId]);
         when(self.query.iter().any(|param| param.name == "cursor"), &[C::InvalidCursor]);
         when(self.body.is_some(), &[C::InvalidBody, C::Invalid, C::MediaType, C::TooLarge, C::SlowBody]);
+        when(self.once, &[C::TooLarge, C::SlowBody]);
         when(self.waits(), &[C::Behind, C::OtherEpoch]);
         when(self.changes(), &[C::Busy, C::StoreUnavailable, C::Draining]);
         all

@@ -151,6 +151,7 @@ pub(super) fn of_kind(routes: Routes, kind: Kind) -> Routes {
         )
         .path::<words::Id>("id", "The service")
         .body::<ReenrollBody>()
+        .once_told()
         .matches()
         .answer::<NewTokenView<'static>>(201, "The token")
         .gives(&[
@@ -221,13 +222,14 @@ async fn reenroll(kind: Kind, call: Call, id: Id, Json(body): Json<ReenrollBody>
     let (id, hash) = (token.id, token.secret.hash(token.id));
     let create = CreateToken { id, hash, policy, note: format!("re-enrolls {key}"), by: call.by() };
     let request = Reenroll { key: key.clone(), token: create, reason, expect: None };
+    let tell = tokens::tell(&call, id);
     if body.revoke {
-        call.state.registry.ask(request).await?;
+        call.once(request, tell).await?;
     } else {
-        call.change(seq_of(&key), request).await?;
+        call.once(call.expecting(seq_of(&key), request), tell).await?;
     }
     let text = token.reveal();
-    Ok((StatusCode::CREATED, axum::Json(tokens::made(&call, &token, &text)?)).into_response())
+    tokens::made(&call, &token, &text)
 }
 
 /// What a body asks for, and what that demands.

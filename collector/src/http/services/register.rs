@@ -16,6 +16,7 @@ use super::super::{
     access::Permission,
     error::{Problem, ProblemCode},
     extract::{Call, Json},
+    once,
     openapi::words,
     routes::{Operation, Routes},
     view::ServiceDetail,
@@ -25,7 +26,7 @@ use crate::{
         Register,
         edit::{Patch, check_declared},
     },
-    store::rows::Said,
+    store::rows::{Change, Said},
 };
 
 /// A service to register ahead of its first heartbeat.
@@ -71,6 +72,7 @@ pub(super) fn of_kind(routes: Routes, kind: Kind) -> Routes {
         .scoped()
         .about(format!("Registers a service of kind {kind} ahead of its first heartbeat"))
         .body::<RegisterBody>()
+        .once()
         .answer::<ServiceDetail>(201, "It is registered; `Location` says where it is found")
         .gives(&[
             ProblemCode::Exists,
@@ -120,10 +122,15 @@ async fn register(kind: Kind, call: Call, Json(body): Json<RegisterBody>) -> Res
         said,
         ..Register::new(key.clone(), body.parent, source, call.by())
     };
-    call.state.registry.ask(request).await?;
+    let place = format!("/api/admin/services/{}/{}", kind.plural(), key.id);
+    let (shown, told_place) = (call.fresh(), place.clone());
+    let tell = move |change: &Change| {
+        let view = change.registered().map(&shown);
+        once::told(StatusCode::CREATED, Some(told_place.clone()), view.as_ref())
+    };
+    call.once(request, tell).await?;
     let seen = call.find(&key)?;
     let mut response = (StatusCode::CREATED, super::shown(&call, &seen)).into_response();
-    let place = format!("/api/admin/services/{}/{}", kind.plural(), key.id);
     if let Ok(place) = HeaderValue::from_str(&place) {
         response.headers_mut().insert(header::LOCATION, place);
     }

@@ -13,12 +13,12 @@ use crate::{
     },
 };
 
-struct Live {
-    api: Api,
+pub(super) struct Live {
+    pub(super) api: Api,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
-    registry: Registry,
-    _dir: tempfile::TempDir,
+    pub(super) registry: Registry,
+    dir: tempfile::TempDir,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the handle is kept and awaited by Live::close")]
@@ -27,13 +27,29 @@ fn start(actor: Actor, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
 }
 
 impl Live {
-    async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let world = World::new(&[]);
-        let store: Arc<dyn RegistryStore> = Arc::new(SqliteStore::open(&dir.path().join("registry.db")).await.unwrap());
+        let store = Self::store(&dir).await;
         let credentials = world.credentials().into_iter().map(Write::InsertCredential).collect();
         let now = world.clock.now().wall;
         store.commit(&[Change { writes: credentials, audit: Vec::new() }], now).await.unwrap()[0].as_ref().unwrap();
+        Self::on(dir, world, store).await
+    }
+
+    async fn store(dir: &tempfile::TempDir) -> Arc<dyn RegistryStore> {
+        Arc::new(SqliteStore::open(&dir.path().join("registry.db")).await.unwrap())
+    }
+
+    /// Everything that memory held is gone; the store is what it was.
+    pub(super) async fn restarted(self) -> Self {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        let store = Self::store(&self.dir).await;
+        Self::on(self.dir, self.api.world, store).await
+    }
+
+    async fn on(dir: tempfile::TempDir, world: World, store: Arc<dyn RegistryStore>) -> Self {
         let whoami = Whoami {
             trust_domain: "fleet.example".parse().unwrap(),
             collector: "c1".parse().unwrap(),
@@ -46,10 +62,10 @@ impl Live {
         let task = start(actor, stop.clone());
         let parts = Parts { store, ..world.parts(registry.clone()) };
         let (router, table) = router(Arc::new(State::new(parts, settings()).unwrap()));
-        Self { api: Api { world, router, table }, stop, task, registry, _dir: dir }
+        Self { api: Api { world, router, table }, stop, task, registry, dir }
     }
 
-    async fn close(self) {
+    pub(super) async fn close(self) {
         self.stop.cancel();
         self.task.await.unwrap();
     }

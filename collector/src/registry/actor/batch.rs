@@ -321,7 +321,10 @@ impl Ground {
                 | Write::PutWindow { .. }
                 | Write::DropWindow(_)
                 | Write::DropPackage(_)
-                | Write::DropApproval(_) => {}
+                | Write::DropApproval(_)
+                | Write::ForgetAnswer(_) => {}
+                // Of two that name themselves alike the second one must see the first.
+                Write::KeepAnswer(row) => jobs.push(format!("answer {} {}", row.of.caller, row.of.key)),
                 // Two decisions on one key stand on each other's ground, and so does the end of its token.
                 Write::PutApproval(row) => jobs.push(format!("approval {} {}", row.token, row.key)),
                 Write::RemoveToken(token) => jobs.push(format!("token {token}")),

@@ -79,7 +79,9 @@ pub fn subject(write: &Write) -> Option<(&ServiceKey, EventKind)> {
         | Write::DropPackage(_)
         | Write::RemoveToken(_)
         | Write::PutApproval(_)
-        | Write::DropApproval(_) => None,
+        | Write::DropApproval(_)
+        | Write::KeepAnswer(_)
+        | Write::ForgetAnswer(_) => None,
     }
 }
 

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use sqlx::{Column, Decode, Row, Sqlite, Type, sqlite::SqliteRow};
 
 use super::fault::Fault;
+use crate::store::rows::Fingerprint;
 
 /// A column that cannot be read, and why.
 pub(super) struct Unreadable(String);
@@ -94,6 +95,13 @@ impl<'r> Fields<'r> {
     pub(super) fn secret_hash(&mut self) -> Result<SecretHash, Unreadable> {
         self.checked(|bytes: &[u8]| {
             bytes.try_into().map(SecretHash).map_err(|_| format!("{} bytes where 32 are expected", bytes.len()))
+        })
+    }
+
+    /// The fingerprint of a request.
+    pub(super) fn fingerprint(&mut self) -> Result<Fingerprint, Unreadable> {
+        self.checked(|bytes: &[u8]| {
+            bytes.try_into().map(Fingerprint).map_err(|_| format!("{} bytes where 32 are expected", bytes.len()))
         })
     }
 

@@ -11,9 +11,9 @@ use super::{
 use crate::store::{
     Position,
     rows::{
-        ApprovalRow, AuditDraft, AuditEvent, AuditQuery, BlindRow, CertRow, CredentialRow, HoldRow, IdentityRow,
-        IntervalRow, JobRow, KnockRow, Loaded, ObserverMark, PackageId, PackageRow, ServiceRow, TokenPolicy, TokenRow,
-        TokenUse, WindowRow,
+        AnswerKey, AnswerRow, ApprovalRow, AuditDraft, AuditEvent, AuditQuery, BlindRow, CertRow, CredentialRow,
+        HoldRow, IdentityRow, IntervalRow, JobRow, KnockRow, Loaded, ObserverMark, PackageId, PackageRow, ServiceRow,
+        TokenPolicy, TokenRow, TokenUse, WindowRow,
     },
 };
 
@@ -48,6 +48,7 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Loaded, Fault> {
         packages: all(conn, "packages", 1, PACKAGES, package).await?,
         approvals: all(conn, "approvals", 1, APPROVALS, approval).await?,
         knocks: all(conn, "knocks", 1, KNOCKS, knock).await?,
+        answers: all(conn, "answers", 2, ANSWERS, answer).await?,
     };
     snapshot.rollback().await?;
     Ok(loaded)
@@ -374,6 +375,21 @@ fn window(f: &mut Fields<'_>) -> Result<WindowRow, Unreadable> {
         author: f.text()?,
         created_at: f.time()?,
         ended_early: f.time_opt()?,
+        seq: f.seq()?,
+    })
+}
+
+const ANSWERS: &str = "SELECT caller, request_key, fingerprint, status, location, body, secret, at, seq FROM answers";
+
+fn answer(f: &mut Fields<'_>) -> Result<AnswerRow, Unreadable> {
+    Ok(AnswerRow {
+        of: AnswerKey { caller: f.text()?, key: f.text()? },
+        fingerprint: f.fingerprint()?,
+        status: f.number()?,
+        location: f.text_opt()?,
+        body: f.text()?,
+        secret: f.flag()?,
+        at: f.time()?,
         seq: f.seq()?,
     })
 }

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "audit", include_str!("../../../migrations/sqlite/0004_audit.sql")),
     (5, "credentials", include_str!("../../../migrations/sqlite/0005_credentials.sql")),
     (6, "packages", include_str!("../../../migrations/sqlite/0006_packages.sql")),
+    (7, "idempotency", include_str!("../../../migrations/sqlite/0007_idempotency.sql")),
     (8, "tokens", include_str!("../../../migrations/sqlite/0008_tokens.sql")),
 ];
 

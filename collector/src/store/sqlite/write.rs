@@ -5,6 +5,7 @@
 //! took: there are no gaps. Every single [`Write`] looks before it writes, so that one which conflicts
 //! has changed nothing; only a change of several writes that may conflict needs a savepoint.
 
+mod answer;
 mod approval;
 mod identity;
 mod interval;
@@ -162,6 +163,8 @@ impl<'b> Batch<'b> {
             Write::RemoveToken(token) => self.remove_token(token).await.map(|()| None),
             Write::PutApproval(row) => self.put_approval(row).await.map(Some),
             Write::DropApproval(id) => self.drop_approval(*id).await.map(|()| None),
+            Write::KeepAnswer(row) => self.keep_answer(row).await.map(|()| None),
+            Write::ForgetAnswer(of) => self.forget_answer(of).await.map(|()| None),
         }
     }
 
@@ -237,7 +240,8 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
             | Write::InsertCredential(_)
             | Write::RevokeCredential { .. }
             | Write::PutWindow { .. }
-            | Write::PutPackage { .. } => true,
+            | Write::PutPackage { .. }
+            | Write::KeepAnswer(_) => true,
             Write::DropIdentity(_)
             | Write::Deny { .. }
             | Write::Allow(_)
@@ -247,7 +251,8 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
             | Write::DropHold(_)
             | Write::DropWindow(_)
             | Write::DropPackage(_)
-            | Write::DropApproval(_) => false,
+            | Write::DropApproval(_)
+            | Write::ForgetAnswer(_) => false,
         };
         may_conflict |= n > 0 && fails;
     }

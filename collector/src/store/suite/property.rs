@@ -18,8 +18,8 @@ use self::model::{Model, sort};
 use super::{
     Place,
     samples::{
-        NOON, approval, cert, credential, event, facts, health, hold, identity, interval, job, key, package, pairs,
-        service, token, token_id, use_token, window,
+        NOON, answer, approval, cert, credential, event, facts, health, hold, identity, interval, job, key, package,
+        pairs, service, token, token_id, use_token, window,
     },
 };
 use crate::store::{
@@ -53,6 +53,8 @@ enum Op {
     Interval { who: usize, presence: usize, from: i64 },
     Job { n: u8, runs: u64 },
     Hold { n: u8, step: Option<i64> },
+    Answer(u8),
+    ForgetAnswer(u8),
     Window { n: u8, right: bool, reason: u8 },
     DropWindow(u8),
     Package { n: u8, right: bool, note: u8 },
@@ -89,6 +91,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (n.clone(), prop::option::of(0..9_i64)).prop_map(|(n, step)| Op::Hold { n, step }),
         2 => (n.clone(), right(), n.clone()).prop_map(|(n, right, reason)| Op::Window { n, right, reason }),
         1 => n.clone().prop_map(Op::DropWindow),
+        2 => n.clone().prop_map(Op::Answer),
+        1 => n.clone().prop_map(Op::ForgetAnswer),
         2 => (n.clone(), right(), n.clone()).prop_map(|(n, right, note)| Op::Package { n, right, note }),
         1 => n.prop_map(Op::DropPackage),
         4 => (who, 0..Presence::ALL.len(), -5..50_i64)
@@ -186,6 +190,8 @@ fn write(op: &Op, model: &Model) -> Write {
         Op::RemoveToken(n) => Write::RemoveToken(token_id(*n)),
         Op::Approval { n, key } => Write::PutApproval(Box::new(approval(*n, *key))),
         Op::DropApproval { n, key } => Write::DropApproval(approval(*n, *key).id),
+        Op::Answer(n) => Write::KeepAnswer(Box::new(answer(*n, "{}"))),
+        Op::ForgetAnswer(n) => Write::ForgetAnswer(answer(*n, "").of),
         Op::DropWindow(n) => Write::DropWindow(window(*n, "").id),
         Op::Package { n, right, note } => {
             let row = package(*n, &format!("note {note}"));

@@ -27,6 +27,7 @@ pub async fn registry_suite<P: Place>(fresh: impl Fn() -> P) {
     writes::intervals(&*fresh().open().await).await;
     upkeep::jobs_and_holds(&*fresh().open().await).await;
     upkeep::windows(&*fresh().open().await).await;
+    upkeep::answers(&*fresh().open().await).await;
     packages::packages(&*fresh().open().await).await;
     upkeep::retention_takes_what_ended(&*fresh().open().await).await;
     upkeep::a_crowded_history_is_cut(&*fresh().open().await).await;

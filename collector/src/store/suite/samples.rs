@@ -14,9 +14,10 @@ use rollcall_common::{
 };
 
 use crate::store::rows::{
-    Approval, ApprovalRow, ApprovalState, AuditDraft, CertRow, Change, CredentialRow, EnrollPolicy, HoldRow, IdRule,
-    IdentityRow, IntervalRow, JobRow, Outcome, PackageId, PackageRow, PackageSettings, PackageStatus, Recurrence,
-    RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow, TokenPolicy, TokenRow, WindowRow, Write,
+    AnswerKey, AnswerRow, Approval, ApprovalRow, ApprovalState, AuditDraft, CertRow, Change, CredentialRow,
+    EnrollPolicy, Fingerprint, HoldRow, IdRule, IdentityRow, IntervalRow, JobRow, Outcome, PackageId, PackageRow,
+    PackageSettings, PackageStatus, Recurrence, RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow,
+    TokenPolicy, TokenRow, WindowRow, Write,
 };
 
 /// The moment at which samples happen.
@@ -264,6 +265,21 @@ pub fn window(n: u8, reason: &str) -> WindowRow {
         author: "credential:sample".into(),
         created_at: NOON,
         ended_early: n.is_multiple_of(2).then_some(NOON),
+        seq: Seq(0),
+    }
+}
+
+/// A kept answer, with every field filled that may be.
+#[must_use]
+pub fn answer(n: u8, body: &str) -> AnswerRow {
+    AnswerRow {
+        of: AnswerKey { caller: format!("credential:{}", n % 2), key: format!("key \"{n}\"") },
+        fingerprint: Fingerprint([n; 32]),
+        status: 201,
+        location: n.is_multiple_of(2).then(|| "/api/admin/services/agents/a".into()),
+        body: body.into(),
+        secret: n == 1,
+        at: Timestamp(NOON.0 + i64::from(n)),
         seq: Seq(0),
     }
 }

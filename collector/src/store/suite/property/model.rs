@@ -12,8 +12,8 @@ use rollcall_common::{
 use crate::store::{
     Position,
     rows::{
-        ApprovalRow, AuditEvent, Change, Conflict, CredentialRow, HoldRow, IdentityRow, IntervalRow, JobRow, Loaded,
-        PackageId, PackageRow, RowId, ServiceRow, TokenRow, TokenUse, WindowRow, Write,
+        AnswerKey, AnswerRow, ApprovalRow, AuditEvent, Change, Conflict, CredentialRow, HoldRow, IdentityRow,
+        IntervalRow, JobRow, Loaded, PackageId, PackageRow, RowId, ServiceRow, TokenRow, TokenUse, WindowRow, Write,
     },
 };
 
@@ -32,6 +32,7 @@ pub(super) struct Model {
     jobs: BTreeMap<String, JobRow>,
     holds: BTreeMap<String, HoldRow>,
     pub(super) windows: BTreeMap<RowId, WindowRow>,
+    pub(super) answers: BTreeMap<AnswerKey, AnswerRow>,
     pub(super) packages: BTreeMap<PackageId, PackageRow>,
     approvals: BTreeMap<RowId, ApprovalRow>,
     /// In the order of their begin in the store.
@@ -245,6 +246,18 @@ impl Model {
                 self.approvals.remove(&id);
                 Ok(None)
             }
+            Write::KeepAnswer(row) => {
+                if self.answers.contains_key(&row.of) {
+                    return Err(Conflict::Exists);
+                }
+                let seq = if self.seq > base { self.seq } else { Seq::default() };
+                self.answers.insert(row.of.clone(), AnswerRow { seq, ..*row });
+                Ok(None)
+            }
+            Write::ForgetAnswer(of) => {
+                self.answers.remove(&of);
+                Ok(None)
+            }
             Write::DropWindow(id) => {
                 self.windows.remove(&id);
                 Ok(None)
@@ -295,6 +308,7 @@ impl Model {
             packages: self.packages.values().cloned().collect(),
             approvals: self.approvals.values().cloned().collect(),
             knocks: Vec::new(),
+            answers: self.answers.values().cloned().collect(),
         };
         sort(&mut loaded);
         loaded
@@ -315,4 +329,5 @@ pub(super) fn sort(loaded: &mut Loaded) {
     loaded.windows.sort_by_key(|row| row.id);
     loaded.packages.sort_by_key(|row| row.id);
     loaded.approvals.sort_by_key(|row| row.id);
+    loaded.answers.sort_by(|a, b| a.of.cmp(&b.of));
 }

@@ -7,8 +7,8 @@ use rollcall_common::{id::Seq, lease::Presence, time::Timestamp};
 use super::{commit, conflict, load};
 use crate::store::{
     RegistryStore,
-    rows::{BlindRow, BlindScope, Conflict, JobRow, Prune, WindowRow, Write},
-    suite::samples::{NOON, hold, interval, job, key, service, window},
+    rows::{AnswerRow, BlindRow, BlindScope, Conflict, JobRow, Prune, WindowRow, Write},
+    suite::samples::{NOON, answer, hold, interval, job, key, service, window},
 };
 
 fn later(ms: i64) -> Timestamp {
@@ -54,6 +54,24 @@ pub(super) async fn windows(store: &dyn RegistryStore) {
     assert_eq!(rows, [WindowRow { seq: Seq(2), ..plain }, WindowRow { seq: Seq(4), ..window(2, "b") }]);
     commit(store, [Write::DropWindow(window(1, "").id), Write::DropWindow(window(9, "").id)]).await;
     assert_eq!(load(store).await.windows.len(), 1);
+}
+
+pub(super) async fn answers(store: &dyn RegistryStore) {
+    let keep = |n, body: &str| Write::KeepAnswer(Box::new(answer(n, body)));
+    let insert = |name: &str| Write::InsertService(Box::new(service(name)));
+    let applied = commit(store, [insert("poller/p"), keep(1, "{\"seq\":0}"), insert("poller/q")]).await;
+    assert_eq!(applied.rows, [Some(Seq(1)), None, Some(Seq(2))], "an answer takes no seq");
+    assert_eq!(commit(store, [keep(2, "null")]).await.rows, [None]);
+    // Kept once, and with it what it is about.
+    assert_eq!(conflict(store, [insert("poller/r"), keep(1, "{}")]).await, Conflict::Exists);
+    assert_eq!(load(store).await.services.len(), 2);
+    let mut rows = load(store).await.answers;
+    rows.sort_by_key(|row| row.at);
+    let first = AnswerRow { seq: Seq(1), ..answer(1, "{\"seq\":0}") };
+    assert_eq!(rows, [first, answer(2, "null")], "it has the seq of what was written before it");
+    commit(store, [Write::ForgetAnswer(answer(1, "").of), keep(1, "[]"), Write::ForgetAnswer(answer(9, "").of)]).await;
+    commit(store, [Write::ForgetAnswer(answer(2, "").of)]).await;
+    assert_eq!(load(store).await.answers, [answer(1, "[]")]);
 }
 
 pub(super) async fn retention_takes_what_ended(store: &dyn RegistryStore) {
