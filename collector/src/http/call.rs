@@ -24,7 +24,7 @@ use super::{
     page::{self, Page},
     position::Tagged,
     routes::Expected,
-    scan::{Listing, Seen, walk},
+    scan::{Listing, Ranking, Seen, walk},
     view::{Light, ServiceDetail, ServiceView},
 };
 use crate::{
@@ -221,9 +221,31 @@ impl Call {
     }
 
     /// A page of what is wanted and within reach.
-    pub(super) fn page(&self, wanted: Wanted) -> Page<ServiceView> {
+    pub(super) async fn page(&self, wanted: Wanted) -> Page<ServiceView> {
+        if !wanted.order.is_natural() {
+            return self.ranked(wanted).await;
+        }
         let (position, items, next) = self.seen(wanted);
         Page::at(position, items, next.map(|key| page::cursor(&key.to_string())))
+    }
+
+    /// The same in an order that is ranked, which takes a walk: others have their turn between two strides.
+    async fn ranked(&self, wanted: Wanted) -> Page<ServiceView> {
+        let registry = &self.state.registry;
+        let now = registry.now();
+        let sight = |slot| registry.leases().sight(slot, now.boot);
+        let position = registry.read(|roster| roster.position());
+        // All of it is looked at: the shorter the way, the better.
+        let way = Way::choose(registry, &wanted.filter, now.boot, SHORT);
+        let cover = registry.cover();
+        let mut ranking = Ranking::new(self.scope().clone(), wanted, way, now, Arc::clone(&cover));
+        while registry.read(|roster| ranking.advance(roster, &sight)) {
+            tokio::task::yield_now().await;
+        }
+        let (found, next) = registry.read(|roster| ranking.finish(roster, &sight));
+        let light = self.light(&cover);
+        let show = |seen: &Seen| ServiceView::of(seen, registry.links().get(seen.entry.slot).as_ref(), light);
+        Page::at(position, found.iter().map(show).collect(), next.map(|mark| page::cursor(&mark.to_string())))
     }
 
     /// The same before it is a page: where the registry stood, what was seen, and behind which key more begins.

@@ -31,9 +31,11 @@ use crate::{
 };
 
 mod label;
+mod order;
 mod way;
 
 pub(super) use self::label::{LabelError, LabelTest};
+pub(super) use self::order::{Anchor, Mark, ORDER, Order};
 pub(super) use self::way::{SHORT, Way};
 
 /// Most label tests in one query.
@@ -79,8 +81,12 @@ pub(super) struct Wanted {
     pub kind: Option<Kind>,
     /// Only what passes.
     pub filter: Filter,
-    /// Only what comes behind this one.
+    /// In which order.
+    pub order: Order,
+    /// Only what comes behind this one, in the order of keys.
     pub after: Option<ServiceKey>,
+    /// Only what comes behind this one, in any other order.
+    pub behind: Option<Mark>,
     /// At most so many.
     pub limit: usize,
 }
@@ -116,8 +122,16 @@ impl Wanted {
     /// [`ProblemCode::InvalidQuery`] naming what is allowed, and [`ProblemCode::InvalidCursor`].
     pub(super) fn read(kind: Option<Kind>, query: &[(String, String)]) -> Result<Self, Problem> {
         let mut wanted = Self { kind, limit: page::DEFAULT_LIMIT, ..Self::default() };
+        let mut cursor = None;
         for (name, value) in query {
-            wanted.take(name, value)?;
+            match name.as_str() {
+                "cursor" => cursor = Some(value),
+                _ => wanted.take(name, value)?,
+            }
+        }
+        // What a cursor means depends on the order, which may stand behind it.
+        if let Some(cursor) = cursor {
+            (wanted.after, wanted.behind) = order::behind(cursor, wanted.order)?;
         }
         Ok(wanted)
     }
@@ -156,7 +170,7 @@ impl Wanted {
                 Ok(())
             }
             "limit" => page::limit(value).map(|limit| self.limit = limit),
-            "cursor" => page::seek(value).map(|after| self.after = Some(after)),
+            "order" => order::read(value).map(|order| self.order = order),
             "kind" => {
                 self.kind = Some(value.parse().map_err(|error: rollcall_common::id::NameError| {
                     invalid(name, error.to_string()).with("allowed", Kind::ALL.map(Kind::as_str).to_vec())

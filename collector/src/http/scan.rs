@@ -3,6 +3,8 @@
 //! A walk is no photograph. A service that is there from beginning to end is seen exactly once; one that
 //! comes or goes meanwhile may be seen or not. Changes and heartbeats never wait for more than a stride.
 
+mod ranking;
+
 use std::{ops::ControlFlow, sync::Arc};
 
 use rollcall_common::{
@@ -11,6 +13,7 @@ use rollcall_common::{
     time::Now,
 };
 
+pub(super) use self::ranking::Ranking;
 use super::filter::{Wanted, Way};
 use crate::{
     registry::{

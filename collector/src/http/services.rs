@@ -44,7 +44,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
                 .about("Services of every kind, in the order of the tree of kinds and then by id")
                 .query(&[filter::KIND, filter::PARENT])
                 .query(filter::QUERY)
-                .query(&[fields::PARAM])
+                .query(&[filter::ORDER, fields::PARAM])
                 .selected::<Page<ServiceView>>(200, "A page"),
             |call: Call, query: Query| list(None, call, query),
         )
@@ -76,7 +76,7 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
         .about(format!("Services of kind {word}, by id"))
         .query(&[filter::PARENT])
         .query(filter::QUERY)
-        .query(&[fields::PARAM])
+        .query(&[filter::ORDER, fields::PARAM])
         .selected::<Page<ServiceView>>(200, "A page");
     let show_one = known(Operation::get(&one, P::Read, &format!("get_{word}")).scoped())
         .about(format!("One service of kind {word}, with everything that is known of it"))
@@ -99,7 +99,7 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
         let list_below = known(Operation::get(&below, P::Read, &format!("list_{words}_of_{parent}")).scoped())
             .about(format!("The {words} of one {parent}, by id"))
             .query(filter::QUERY)
-            .query(&[fields::PARAM])
+            .query(&[filter::ORDER, fields::PARAM])
             .selected::<Page<ServiceView>>(200, "A page");
         routes =
             routes.add(list_below, move |call: Call, id: Id, query: Query| children(parent, kind, call, id, query));
@@ -109,7 +109,7 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
 
 async fn list(kind: Option<Kind>, call: Call, query: Query) -> Result<Response, Problem> {
     let fields = Fields::read(&query)?;
-    Ok(fields.page(call.page(Wanted::read(kind, &query.0)?)))
+    Ok(fields.page(call.page(Wanted::read(kind, &query.0)?).await))
 }
 
 /// `…/pollers/{id}/agents` and `…/agents/{id}/checkers`.
@@ -119,7 +119,7 @@ async fn children(parent: Kind, child: Kind, call: Call, id: Id, query: Query) -
     call.find(&key)?;
     let mut pairs = query.0;
     pairs.push(("parent".into(), key.id.to_string()));
-    Ok(fields.page(call.page(Wanted::read(Some(child), &pairs)?)))
+    Ok(fields.page(call.page(Wanted::read(Some(child), &pairs)?).await))
 }
 
 /// Finds the seq of a service.

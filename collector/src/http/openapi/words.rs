@@ -16,7 +16,7 @@ use utoipa::{
 };
 
 use crate::{
-    http::page,
+    http::{filter, page},
     jobs,
     registry::{feed, leases::Origin as OriginWord, tokens},
     store::rows,
@@ -142,6 +142,8 @@ words! {
     Cursor = matching("^[A-Za-z0-9_-]{1,512}$", 512);
     /// A position: a seq, or epoch and seq as in `2-41`.
     At = matching("^([0-9]{1,19}-)?[0-9]{1,19}$", 39);
+    /// By what services are ordered.
+    ServiceOrder = one_of(filter::Order::ALL);
     /// What a request calls itself: visible ASCII, bare or in quotes.
     IdempotencyKey = matching("^[!-~]{1,255}$", 255);
     /// Tags as in `"2-41"`, divided by commas, or `*`.
