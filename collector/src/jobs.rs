@@ -37,9 +37,9 @@ use std::{
 use rollcall_common::{id::Seq, lifecycle::Status, time::Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
-use self::record::SetJob;
 pub use self::{
     doubt::{Doubts, Hold, Tolerance, holds},
+    record::SetJob,
     run::{Report, Run},
     runner::Runner,
 };
@@ -194,9 +194,6 @@ pub enum NotStarted {
     /// One of this job is under way.
     #[error("{0} runs already: look at it, or wait for its end")]
     Running(JobName),
-    /// It cannot only look.
-    #[error("{0} cannot only look: what it removes is counted as it goes")]
-    NoDryRun(JobName),
     /// Too many orders wait.
     #[error("too many orders wait; try again in a second")]
     Busy,
@@ -324,9 +321,6 @@ impl Jobs {
     /// # Errors
     /// Why none began.
     pub async fn start(&self, name: JobName, ask: Ask) -> Result<Arc<Run>, NotStarted> {
-        if ask.dry_run && name == JobName::Retention {
-            return Err(NotStarted::NoDryRun(name));
-        }
         let (reply, answer) = oneshot::channel();
         self.0.orders.try_send(Order { name, ask, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NotStarted::Busy,
@@ -352,19 +346,17 @@ impl Jobs {
     }
 
     /// Switches a job on or off, or pauses it. `None` leaves a thing as it is, `Some(None)` gives it back to the
-    /// configuration, or ends the pause.
-    ///
-    /// # Errors
-    /// The registry's refusal.
-    pub async fn set(
+    /// configuration, or ends the pause. To be asked of the registry.
+    #[must_use]
+    pub fn setting(
         &self,
         name: JobName,
         enabled: Option<Option<bool>>,
         paused_until: Option<Option<Timestamp>>,
         by: By,
-    ) -> Result<(), Refusal> {
+    ) -> SetJob {
         let schedule = self.settings().of(name).schedule.as_str().to_owned();
-        self.0.registry.ask(SetJob { name, schedule, enabled, paused_until, by }).await
+        SetJob { name, schedule, enabled, paused_until, by }
     }
 
     /// Confirms that all is well: what holds jobs back holds them no longer.

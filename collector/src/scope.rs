@@ -40,6 +40,12 @@ impl Scope {
         Self::default()
     }
 
+    /// The scope that is reached by carrying these labels.
+    #[must_use]
+    pub fn of_labels<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        Self(labels.map(|(key, value)| (key.to_owned(), BTreeSet::from([value.to_owned()]))).collect())
+    }
+
     /// Whether everything is admitted.
     #[must_use]
     pub fn is_everything(&self) -> bool {

@@ -27,7 +27,8 @@ use rollcall_common::{
 };
 
 use self::rows::{
-    Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, KnockRow, Loaded, ObserverMark, Prune,
+    Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, KnockRow, Loaded, ObserverMark, Outlived,
+    Prune,
 };
 pub use self::trail::TrailStore;
 
@@ -128,6 +129,10 @@ pub trait RegistryStore: TrailStore + Send + Sync + fmt::Debug {
     /// how many went; fewer than asked for means that no more are there. Takes no seq. An interval that lasts
     /// stays.
     async fn prune(&self, what: &Prune, limit: usize) -> Result<u64, StoreError>;
+
+    /// How many rows [`RegistryStore::prune`] and [`TrailStore::retire_audit`] would take out, were they asked until
+    /// nothing is left. Changes nothing, and no commit waits for it.
+    async fn outlived(&self, what: &Outlived) -> Result<u64, StoreError>;
 
     /// Services that have more than `keep` presence intervals which ended, in the order of their names behind
     /// `after`, at most `limit`, capped at 1,000.

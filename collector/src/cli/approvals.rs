@@ -65,7 +65,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
     }
 }
 
-async fn decide(client: &Client, screen: &mut Screen, which: Which, act: &str) -> Result<(), Failure> {
+pub(super) async fn decide(client: &Client, screen: &mut Screen, which: Which, act: &str) -> Result<(), Failure> {
     let asked = find(client, &which).await?;
     let item = client.post(&format!("{ROOT}/{}/{act}", field(&asked, "id")), json!({ "reason": which.reason })).await?;
     screen.one(&item, |item| field(item, "id"), facts)

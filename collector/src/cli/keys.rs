@@ -34,6 +34,13 @@ pub(super) enum Command {
         #[command(flatten)]
         flags: Flags,
     },
+    /// Show one key, without its secret.
+    #[command(after_help = "Example:\n  rollcall-collector keys show nq2k6zjw4m5pd3xo")]
+    Show {
+        /// The key's id: the part after rollcall_api1_.
+        #[arg(value_parser = id)]
+        key: TokenId,
+    },
     /// End a key at once.
     #[command(after_help = "Example:\n  rollcall-collector keys revoke nq2k6zjw4m5pd3xo")]
     Revoke {
@@ -101,6 +108,10 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
         Command::List { role, flags } => {
             let query: Vec<_> = role.map(|role| ("role".to_owned(), role)).into_iter().collect();
             list::run(client, screen, ROOT, &query, &flags, &SHEET).await
+        }
+        Command::Show { key } => {
+            let item = client.get(&format!("{ROOT}/{key}"), &[]).await?;
+            Ok(screen.one(&item, |item| field(item, "id"), facts)?)
         }
         Command::Revoke { key } => {
             let item = client.post(&format!("{ROOT}/{key}/revoke"), json!({})).await?;
@@ -200,6 +211,7 @@ static SHEET: Sheet = Sheet {
 fn facts(item: &Value) -> Vec<(&'static str, Word)> {
     vec![
         ("id", word(item, "id")),
+        ("state", Word::state(field(item, "state"))),
         ("role", word(item, "role")),
         ("scope", word(item, "scope")),
         ("expires", age(item, "expires_at", now())),

@@ -1,12 +1,13 @@
 //! The operator's commands on those who were turned away.
 
 use clap::Subcommand;
+use reqwest::Method;
 use rollcall_common::{id::ServiceId, token::TokenId};
 use serde_json::Value;
 
 use super::{
     Failure,
-    client::Client,
+    client::{Client, Output},
     list::{self, Column, Flags, Sheet},
     print::{Screen, Word, age, field, word},
 };
@@ -33,13 +34,32 @@ pub(super) enum Command {
         #[command(flatten)]
         flags: Flags,
     },
-    /// Forget a knock; it comes back with the next refusal.
-    #[command(after_help = "Example:\n  rollcall-collector knocks dismiss nq2k6zjw4m5pd3xo")]
+    /// Forget a knock, or many; they come back with the next refusals.
+    #[command(after_help = DISMISS_EXAMPLES)]
     Dismiss {
         /// The knock's id.
-        knock: TokenId,
+        #[arg(required_unless_present_any = ["all", "from", "network", "reason"])]
+        knock: Option<TokenId>,
+        /// All of them.
+        #[arg(long, conflicts_with_all = ["knock", "from", "network", "reason"])]
+        all: bool,
+        /// All from this address.
+        #[arg(long, value_name = "ADDRESS", conflicts_with = "knock")]
+        from: Option<String>,
+        /// All from this network, as in 192.0.2.0/24.
+        #[arg(long, value_name = "NETWORK", conflicts_with = "knock")]
+        network: Option<String>,
+        /// All with this reason.
+        #[arg(long, value_name = "WORD", conflicts_with = "knock")]
+        reason: Option<String>,
     },
 }
+
+const DISMISS_EXAMPLES: &str = "\
+Examples:
+  rollcall-collector knocks dismiss nq2k6zjw4m5pd3xo
+  rollcall-collector knocks dismiss --network 192.0.2.0/24
+  rollcall-collector knocks dismiss --all";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -58,7 +78,21 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
             let query: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
             list::run(client, screen, ROOT, &query, &flags, &SHEET).await
         }
-        Command::Dismiss { knock } => {
+        Command::Dismiss { knock: None, all, from, network, reason } => {
+            let given = [
+                ("all", all.then(|| "true".to_owned())),
+                ("from", from),
+                ("network", network),
+                ("reason", reason.map(|word| word.to_uppercase())),
+            ];
+            let query: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+            let answer = client.call(Method::DELETE, ROOT).query(&query).send().await?.document;
+            match screen.output() {
+                Output::Json | Output::Raw => Ok(screen.json(&answer)?),
+                Output::Table => Ok(screen.line(&format!("{} knocks are forgotten", field(&answer, "dismissed")))?),
+            }
+        }
+        Command::Dismiss { knock: Some(knock), .. } => {
             client.delete(&format!("{ROOT}/{knock}"), &[]).await?;
             Ok(screen.line(&format!("knock {knock} is forgotten"))?)
         }

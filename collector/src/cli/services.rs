@@ -7,7 +7,10 @@ mod picture;
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
-use rollcall_common::id::{Kind, ServiceId, ServiceKey};
+use rollcall_common::{
+    id::{Kind, ServiceId, ServiceKey},
+    token::TokenId,
+};
 use serde_json::{Value, json};
 
 pub(super) use super::which::{ROOT, key_of};
@@ -74,6 +77,9 @@ pub(super) enum Command {
         after_help = "Example:\n  rollcall-collector services reenroll agent/edge-17 --revoke --reason 'disk replaced'"
     )]
     Reenroll(change::ReenrollArgs),
+    /// Let a host in that waits to be this service: the same as `approvals approve`.
+    #[command(after_help = "Example:\n  rollcall-collector services approve agent/edge-17 --fingerprint 3f9a")]
+    Approve(super::approvals::Which),
     /// Do one act to many services; shows what it would do and asks first.
     #[command(after_help = BULK_EXAMPLES)]
     Bulk(bulk::BulkArgs),
@@ -99,6 +105,7 @@ Examples:
   rollcall-collector services list --kind agent --parent site-3
   rollcall-collector services list --presence lost,late --label env=prod
   rollcall-collector services list --status pending --output raw
+  rollcall-collector services list --order=-last_seen --max 20
   rollcall-collector services list --columns id,presence,labels.site --no-headers
   rollcall-collector services list --watch";
 
@@ -139,9 +146,15 @@ pub(super) struct ListArgs {
     /// Only with this label, as in site=3, or with any value, as in site.
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    /// Only those that this onboarding token let in.
+    #[arg(long, value_name = "ID")]
+    token: Option<TokenId>,
     /// Only with this text in id, parent, component, labels, metadata or host name.
     #[arg(long, short = 'q', value_name = "TEXT")]
     query: Option<String>,
+    /// key, first_registered, status_since or last_seen; with a minus in front the other way round.
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    order: Option<String>,
     #[command(flatten)]
     flags: Flags,
 }
@@ -200,6 +213,7 @@ pub(super) struct Change {
 pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) -> Result<(), Failure> {
     match command {
         Command::List(args) => list(client, screen, args).await,
+        Command::Approve(which) => super::approvals::decide(client, screen, which, "approve").await,
         Command::Show { which } => show(client, screen, &which).await,
         Command::Tree { root, max } => tree(client, screen, root, max).await,
         Command::History { which, limit, superseded } => history(client, screen, &which, limit, superseded).await,
@@ -231,7 +245,9 @@ fn question(args: ListArgs) -> (String, Vec<(String, String)>) {
         ("source", args.source),
         ("parent", args.parent.map(String::from)),
         ("checker_kind", args.checker_kind.map(String::from)),
+        ("token", args.token.map(|token| token.to_string())),
         ("q", args.query),
+        ("order", args.order),
     ];
     let given = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     let labels = args.label.into_iter().map(|label| ("label".to_owned(), label));
@@ -403,13 +419,25 @@ mod tests {
             parent: Some("site-3".parse().unwrap()),
             checker_kind: None,
             label: vec!["env=prod".into(), "rack".into()],
+            token: None,
             query: Some("zürich & co".into()),
+            order: Some("-last_seen".into()),
             flags: Flags { max: Some(10), columns: Vec::new(), no_headers: false, watch: None },
         };
         let (path, query) = question(args);
         assert_eq!(path, "/api/admin/services/agents");
         let shown: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        assert_eq!(shown, ["status=active,inactive", "parent=site-3", "q=zürich & co", "label=env=prod", "label=rack"]);
+        assert_eq!(
+            shown,
+            [
+                "status=active,inactive",
+                "parent=site-3",
+                "q=zürich & co",
+                "order=-last_seen",
+                "label=env=prod",
+                "label=rack"
+            ]
+        );
     }
 
     #[test]

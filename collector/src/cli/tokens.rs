@@ -16,7 +16,7 @@ use super::{
     client::{Client, Output},
     list::{self, Column, Flags, Sheet},
     print::{Screen, Word, age, field, now, word},
-    services::pair,
+    services::{bulk, pair},
 };
 use crate::{
     cidr::Cidr,
@@ -37,6 +37,9 @@ pub(super) enum Command {
         /// usable, not_yet_valid, expired, exhausted or revoked.
         #[arg(long, value_name = "WORD")]
         state: Option<String>,
+        /// poller, agent, checker or instance; several with commas.
+        #[arg(long, value_name = "KINDS")]
+        kind: Option<String>,
         #[command(flatten)]
         flags: Flags,
     },
@@ -47,13 +50,9 @@ pub(super) enum Command {
         #[arg(value_parser = id)]
         token: TokenId,
     },
-    /// Make a token useless; services that it registered stay.
-    #[command(after_help = "Example:\n  rollcall-collector tokens revoke nq2k6zjw4m5pd3xo")]
-    Revoke {
-        /// The token's id: the part after rollcall_enr1_.
-        #[arg(value_parser = id)]
-        token: TokenId,
-    },
+    /// Make a token useless; services that it registered stay, unless --cascade is said.
+    #[command(after_help = REVOKE_EXAMPLES)]
+    Revoke(RevokeArgs),
 }
 
 const CREATE_EXAMPLES: &str = "\
@@ -69,8 +68,30 @@ Examples:
 
 const LIST_EXAMPLES: &str = "\
 Examples:
-  rollcall-collector tokens list --state usable
+  rollcall-collector tokens list --state usable --kind agent
   rollcall-collector tokens list --columns id,kind,created_by,last_used";
+
+const REVOKE_EXAMPLES: &str = "\
+Examples:
+  rollcall-collector tokens revoke nq2k6zjw4m5pd3xo
+  rollcall-collector tokens revoke nq2k6zjw4m5pd3xo --cascade
+  rollcall-collector tokens revoke nq2k6zjw4m5pd3xo --cascade --expect 12 --reason 'the token leaked'";
+
+#[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    /// The token's id: the part after rollcall_enr1_.
+    #[arg(value_parser = id)]
+    token: TokenId,
+    /// Revoke the services, too, whose identity it has bound: shows them and asks first.
+    #[arg(long)]
+    cascade: bool,
+    /// With --cascade: do it without asking, if it is exactly so many services.
+    #[arg(long, value_name = "N", requires = "cascade")]
+    expect: Option<usize>,
+    /// With --cascade: why, for the audit trail.
+    #[arg(long, default_value = "", requires = "cascade")]
+    reason: String,
+}
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
@@ -143,9 +164,11 @@ pub(super) struct CreateArgs {
 pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create(client, screen, *args).await,
-        Command::List { state, flags } => list(client, screen, state, &flags).await,
+        Command::List { state, kind, flags } => list(client, screen, [("state", state), ("kind", kind)], &flags).await,
         Command::Show { token } => show(screen, &client.get(&format!("{ROOT}/{token}"), &[]).await?),
-        Command::Revoke { token } => {
+        Command::Revoke(args) if args.cascade => revoke_with_services(client, screen, args).await,
+        Command::Revoke(args) => {
+            let token = args.token;
             let item = client.post(&format!("{ROOT}/{token}/revoke"), json!({})).await?;
             match screen.output() {
                 Output::Json | Output::Raw => show(screen, &item),
@@ -153,6 +176,25 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
             }
         }
     }
+}
+
+/// First the preview, then the token, so that nobody else comes in by it, then exactly the services that were shown.
+async fn revoke_with_services(client: &Client, screen: &mut Screen, args: RevokeArgs) -> Result<(), Failure> {
+    let RevokeArgs { token, expect, reason, .. } = args;
+    let body = json!({ "act": "revoke", "selector": { "token": token }, "reason": reason });
+    let Some(count) = bulk::confirmed(client, screen, &body, expect).await? else { return Ok(()) };
+    let path = format!("{ROOT}/{token}");
+    // The same command, said again, goes on with the services.
+    let item = match field(&client.get(&path, &[]).await?, "state").as_str() {
+        "revoked" => client.get(&path, &[]).await?,
+        _ => client.post(&format!("{path}/revoke"), json!({})).await?,
+    };
+    let done = bulk::perform(client, &body, count).await?;
+    match screen.output() {
+        Output::Json | Output::Raw => screen.json(&json!({ "token": item, "count": count, "done": done }))?,
+        Output::Table => screen.line(&format!("token {token} is revoked, and so are {done} services"))?,
+    }
+    Ok(())
 }
 
 async fn create(client: &Client, screen: &mut Screen, args: CreateArgs) -> Result<(), Failure> {
@@ -210,8 +252,13 @@ fn body(args: CreateArgs) -> Value {
     body
 }
 
-async fn list(client: &Client, screen: &mut Screen, state: Option<String>, flags: &Flags) -> Result<(), Failure> {
-    let query: Vec<_> = state.map(|state| ("state".to_owned(), state)).into_iter().collect();
+async fn list(
+    client: &Client,
+    screen: &mut Screen,
+    given: [(&str, Option<String>); 2],
+    flags: &Flags,
+) -> Result<(), Failure> {
+    let query: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
     list::run(client, screen, ROOT, &query, flags, &SHEET).await
 }
 

@@ -95,6 +95,7 @@ pub(super) const KEYS: &[&str] = &[
     "retention.maintenance",
     "retention.pending",
     "retention.revoked",
+    "retention.tokens",
     "state_dir",
     "stats_labels",
     "trust_domain",

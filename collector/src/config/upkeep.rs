@@ -41,6 +41,8 @@ pub struct Keep {
     pub audit: Duration,
     /// Maintenance windows that are over.
     pub maintenance: Duration,
+    /// Tokens that ended, with who used them.
+    pub tokens: Duration,
 }
 
 /// Everything that happens by itself.
@@ -115,6 +117,7 @@ impl Reader<'_> {
                 blind: self.within("retention.blind", "90d", "1h", "3650d"),
                 audit: self.within("retention.audit", "90d", "1h", "3650d"),
                 maintenance: self.within("retention.maintenance", "90d", "0s", "3650d"),
+                tokens: self.within("retention.tokens", "90d", "0s", "3650d"),
             },
             hold_after_blind: self.within("retention.hold_after_blind", "1h", "0s", "30d"),
             blind_limit: self.within("retention.blind_limit", "5m", "0s", "30d"),

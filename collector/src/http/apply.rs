@@ -172,11 +172,12 @@ impl From<Difference> for DifferenceView {
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.add(
         Operation::post("/api/admin/services/apply", Permission::Operate, "apply_services")
+            .scoped()
             .about("Registers and changes many services to what is desired")
             .more(
                 "Repeating it changes nothing. Parents may stand in the same request, in any order. A refused item \
                  leaves the others. The status of what exists is not touched, except that `recover` takes deletions \
-                 back. Send `application/json`, or `application/x-ndjson` with one item a line.",
+                 back. For a caller with a label scope each item beyond it is refused as if it were unknown. Send `application/json`, or `application/x-ndjson` with one item a line.",
             )
             .query(QUERY)
             .body_as::<ApplyBody>(&["application/json", NDJSON])
@@ -252,6 +253,7 @@ async fn apply(call: Call, query: Query, asked: Asked) -> Result<axum::Json<Appl
     let request = Apply {
         items: read.iter().filter_map(|(_, item)| item.as_ref().ok().cloned()).collect(),
         recover,
+        scope: call.scope().clone(),
         trust_domain: registry.whoami().trust_domain.clone(),
         by: call.by(),
     };

@@ -11,11 +11,12 @@ use super::{
     extract::{Call, Id, Json, Query},
     openapi::words,
     page::{self, Page},
+    position::Tagged,
     routes::{Operation, Param, Routes},
     view::Time,
 };
 use crate::{
-    registry::{Refusal, approvals::Decide},
+    registry::{Refusal, approvals::Decide, roster::Roster},
     store::rows::{ApprovalRow, ApprovalState, RowId},
 };
 
@@ -117,6 +118,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(
             known(Operation::get(&format!("{ROOT}/{{id}}"), Permission::Read, "get_approval"))
                 .about("One request")
+                .tagged()
                 .answer::<ApprovalView>(200, "The request"),
             show,
         )
@@ -124,6 +126,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
             known(Operation::post(&format!("{ROOT}/{{id}}/approve"), Permission::Operate, "approve_enrollment"))
                 .about("Lets a host in: its next poll enrolls")
                 .body::<DecideBody>()
+                .matches()
                 .answer::<ApprovalView>(200, "As it is now"),
             approve,
         )
@@ -131,6 +134,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
             known(Operation::post(&format!("{ROOT}/{{id}}/reject"), Permission::Operate, "reject_enrollment"))
                 .about("Refuses a host's key for good")
                 .body::<DecideBody>()
+                .matches()
                 .answer::<ApprovalView>(200, "As it is now"),
             reject,
         )
@@ -169,27 +173,28 @@ async fn list(call: Call, query: Query) -> Result<axum::Json<Page<ApprovalView>>
     Ok(axum::Json(Page::at(position, items, next)))
 }
 
-async fn show(call: Call, id: Id<RowId>) -> Result<axum::Json<ApprovalView>, Problem> {
+async fn show(call: Call, id: Id<RowId>) -> Result<Tagged<ApprovalView>, Problem> {
     view(&call, id.0)
 }
 
-async fn approve(call: Call, id: Id<RowId>, Json(body): Json<DecideBody>) -> Result<axum::Json<ApprovalView>, Problem> {
+async fn approve(call: Call, id: Id<RowId>, Json(body): Json<DecideBody>) -> Result<Tagged<ApprovalView>, Problem> {
     decide(&call, id.0, true, body).await
 }
 
-async fn reject(call: Call, id: Id<RowId>, Json(body): Json<DecideBody>) -> Result<axum::Json<ApprovalView>, Problem> {
+async fn reject(call: Call, id: Id<RowId>, Json(body): Json<DecideBody>) -> Result<Tagged<ApprovalView>, Problem> {
     decide(&call, id.0, false, body).await
 }
 
-async fn decide(call: &Call, id: RowId, approve: bool, body: DecideBody) -> Result<axum::Json<ApprovalView>, Problem> {
+async fn decide(call: &Call, id: RowId, approve: bool, body: DecideBody) -> Result<Tagged<ApprovalView>, Problem> {
     // Whoever may not see it may not decide on it.
     let _seen = view(call, id)?;
-    call.state.registry.ask(Decide { id, approve, reason: body.reason.to_string(), by: call.by() }).await?;
+    let seq = move |roster: &Roster| roster.approvals().get(id).map(|row| row.seq);
+    call.change(seq, Decide { id, approve, reason: body.reason.to_string(), by: call.by() }).await?;
     view(call, id)
 }
 
 /// One request, if it is there and its token within reach.
-fn view(call: &Call, id: RowId) -> Result<axum::Json<ApprovalView>, Problem> {
+fn view(call: &Call, id: RowId) -> Result<Tagged<ApprovalView>, Problem> {
     let registry = &call.state.registry;
     let now = registry.now().wall;
     let found = registry.read(|roster| {
@@ -198,9 +203,9 @@ fn view(call: &Call, id: RowId) -> Result<axum::Json<ApprovalView>, Problem> {
         if held.is_none() && !call.scope().is_everything() {
             return None;
         }
-        Some(ApprovalView::of(row, held.map(|held| held.ended_at()), now))
+        Some((row.seq, ApprovalView::of(row, held.map(|held| held.ended_at()), now)))
     });
-    found.map(axum::Json).ok_or_else(|| Refusal::UnknownApproval(id).into())
+    found.map(|(seq, view)| call.tagged(seq, view)).ok_or_else(|| Refusal::UnknownApproval(id).into())
 }
 
 /// Every word of a request's state.

@@ -12,6 +12,7 @@ use rollcall_common::{
     lifecycle::Status,
     service::{CheckerKind, Source},
     time::{Now, Timestamp},
+    token::{TokenError, TokenId},
 };
 
 use super::{
@@ -57,6 +58,7 @@ pub(super) const QUERY: &[Param] = &[
         "Only where it passes: `key=value` (or `key:value`), `key!=value`, `key` and `!key` for whether there is one, \
          `key in (a,b)` and `key notin (a,b)`; each `label` must pass",
     ),
+    Param::of::<words::TokenId>("token", "Only those whose identity this onboarding token has bound"),
     Param::of::<words::Text>("version", "Only with a sidecar of this version"),
     Param::of::<words::Flag>("placeholder", "Only with, or without, a place in the tree that expects no sidecar"),
     Param::of::<words::Time>("registered_after", "Only registered at or after this moment"),
@@ -103,6 +105,7 @@ pub(super) struct Filter {
     subtree: Option<ServiceKey>,
     presence_reason: Vec<Unknown>,
     labels: Vec<LabelTest>,
+    token: Option<TokenId>,
     version: Option<String>,
     placeholder: Option<bool>,
     registered_after: Option<Timestamp>,
@@ -151,6 +154,9 @@ impl Wanted {
                 filter.version = Some(value.to_owned());
                 Ok(())
             }
+            "token" => value.parse().map_err(|error: TokenError| invalid(name, error.to_string())).map(|token| {
+                filter.token = Some(token);
+            }),
             "placeholder" => flag(name, value).map(|flag| filter.placeholder = Some(flag)),
             "maintenance" => flag(name, value).map(|flag| filter.maintenance = Some(flag)),
             "registered_after" => moment(name, value).map(|time| filter.registered_after = Some(time)),
@@ -198,6 +204,7 @@ impl Filter {
             && self.checker_kind.as_ref().is_none_or(|kind| row.checker_kind.as_ref() == Some(kind))
             && self.subtree.as_ref().is_none_or(|root| stands_below(row, root))
             && self.labels.iter().all(|test| test.passes(&row.labels))
+            && self.token.is_none_or(|token| entry.identity.as_ref().is_some_and(|held| held.enrolled_via == token))
             && self
                 .version
                 .as_ref()

@@ -35,7 +35,7 @@ use crate::{
         Position, RegistryStore, StoreError, TrailStore,
         rows::{
             Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, CredentialRow, IdRule, IntervalRow, KnockRow,
-            Loaded, ObserverMark, Prune, Scope, SealRow, ServiceRow, TokenPolicy, TokenRow, WindowRow,
+            Loaded, ObserverMark, Outlived, Prune, Scope, SealRow, ServiceRow, TokenPolicy, TokenRow, WindowRow,
         },
     },
 };
@@ -289,6 +289,10 @@ impl RegistryStore for Deaf {
     }
 
     async fn prune(&self, _: &Prune, _: usize) -> Result<u64, StoreError> {
+        deaf()
+    }
+
+    async fn outlived(&self, _: &Outlived) -> Result<u64, StoreError> {
         deaf()
     }
 

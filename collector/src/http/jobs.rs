@@ -9,7 +9,10 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use rollcall_common::{id::Kind, lifecycle::Status};
+use rollcall_common::{
+    id::{Kind, Seq},
+    lifecycle::Status,
+};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -20,6 +23,7 @@ use super::{
     extract::{Call, Id, Json},
     maintenance::moment,
     openapi::words,
+    position::Tagged,
     routes::{Operation, Routes},
     view::Time,
 };
@@ -29,12 +33,13 @@ use crate::{
         retention::{Departures, Kept, Leaving},
         sweep::Target,
     },
-    store::rows::{Outcome, RowId, RunRow},
+    store::rows::{JobRow, Outcome, RowId, RunRow},
 };
 
 const ROOT: &str = "/api/admin/jobs";
 /// How long an answer waits for a short run.
 const WAIT: Duration = Duration::from_secs(5);
+const TAG: &str = "The tag follows what operators set. Runs move no tag: ask without `If-None-Match` to see them.";
 /// Lines of a list of what is kept back.
 const MAX_KEPT: usize = 1_000;
 
@@ -288,6 +293,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(
             known(Operation::get(&one, P::Read, "get_job"))
                 .about("One job, with its last runs")
+                .more(TAG)
+                .tagged()
                 .answer::<JobDetail>(200, "The job"),
             show,
         )
@@ -295,6 +302,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
             known(Operation::put(&one, P::Administer, "set_job"))
                 .about("Switches a job on or off, or pauses it")
                 .body::<SetBody>()
+                .more(TAG)
+                .matches()
                 .answer::<JobDetail>(200, "As it is now"),
             set,
         )
@@ -345,19 +354,20 @@ async fn list(call: Call) -> axum::Json<JobsView> {
     axum::Json(JobsView { items, seq: jobs.seq().0 })
 }
 
-async fn show(call: Call, name: Id<String>) -> Result<axum::Json<JobDetail>, Problem> {
-    Ok(axum::Json(detail(&call, named(&name.0)?)))
+async fn show(call: Call, name: Id<String>) -> Result<Tagged<JobDetail>, Problem> {
+    Ok(detail(&call, named(&name.0)?))
 }
 
-async fn set(call: Call, name: Id<String>, Json(body): Json<SetBody>) -> Result<axum::Json<JobDetail>, Problem> {
+async fn set(call: Call, name: Id<String>, Json(body): Json<SetBody>) -> Result<Tagged<JobDetail>, Problem> {
     let name = named(&name.0)?;
     if body.enabled.is_none() && body.paused_until.is_none() {
         return Err(Problem::new(ProblemCode::Invalid, "there is nothing to set: give enabled or paused_until"));
     }
     let read = |text: String| moment("paused_until", &text);
     let paused = body.paused_until.map(|until| until.map(read).transpose()).transpose()?;
-    call.state.jobs.set(name, body.enabled, paused, call.by()).await?;
-    Ok(axum::Json(detail(&call, name)))
+    let request = call.state.jobs.setting(name, body.enabled, paused, call.by());
+    call.change(move |roster| Some(version(roster.upkeep().job(name.as_str()).map(|row| &**row))), request).await?;
+    Ok(detail(&call, name))
 }
 
 async fn run(call: Call, name: Id<String>, Json(body): Json<RunBody>) -> Result<Response, Problem> {
@@ -386,10 +396,10 @@ async fn confirm(
     call: Call,
     name: Id<String>,
     Json(NothingBody {}): Json<NothingBody>,
-) -> Result<axum::Json<JobDetail>, Problem> {
+) -> Result<Tagged<JobDetail>, Problem> {
     let name = named(&name.0)?;
     call.state.jobs.confirm(call.by()).await?;
-    Ok(axum::Json(detail(&call, name)))
+    Ok(detail(&call, name))
 }
 
 async fn purge(call: Call, Json(body): Json<PurgeBody>) -> Result<Response, Problem> {
@@ -456,7 +466,6 @@ fn named(text: &str) -> Result<JobName, Problem> {
 fn told(error: NotStarted) -> Problem {
     let code = match error {
         NotStarted::Running(_) => ProblemCode::JobRuns,
-        NotStarted::NoDryRun(_) => ProblemCode::Invalid,
         NotStarted::Busy => ProblemCode::Busy,
         NotStarted::Stopping => ProblemCode::Draining,
         NotStarted::Randomness(_) => ProblemCode::Internal,
@@ -475,10 +484,22 @@ fn hold_of(call: &Call, name: JobName) -> Option<HoldView> {
     call.state.jobs.hold(name).map(HoldView::of)
 }
 
-fn detail(call: &Call, name: JobName) -> JobDetail {
+fn detail(call: &Call, name: JobName) -> Tagged<JobDetail> {
     let sight = call.state.jobs.sight(name);
     let recent = sight.runs.iter().map(|run| RunView::of(&run.record(), Some(run))).collect();
-    JobDetail { job: JobView::of(&sight), recent }
+    call.tagged(version(sight.row.as_deref()), JobDetail { job: JobView::of(&sight), recent })
+}
+
+/// What stands in the tag of a job. Its record has no seq, and changes with each run: the tag follows what operators
+/// set, and two settings that are alike have the same one.
+fn version(row: Option<&JobRow>) -> Seq {
+    let switched = match row.and_then(|row| row.enabled) {
+        None => 0,
+        Some(false) => 1,
+        Some(true) => 2,
+    };
+    let paused = row.and_then(|row| row.paused_until).map_or(0, |until| u64::try_from(until.0).unwrap_or(0));
+    Seq(paused.saturating_mul(3).saturating_add(switched))
 }
 
 impl HoldView {

@@ -15,7 +15,7 @@ use axum::{
 };
 use rollcall_common::{
     health::Text,
-    id::{Kind, ServiceId},
+    id::{Kind, Seq, ServiceId},
     service::Pairs,
     time::Timestamp,
     token::{Credential, CredentialKind, TokenId},
@@ -32,6 +32,7 @@ use super::{
     once,
     openapi::words,
     page::{self, Page},
+    position::Tagged,
     routes::{Operation, Param, Routes},
     view::Time,
 };
@@ -40,6 +41,7 @@ use crate::{
     registry::{
         Refusal, Registry,
         credentials::{CloseBootstrap, CreateKey, NoteUses, RevokeKey},
+        roster::Roster,
     },
     scope::Scope,
     store::rows::{Change, CredentialRow, EnrollPolicy},
@@ -202,11 +204,23 @@ pub(super) fn routes(routes: Routes) -> Routes {
             create,
         )
         .add(
+            Operation::get(&format!("{ROOT}/{{id}}"), Permission::Administer, "get_key")
+                .scoped()
+                .about("One key, without its secret")
+                .more("Its last use moves no tag: ask without `If-None-Match` to see it.")
+                .path::<words::TokenId>("id", "The key")
+                .tagged()
+                .answer::<KeyView>(200, "The key")
+                .gives(&[ProblemCode::UnknownKey]),
+            show,
+        )
+        .add(
             Operation::post(&format!("{ROOT}/{{id}}/revoke"), Permission::Administer, "revoke_key")
                 .scoped()
                 .about("Ends a key at once")
                 .path::<words::TokenId>("id", "The key")
                 .body::<super::tokens::Empty>()
+                .matches()
                 .answer::<KeyView>(200, "As it is now")
                 .gives(&[ProblemCode::UnknownKey, ProblemCode::KeyRevoked]),
             revoke,
@@ -293,14 +307,34 @@ async fn revoke(
     call: Call,
     id: Id<TokenId>,
     Json(super::tokens::Empty {}): Json<super::tokens::Empty>,
-) -> Result<axum::Json<KeyView>, Problem> {
-    let registry = &call.state.registry;
-    let find = || registry.read(|roster| roster.credential(id.0).cloned());
-    let there = find().filter(|row| row.scope.lies_within(call.scope()));
-    there.ok_or(Refusal::UnknownCredential(id.0))?;
-    registry.ask(RevokeKey { id: id.0, by: call.by() }).await?;
-    let row = find().ok_or(Refusal::UnknownCredential(id.0))?;
-    Ok(axum::Json(KeyView::of(&row, registry.now().wall)))
+) -> Result<Tagged<KeyView>, Problem> {
+    let id = id.0;
+    find(&call, id)?;
+    let version = move |roster: &Roster| roster.credential(id).map(|row| version(row));
+    call.change(version, RevokeKey { id, by: call.by() }).await?;
+    view(&call, id)
+}
+
+async fn show(call: Call, id: Id<TokenId>) -> Result<Tagged<KeyView>, Problem> {
+    view(&call, id.0)
+}
+
+fn view(call: &Call, id: TokenId) -> Result<Tagged<KeyView>, Problem> {
+    let row = find(call, id)?;
+    Ok(call.tagged(version(&row), KeyView::of(&row, call.state.registry.now().wall)))
+}
+
+/// One key, if it is there and reaches no further than the caller.
+fn find(call: &Call, id: TokenId) -> Result<Arc<CredentialRow>, Problem> {
+    let row = call.state.registry.read(|roster| roster.credential(id).cloned());
+    row.filter(|row| row.scope.lies_within(call.scope())).ok_or_else(|| Refusal::UnknownCredential(id).into())
+}
+
+/// What stands in the tag of a key. Credentials have no seq: they change once, when they end.
+fn version(row: &CredentialRow) -> Seq {
+    let made = row.created_at;
+    let last = row.revoked_at.map_or(made, |at| at.max(Timestamp(made.0.saturating_add(1))));
+    Seq(u64::try_from(last.0).unwrap_or(0))
 }
 
 async fn close(

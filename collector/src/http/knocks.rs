@@ -82,10 +82,10 @@ impl KnockView {
 }
 
 const LIST: &[Param] = &[
-    Param::of::<words::Flag>("proven", "Only those that proved something, or only those that did not"),
-    Param::of::<words::Text>("reason", "Only with this reason"),
-    Param::of::<words::TokenId>("token", "Only with this token"),
-    Param::of::<words::Id>("claimed_id", "Only with this claimed id"),
+    PROVEN,
+    REASON,
+    TOKEN,
+    CLAIMED,
     Param::of::<words::Limit>("limit", "Knocks of a page"),
     Param::of::<words::Cursor>("cursor", "Where the page begins"),
 ];
@@ -103,6 +103,15 @@ pub(super) fn routes(routes: Routes) -> Routes {
             list,
         )
         .add(
+            Operation::delete(ROOT, Permission::Operate, "dismiss_knocks")
+                .about("Forgets many knocks; they come back with the next refusals")
+                .more("Those that pass every word of the query, as in the list; all of them takes `all=true`.")
+                .query(DISMISS)
+                .answer::<DismissedView>(200, "How many are forgotten")
+                .scoped(),
+            dismiss_many,
+        )
+        .add(
             Operation::delete(&format!("{ROOT}/{{id}}"), Permission::Operate, "dismiss_knock")
                 .about("Forgets a knock; it comes back with the next refusal")
                 .path::<words::TokenId>("id", "The knock")
@@ -111,6 +120,80 @@ pub(super) fn routes(routes: Routes) -> Routes {
                 .scoped(),
             dismiss,
         )
+}
+
+/// Knocks that are forgotten in one change.
+const SLICE: usize = 256;
+
+/// What is forgotten at once.
+const DISMISS: &[Param] = &[
+    Param::of::<words::Flag>("all", "All of them; without it at least one other word is needed"),
+    Param::of::<words::Text>("from", "Only from this address, as it stands in a knock"),
+    Param::of::<words::Text>("network", "Only from this network, as it stands in a knock"),
+    PROVEN,
+    REASON,
+    TOKEN,
+    CLAIMED,
+];
+const PROVEN: Param =
+    Param::of::<words::Flag>("proven", "Only those that proved something, or only those that did not");
+const REASON: Param = Param::of::<words::Text>("reason", "Only with this reason");
+const TOKEN: Param = Param::of::<words::TokenId>("token", "Only with this token");
+const CLAIMED: Param = Param::of::<words::Id>("claimed_id", "Only with this claimed id");
+
+/// What was forgotten.
+#[derive(Debug, Serialize, ToSchema)]
+struct DismissedView {
+    /// How many.
+    dismissed: usize,
+}
+
+/// Which knocks are meant: every test that is given must pass.
+#[derive(Debug, Default, PartialEq)]
+struct Meant {
+    from: Option<String>,
+    network: Option<String>,
+    proven: Option<bool>,
+    why: Option<Why>,
+    token: Option<TokenId>,
+    claimed: Option<ServiceId>,
+}
+
+impl Meant {
+    fn read(query: &Query) -> Result<Self, Problem> {
+        let mut meant = Self::default();
+        for (name, value) in &query.0 {
+            match name.as_str() {
+                "from" => meant.from = Some(value.clone()),
+                "network" => meant.network = Some(value.clone()),
+                "proven" => meant.proven = Some(flag("proven", value)?),
+                "reason" => meant.why = Some(value.parse::<Why>().map_err(|error| invalid("reason", error))?),
+                "token" => meant.token = Some(value.parse::<TokenId>().map_err(|error| invalid("token", error))?),
+                "claimed_id" => {
+                    meant.claimed = Some(value.parse::<ServiceId>().map_err(|error| invalid("claimed_id", error))?);
+                }
+                _ => {}
+            }
+        }
+        Ok(meant)
+    }
+
+    fn passes(&self, row: &KnockRow) -> bool {
+        self.from.as_ref().is_none_or(|from| row.from == *from)
+            && self.network.as_ref().is_none_or(|network| row.network == *network)
+            && self.proven.is_none_or(|proven| row.proven == proven)
+            && self.why.is_none_or(|why| row.why == why)
+            && self.token.is_none_or(|token| row.token == Some(token))
+            && self.claimed.as_ref().is_none_or(|id| row.service.as_ref() == Some(id))
+    }
+}
+
+fn invalid(name: &'static str, why: impl std::fmt::Display) -> Problem {
+    Problem::new(ProblemCode::InvalidQuery, format!("{name}: {why}")).with("parameter", name)
+}
+
+fn flag(name: &'static str, value: &str) -> Result<bool, Problem> {
+    value.parse().map_err(|_| invalid(name, "true or false"))
 }
 
 /// Where a page begins: behind this one.
@@ -135,21 +218,12 @@ fn reaches(call: &Call, row: &KnockRow) -> bool {
 }
 
 async fn list(call: Call, query: Query) -> Result<axum::Json<Page<KnockView>>, Problem> {
-    let invalid = |name: &str, why: String| Problem::new(ProblemCode::InvalidQuery, why).with("parameter", name);
     let (mut limit, mut behind) = (page::DEFAULT_LIMIT, None);
-    let (mut proven, mut why, mut token, mut claimed) = (None, None, None, None);
+    let meant = Meant::read(&query)?;
     for (name, value) in &query.0 {
         match name.as_str() {
             "cursor" => behind = Some(page::seek::<Behind>(value)?),
             "limit" => limit = page::limit(value)?,
-            "proven" => {
-                proven = Some(value.parse::<bool>().map_err(|_| invalid("proven", "proven is true or false".into()))?)
-            }
-            "reason" => why = Some(value.parse::<Why>().map_err(|error| invalid("reason", error.to_string()))?),
-            "token" => token = Some(value.parse::<TokenId>().map_err(|error| invalid("token", error.to_string()))?),
-            "claimed_id" => {
-                claimed = Some(value.parse::<ServiceId>().map_err(|error| invalid("claimed_id", error.to_string()))?);
-            }
             _ => {}
         }
     }
@@ -158,12 +232,7 @@ async fn list(call: Call, query: Query) -> Result<axum::Json<Page<KnockView>>, P
     // At most two thousand rows: cheaper to copy than to hold.
     let rows: Vec<KnockRow> = registry.knocks().latest().into_iter().cloned().collect();
     let wanted = rows.iter().filter(|row| {
-        behind.is_none_or(|behind| Behind(row.last_at, row.id) < behind)
-            && proven.is_none_or(|proven| row.proven == proven)
-            && why.is_none_or(|why| row.why == why)
-            && token.is_none_or(|token| row.token == Some(token))
-            && claimed.as_ref().is_none_or(|id| row.service.as_ref() == Some(id))
-            && reaches(&call, row)
+        behind.is_none_or(|behind| Behind(row.last_at, row.id) < behind) && meant.passes(row) && reaches(&call, row)
     });
     let mut found: Vec<&KnockRow> = wanted.take(limit + 1).collect();
     let more = found.len() > limit;
@@ -181,4 +250,23 @@ async fn dismiss(call: Call, id: Id<TokenId>) -> Result<StatusCode, Problem> {
     registry.ask(Dismissed { knocks: vec![row], by: call.by() }).await?;
     registry.knocks().dismiss(id.0);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Forgets many, a slice in each change: what is done when the store fails stays done, and the same request goes on.
+async fn dismiss_many(call: Call, query: Query) -> Result<axum::Json<DismissedView>, Problem> {
+    let meant = Meant::read(&query)?;
+    let all = query.get("all").map(|value| flag("all", value)).transpose()?.unwrap_or(false);
+    if !all && meant == Meant::default() {
+        return Err(invalid("all", "say which are meant, or all=true"));
+    }
+    let registry = &call.state.registry;
+    let rows: Vec<KnockRow> = registry.knocks().latest().into_iter().cloned().collect();
+    let rows: Vec<KnockRow> = rows.into_iter().filter(|row| meant.passes(row) && reaches(&call, row)).collect();
+    let mut dismissed = 0;
+    for slice in rows.chunks(SLICE) {
+        registry.ask(Dismissed { knocks: slice.to_vec(), by: call.by() }).await?;
+        let mut knocks = registry.knocks();
+        dismissed += slice.iter().filter(|row| knocks.dismiss(row.id).is_some()).count();
+    }
+    Ok(axum::Json(DismissedView { dismissed }))
 }

@@ -2,6 +2,10 @@
 //!
 //! What a window may be is the registry's affair; this file reads moments and spans, and shows where each window
 //! stands now.
+//!
+//! A caller with a label scope opens windows that cover nothing beyond it, whatever their selector names and whatever
+//! labels services will have: the scope becomes part of the selector. It sees, changes and ends those windows of
+//! which that can be said, and the others are not there.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -142,6 +146,9 @@ struct SelectorView {
     #[schema(value_type = BTreeMap<String, Option<String>>)]
     labels: BTreeMap<String, Option<String>>,
     subtree: Option<String>,
+    /// Of these only what carries these labels: what its maker reached. Empty = everything.
+    #[schema(value_type = words::Scope)]
+    within: String,
 }
 
 /// A window with those that it covers.
@@ -165,12 +172,14 @@ const LIST: &[Param] = &[
 pub(super) fn routes(routes: Routes) -> Routes {
     use Permission as P;
     let one = format!("{ROOT}/{{id}}");
-    let known =
-        |operation: Operation| operation.path::<words::RowId>("id", "The window").gives(&[ProblemCode::UnknownWindow]);
+    let known = |operation: Operation| {
+        operation.path::<words::RowId>("id", "The window").gives(&[ProblemCode::UnknownWindow]).scoped()
+    };
     routes
         .tag("maintenance", "When services are worked on: shown beside them, and nobody is alarmed")
         .add(
             Operation::get(ROOT, P::Read, "list_maintenance")
+                .scoped()
                 .about("Maintenance windows, the newest first")
                 .query(LIST)
                 .answer::<Page<WindowView>>(200, "A page"),
@@ -178,10 +187,12 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
         .add(
             Operation::post(ROOT, P::Operate, "open_maintenance")
+                .scoped()
                 .about("Opens a maintenance window, now, later or again and again")
                 .more(
                     "It always ends. It changes neither presence nor status: services that it covers show it, are not \
-                     made inactive while it lasts, and nobody is alarmed about them.",
+                     made inactive while it lasts, and nobody is alarmed about them. Opened by a caller with a label \
+                     scope it covers what lies within that scope only, for ever: `within` says so.",
                 )
                 .body::<OpenBody>()
                 .once()
@@ -228,7 +239,8 @@ async fn list(call: Call, query: Query) -> Result<axum::Json<Page<WindowView>>, 
     let now = call.state.registry.now().wall;
     let (position, rows) = call.state.registry.read(|roster| {
         let older = roster.upkeep().windows().rev().filter(|row| before.is_none_or(|before| row.id < before));
-        let wanted = older.filter(|row| state.is_none_or(|state| standing(row, now).0.as_str() == state));
+        let reached = older.filter(|row| row.selector.reach().lies_within(call.scope()));
+        let wanted = reached.filter(|row| state.is_none_or(|state| standing(row, now).0.as_str() == state));
         (roster.position(), wanted.take(limit + 1).cloned().collect::<Vec<_>>())
     });
     let more = rows.len() > limit;
@@ -256,8 +268,8 @@ async fn open(call: Call, Json(body): Json<OpenBody>) -> Result<Response, Proble
         }
     };
     let id = RowId::new(now).map_err(|error: NoRandomness| Problem::new(ProblemCode::Internal, error.to_string()))?;
-    let selector =
-        Selector { services: body.selector.services, labels: body.selector.labels, subtree: body.selector.subtree };
+    let SelectorBody { services, labels, subtree } = body.selector;
+    let selector = Selector { services, labels, subtree, within: call.scope().clone() };
     let request = OpenWindow {
         id,
         selector,
@@ -304,11 +316,13 @@ async fn change(call: Call, id: Id<RowId>, Json(body): Json<ChangeBody>) -> Resu
         limits: limits(&call),
         by: call.by(),
     };
+    find(&call, id.0)?;
     call.change(seq_of(id.0), request).await?;
     detail(&call, id.0)
 }
 
 async fn end(call: Call, id: Id<RowId>) -> Result<Tagged<WindowDetail>, Problem> {
+    find(&call, id.0)?;
     call.change(seq_of(id.0), EndWindow { id: id.0, by: call.by() }).await?;
     detail(&call, id.0)
 }
@@ -319,10 +333,10 @@ fn detail(call: &Call, id: RowId) -> Result<Tagged<WindowDetail>, Problem> {
     Ok(call.tagged(row.seq, detail))
 }
 
-/// One window, if it is there.
+/// One window, if it is there and can cover nothing beyond the caller's reach.
 fn find(call: &Call, id: RowId) -> Result<Arc<WindowRow>, Problem> {
     let row = call.state.registry.read(|roster| roster.upkeep().window(id).cloned());
-    row.ok_or_else(|| Refusal::UnknownWindow(id).into())
+    row.filter(|row| row.selector.reach().lies_within(call.scope())).ok_or_else(|| Refusal::UnknownWindow(id).into())
 }
 
 /// Finds the seq of a window.
@@ -373,6 +387,7 @@ impl WindowView {
                 services: row.selector.services.iter().map(|key| key.0.to_string()).collect(),
                 labels: row.selector.labels.clone(),
                 subtree: row.selector.subtree.as_ref().map(|key| key.0.to_string()),
+                within: row.selector.within.to_string(),
             },
             starts_at: Time(row.starts_at),
             ends_at: Time(row.ends_at),

@@ -27,7 +27,7 @@ use super::{
     access::Permission,
     error::{Problem, ProblemCode},
     extract::{Call, Id, Json, Query},
-    once,
+    filter, once,
     openapi::words,
     page::{self, Page},
     position::Tagged,
@@ -129,6 +129,7 @@ pub(super) struct Empty {}
 
 const LIST: &[Param] = &[
     Param::of::<words::TokenState>("state", "Only tokens that stand there"),
+    Param::list::<words::Kind>("kind", "Only tokens for services of these kinds"),
     Param::of::<words::Limit>("limit", "Tokens of a page"),
     Param::of::<words::Cursor>("cursor", "Where the page begins"),
 ];
@@ -250,12 +251,13 @@ pub(super) fn life(ttl: Option<&str>) -> Result<Duration, Problem> {
 }
 
 async fn list(call: Call, query: Query) -> Result<axum::Json<Page<TokenView>>, Problem> {
-    let (mut after, mut limit, mut state) = (None, page::DEFAULT_LIMIT, None);
+    let (mut after, mut limit, mut state, mut kinds) = (None, page::DEFAULT_LIMIT, None, Vec::new());
     for (name, value) in &query.0 {
         match name.as_str() {
             "cursor" => after = Some(page::seek::<TokenId>(value)?),
             "limit" => limit = page::limit(value)?,
             "state" => state = Some(state_of(value)?),
+            "kind" => filter::words(name, value, &Kind::ALL, &mut kinds)?,
             _ => {}
         }
     }
@@ -263,6 +265,7 @@ async fn list(call: Call, query: Query) -> Result<axum::Json<Page<TokenView>>, P
     let (position, rows) = call.state.registry.read(|roster| {
         let behind = roster.tokens().filter(|row| after.is_none_or(|after| row.id > after));
         let behind = behind.filter(|row| call.scope().admits(&row.policy.labels));
+        let behind = behind.filter(|row| kinds.is_empty() || kinds.contains(&row.policy.kind));
         let wanted = behind.filter(|row| state.is_none_or(|state| TokenState::of(row, now) == state));
         (roster.position(), wanted.take(limit + 1).cloned().collect::<Vec<_>>())
     });

@@ -136,7 +136,7 @@ impl Request for EndRun {
 
 /// What an operator sets.
 #[derive(Debug, Clone)]
-pub(super) struct SetJob {
+pub struct SetJob {
     pub(super) name: JobName,
     pub(super) schedule: String,
     pub(super) enabled: Option<Option<bool>>,

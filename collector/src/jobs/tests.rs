@@ -4,11 +4,12 @@ use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
 use rollcall_common::{
-    id::{BeatNo, BootId, PaceNo, ServiceKey, SessionNo},
+    id::{BeatNo, BootId, Kind, PaceNo, ServiceKey, SessionNo},
     lease::{Pace, Presence},
     lifecycle::{Act, Status},
     service::Source,
     time::{Clock, ManualClock, Timestamp},
+    token::{SecretHash, TokenId},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -20,13 +21,15 @@ use crate::{
         leases::Touch,
         maintenance::{EndWindow, OpenWindow, WindowLimits},
         services::{Move, Register},
+        tokens::CreateToken,
     },
     store::{
         Position, StoreError, TrailStore,
         flaky::Flaky,
         rows::{
-            Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, Loaded, ObserverMark, Outcome,
-            Prune, RowId, RunCause, SealRow, Selector, ServiceKeyText, Write,
+            Applied, AuditEvent, AuditQuery, BlindRow, BlindScope, Change, Conflict, IdRule, IntervalRow, Loaded,
+            ObserverMark, Outcome, Outlived, Prune, RowId, RunCause, SealRow, Selector, ServiceKeyText, TokenPolicy,
+            Write,
         },
         sqlite::SqliteStore,
     },
@@ -87,6 +90,9 @@ impl RegistryStore for Counting {
     }
     async fn prune(&self, what: &Prune, limit: usize) -> Result<u64, StoreError> {
         self.inner.prune(what, limit).await
+    }
+    async fn outlived(&self, what: &Outlived) -> Result<u64, StoreError> {
+        self.inner.outlived(what).await
     }
     async fn crowded(
         &self,
@@ -458,6 +464,52 @@ async fn a_purge_that_meets_a_failing_store_ends_there_and_the_next_goes_on() {
 }
 
 #[tokio::test]
+async fn retention_counts_what_would_go_and_takes_just_that() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let house = House::open(sqlite(dir.path()).await, &clock, |settings| {
+        quiet(settings);
+        settings.upkeep.keep.tokens = DAY;
+        settings.upkeep.keep.blind = DAY;
+        settings.upkeep.retention.cap = 5;
+    })
+    .await;
+    let token = |n: u8, life: Duration| CreateToken {
+        id: TokenId([n; 10]),
+        hash: SecretHash([n; 32]),
+        policy: TokenPolicy::single(
+            Kind::Poller,
+            IdRule::Prefix("e-".into()),
+            clock.now().wall,
+            clock.now().wall.after(life),
+        ),
+        note: String::new(),
+        by: By::system(),
+    };
+    for n in 1..=3 {
+        house.registry.ask(token(n, Duration::from_secs(60))).await.unwrap();
+    }
+    house.registry.ask(token(4, DAY * 20)).await.unwrap();
+    for n in 0..4 {
+        let from = clock.now().wall.before(DAY * 10);
+        let blind = BlindRow { scope: BlindScope::Everything, from, to: from.after(DAY * n), cause: "restart".into() };
+        house.store.record_blind(&blind).await.unwrap();
+    }
+    clock.advance(DAY * 2);
+    let counts = |run: &Arc<Run>| ["tokens", "blind", "history", "over_cap"].map(|word| count(run, word));
+    let looked = house.run(JobName::Retention, true).await;
+    assert_eq!((outcome(&looked), counts(&looked)), (Some(Outcome::Succeeded), [3, 4, 0, 2]));
+    let tokens = || house.registry.read(|roster| roster.tokens().count());
+    assert_eq!(tokens(), 4, "a dry run takes nothing");
+    let run = house.run(JobName::Retention, false).await;
+    assert_eq!(counts(&run)[..2], [1, 4], "as many as one run may");
+    let rest = house.run(JobName::Retention, true).await;
+    assert_eq!(counts(&rest), [2, 0, 0, 0]);
+    house.run(JobName::Retention, false).await;
+    assert_eq!(tokens(), 1, "what has not ended stays");
+    house.close().await;
+}
+
+#[tokio::test]
 async fn a_record_survives_a_restart_and_a_run_that_was_cut_off_is_told() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
     let hourly = |settings: &mut Settings| {
@@ -472,7 +524,8 @@ async fn a_record_survives_a_restart_and_a_run_that_was_cut_off_is_told() {
     let run = house.run(JobName::Ephemeral, false).await;
     assert_eq!(outcome(&run), Some(Outcome::Succeeded));
     let until = clock.now().wall.after(DAY);
-    house.jobs.set(JobName::Purge, Some(Some(true)), Some(Some(until)), By::system()).await.unwrap();
+    let request = house.jobs.setting(JobName::Purge, Some(Some(true)), Some(Some(until)), By::system());
+    house.registry.ask(request).await.unwrap();
     house.close().await;
 
     // It dies under a run; hours pass.

@@ -18,15 +18,16 @@ use super::{
 };
 use crate::{
     registry::{
-        Refusal, Registry, Request,
+        Refusal, Registry, Request, World,
         answers::{ForgetAnswers, KEPT_FOR},
         leases::Sight,
         maintenance::{Cover, ForgetWindows},
         retention::{Departures, Gathering, Kept, Look, gone_since, silent_since},
         roster::{Entry, Roster},
         sweep::{Deed, ForgetDenied, Sweep, Target},
+        tokens::PurgeTokens,
     },
-    store::rows::Prune,
+    store::rows::{Outlived, Prune},
 };
 
 /// Entries that are looked at before the roster is let go.
@@ -42,7 +43,19 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What runs count; labels of the metric.
 pub(super) const ITEM_WORDS: &[&str] = &[
-    "marked", "archived", "removed", "kept", "passed", "over_cap", "history", "blind", "denied", "windows", "answers",
+    "marked",
+    "archived",
+    "removed",
+    "kept",
+    "passed",
+    "over_cap",
+    "history",
+    "blind",
+    "denied",
+    "windows",
+    "answers",
+    "tokens",
+    "approvals",
     "audit",
 ];
 
@@ -207,6 +220,9 @@ pub(super) async fn departures(registry: &Registry, ask: &PurgeAsk) -> Departure
 }
 
 async fn retention(context: &Context) -> Result<(), Ending> {
+    if context.ask.dry_run {
+        return outlived(context).await;
+    }
     let keep = &context.jobs.settings().upkeep.keep;
     let now = context.jobs.0.registry.now().wall;
     let mut left = context.jobs.settings().upkeep.retention.cap;
@@ -217,12 +233,75 @@ async fn retention(context: &Context) -> Result<(), Ending> {
     slice_by_slice(context, "denied", &mut left, || ForgetDenied { now, most }).await?;
     let before = now.before(keep.maintenance);
     slice_by_slice(context, "windows", &mut left, || ForgetWindows { before, most }).await?;
+    tokens(context, keep.tokens, &mut left).await?;
     let before = now.before(KEPT_FOR);
     slice_by_slice(context, "answers", &mut left, || ForgetAnswers { before, most }).await?;
     // What waits for a way out is kept for as long again: one that never comes back must not fill the disk.
     let sent = context.jobs.settings().sent.get();
     retire_audit(context, now.before(keep.audit), sent, &mut left).await?;
     retire_audit(context, now.before(keep.audit * 2), Seq(u64::MAX), &mut left).await
+}
+
+/// Tokens that ended long ago, and requests for approval whose token has ended.
+async fn tokens(context: &Context, keep: Duration, left: &mut usize) -> Result<(), Ending> {
+    while *left > 0 {
+        context.may_go_on()?;
+        let most = SERVICES.1.min(*left);
+        let by = context.ask.by.clone();
+        let (tokens, approvals) = context.ask(|| PurgeTokens { keep, most, by: by.clone() }).await?;
+        context.run.did("tokens", tokens);
+        context.run.did("approvals", approvals);
+        context.run.advance(tokens + approvals);
+        *left = left.saturating_sub(tokens + approvals);
+        if tokens < most && approvals < most {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Counts what a run would take out, by sort; nothing is taken.
+async fn outlived(context: &Context) -> Result<(), Ending> {
+    let Jobs(shared) = &context.jobs;
+    let settings = context.jobs.settings();
+    let keep = &settings.upkeep.keep;
+    let now = shared.registry.now();
+    let ago = |time| now.wall.before(time);
+    let audit = Outlived::Audit { before: ago(keep.audit), sent: settings.sent.get(), anyway: ago(keep.audit * 2) };
+    let in_store = [
+        ("history", Outlived::History { before: ago(keep.history), keep: keep.history_rows }),
+        ("blind", Outlived::Blind(ago(keep.blind))),
+        ("audit", audit),
+    ];
+    let mut all = Vec::new();
+    for (word, what) in in_store {
+        context.may_go_on()?;
+        let count = shared.store.outlived(&what).await;
+        let count = count.map_err(|error| Ending::Failed(why(&Refusal::Store(error))))?;
+        all.push((word, usize::try_from(count).unwrap_or(usize::MAX)));
+    }
+    let most = usize::MAX;
+    let in_memory = shared.registry.read(|roster| {
+        let world = World { roster, now };
+        let (tokens, approvals) =
+            PurgeTokens { keep: keep.tokens, most, by: context.ask.by.clone() }.plan(world).map(|(_, gone)| gone)?;
+        Ok([
+            ("denied", ForgetDenied { now: now.wall, most }.plan(world)?.1),
+            ("windows", ForgetWindows { before: ago(keep.maintenance), most }.plan(world)?.1),
+            ("answers", ForgetAnswers { before: ago(KEPT_FOR), most }.plan(world)?.1),
+            ("tokens", tokens),
+            ("approvals", approvals),
+        ])
+    });
+    all.extend(in_memory.map_err(|refusal: Refusal| Ending::Failed(why(&refusal)))?);
+    let mut total = 0_usize;
+    for (word, count) in all {
+        context.run.did(word, count);
+        total = total.saturating_add(count);
+    }
+    context.run.expect(total);
+    context.run.did("over_cap", total.saturating_sub(settings.upkeep.retention.cap));
+    Ok(())
 }
 
 /// Whole batches of the audit trail, the oldest first.

@@ -237,7 +237,7 @@ pub fn matches(selector: &Selector, row: &ServiceRow) -> bool {
         .iter()
         .all(|(key, value)| row.labels.get(key).is_some_and(|has| value.as_deref().is_none_or(|value| value == has)));
     let any = !selector.services.is_empty() || selector.subtree.is_some() || !selector.labels.is_empty();
-    any && named && below && labelled
+    any && named && below && labelled && selector.within.admits(&row.labels)
 }
 
 /// A service and all above it.
@@ -286,7 +286,9 @@ impl Request for OpenWindow {
             )));
         }
         let named = selector.services.iter().chain(&selector.subtree);
-        if let Some(unknown) = named.map(|key| &key.0).find(|key| world.roster.get(key).is_none()) {
+        let reached =
+            |key: &ServiceKey| world.roster.get(key).is_some_and(|entry| selector.within.admits(&entry.row.labels));
+        if let Some(unknown) = named.map(|key| &key.0).find(|key| !reached(key)) {
             return Err(Refusal::UnknownService(unknown.clone()));
         }
         if self.reason.trim().is_empty() {

@@ -227,6 +227,11 @@ impl Roster {
         self.uses.get(&token)?.get(&key)
     }
 
+    /// The services that a token has registered, in no order; one that enrolled with several keys comes several times.
+    pub fn users_of(&self, token: TokenId) -> impl Iterator<Item = &ServiceKey> {
+        self.uses.get(&token).into_iter().flat_map(HashMap::values)
+    }
+
     /// One credential.
     #[must_use]
     pub fn credential(&self, id: TokenId) -> Option<&Arc<CredentialRow>> {

@@ -142,14 +142,11 @@ impl Request for RevokeToken {
     }
 }
 
-/// How long a token is kept after its end, with who used it.
-pub const KEPT_FOR: Duration = Duration::from_secs(90 * 86_400);
-
 /// Removes tokens whose end is long past, with who used them and who asked with them; the audit trail stays.
 /// Requests for approval go as soon as their token has ended, since nothing can come of them.
 #[derive(Debug, Clone)]
 pub struct PurgeTokens {
-    /// How long a token is kept after its end; [`KEPT_FOR`] unless configured.
+    /// How long a token is kept after its end.
     pub keep: Duration,
     /// At most so many tokens, and so many requests, in one change.
     pub most: usize,

@@ -20,7 +20,7 @@ use super::{
     Continuity, LivenessStore, Mark, Position, RegistryStore, StoreError, TrailStore,
     rows::{
         Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, KnockRow, Loaded, ObserverMark,
-        Prune, SealRow,
+        Outlived, Prune, SealRow,
     },
 };
 
@@ -166,6 +166,11 @@ impl<S: RegistryStore + ?Sized> RegistryStore for Flaky<S> {
     async fn prune(&self, what: &Prune, limit: usize) -> Result<u64, StoreError> {
         self.pass().await?;
         self.inner.prune(what, limit).await
+    }
+
+    async fn outlived(&self, what: &Outlived) -> Result<u64, StoreError> {
+        self.pass().await?;
+        self.inner.outlived(what).await
     }
 
     async fn crowded(

@@ -27,8 +27,8 @@ pub use self::packages::{PackageId, PackageIdError, PackageRow, PackageSettings,
 pub use self::seal::{SealHash, SealRow};
 pub use self::tokens::{Approval, IdRule, TokenPolicy, TokenRow, TokenUse};
 pub use self::upkeep::{
-    HoldRow, JobRow, Outcome, Prune, Recurrence, RowId, RowIdError, RunCause, RunRow, Selector, ServiceKeyText,
-    WindowRow,
+    HoldRow, JobRow, Outcome, Outlived, Prune, Recurrence, RowId, RowIdError, RunCause, RunRow, Selector,
+    ServiceKeyText, WindowRow,
 };
 use super::Position;
 pub use crate::{cidr::Cidr, scope::Scope};

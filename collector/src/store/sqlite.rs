@@ -36,7 +36,8 @@ use self::fault::{Fault, told};
 use super::{
     RegistryStore, StoreError,
     rows::{
-        Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, KnockRow, Loaded, ObserverMark, Prune,
+        Applied, AuditEvent, AuditQuery, BlindRow, Change, Conflict, IntervalRow, KnockRow, Loaded, ObserverMark,
+        Outlived, Prune,
     },
 };
 
@@ -226,6 +227,11 @@ impl RegistryStore for SqliteStore {
         let mut conn = self.writer.acquire().await.map_err(|error| self.told(error))?;
         let done = prune::prune(&mut conn, what, limit).await;
         settle(conn, done).await.map_err(|fault| self.told(fault))
+    }
+
+    async fn outlived(&self, what: &Outlived) -> Result<u64, StoreError> {
+        let mut conn = self.reader().await?;
+        prune::outlived(&mut conn, what).await.map_err(|fault| self.told(fault))
     }
 
     async fn crowded(

@@ -64,28 +64,38 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, args: BulkArgs) ->
     let body = json!({
         "act": args.act, "selector": args.selector.body(), "reason": args.reason, "cascade": args.cascade,
     });
-    let seen = client.post(&format!("{ROOT}/bulk"), body.clone()).await?;
-    let count = seen.get("count").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
-    let asked = match args.expect {
-        Some(expected) if expected != count => {
-            let message = format!("{count} services would change, not {expected}: nothing was done");
-            return Err(Failure::new(Exit::Refused, message));
-        }
-        Some(_) => true,
-        None => {
-            preview(screen, &args.act, count, &seen)?;
-            count > 0 && agreed(screen, count)?
-        }
-    };
-    if !asked || count == 0 {
+    let Some(count) = confirmed(client, screen, &body, args.expect).await?.filter(|count| *count > 0) else {
         return Ok(());
-    }
+    };
     let done = perform(client, &body, count).await?;
     match screen.output() {
         Output::Table => screen.line(&format!("{done} services changed"))?,
         Output::Json | Output::Raw => screen.json(&json!({ "act": args.act, "count": count, "done": done }))?,
     }
     Ok(())
+}
+
+/// Looks at what would change, and has it confirmed: by the number that is expected, or at the terminal. Answers how
+/// many services change; nothing where nobody wants that.
+pub(in crate::cli) async fn confirmed(
+    client: &Client,
+    screen: &mut Screen,
+    body: &Value,
+    expect: Option<usize>,
+) -> Result<Option<usize>, Failure> {
+    let seen = client.post(&format!("{ROOT}/bulk"), body.clone()).await?;
+    let count = seen.get("count").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+    match expect {
+        Some(expected) if expected != count => {
+            let message = format!("{count} services would change, not {expected}: nothing was done");
+            Err(Failure::new(Exit::Refused, message))
+        }
+        Some(_) => Ok(Some(count)),
+        None => {
+            preview(screen, &field(body, "act"), count, &seen)?;
+            Ok((count > 0 && agreed(screen, count)?).then_some(count))
+        }
+    }
 }
 
 /// Does what was looked at, as often as it takes; answers how many services have changed.

@@ -128,6 +128,16 @@ impl Way {
                 offer(Self::Named(keys), length);
             }
         }
+        if let Some(token) = filter.token {
+            // Whoever used it; whether it is still bound by it is tested.
+            let mut keys: Vec<ServiceKey> = roster.users_of(token).cloned().collect();
+            let length = keys.len();
+            if length <= PICKED {
+                keys.sort_unstable();
+                keys.dedup();
+                offer(Self::Named(keys), length);
+            }
+        }
         // The same word twice would name its services twice.
         if let (Self::Having(facets), _) = &mut best {
             let mut once = std::collections::HashSet::new();

@@ -5,7 +5,7 @@
 
 use axum::{
     http::{Method, StatusCode},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use rollcall_common::{
     address::Address,

@@ -109,7 +109,7 @@ async fn jobs_show_what_they_go_by() {
     assert_eq!(api.get("viewer", "/api/admin/jobs/purge/runs/x").await.1["code"], "invalid_id");
     for (path, body, expected) in [
         ("/api/admin/jobs/purge/run", json!({"dry_run": true}), 503),
-        ("/api/admin/jobs/retention/run", json!({"dry_run": true}), 422),
+        ("/api/admin/jobs/retention/run", json!({"dry_run": true}), 503),
         ("/api/admin/jobs/purge/run", json!({"now": true}), 422),
         ("/api/admin/jobs/bake/run", json!({}), 404),
     ] {

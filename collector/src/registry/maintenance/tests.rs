@@ -33,6 +33,7 @@ fn selector(services: &[&str], labels: &[(&str, Option<&str>)], subtree: Option<
         services: services.iter().map(|text| ServiceKeyText(key(text))).collect(),
         labels: labels.iter().map(|(k, v)| ((*k).to_owned(), v.map(str::to_owned))).collect(),
         subtree: subtree.map(|text| ServiceKeyText(key(text))),
+        ..Selector::default()
     }
 }
 
@@ -245,6 +246,41 @@ proptest! {
         let next = rows.iter().flat_map(|row| [row.starts_at, row.ends_at]).filter(|edge| *edge > now).min();
         if let Some(until) = cover.until {
             prop_assert!(next.is_some_and(|next| next <= until));
+        }
+    }
+}
+
+proptest! {
+    /// Whatever a selector names and whatever labels a service has: what it covers lies within its reach.
+    #[test]
+    fn a_window_covers_nothing_beyond_its_reach(
+        named in any::<bool>(),
+        below in any::<bool>(),
+        labels in prop::collection::btree_map("[kl]", prop::option::of("[a-c]"), 0..3),
+        within in prop::collection::btree_map("[kl]", prop::collection::btree_set("[a-c]", 1..3), 0..3),
+        outer in prop::collection::btree_map("[kl]", prop::collection::btree_set("[a-c]", 1..3), 0..3),
+        has in prop::collection::btree_map("[kl]", "[a-c]", 0..3),
+    ) {
+        let text = |tests: std::collections::BTreeMap<String, std::collections::BTreeSet<String>>| {
+            let tests = tests.into_iter().map(|(key, values)| {
+                format!("{key} in ({})", values.into_iter().collect::<Vec<_>>().join(","))
+            });
+            tests.collect::<Vec<_>>().join(",").parse::<crate::scope::Scope>().unwrap()
+        };
+        let selector = Selector {
+            services: named.then(|| ServiceKeyText(key("agent/a"))).into_iter().collect(),
+            labels,
+            subtree: below.then(|| ServiceKeyText(key("poller/p"))),
+            within: text(within),
+        };
+        let has: Vec<(&str, &str)> = has.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let row = row("agent/a", Some("p"), None, &has);
+        let outer = text(outer);
+        if matches(&selector, &row) {
+            prop_assert!(selector.reach().admits(&row.labels));
+            if selector.reach().lies_within(&outer) {
+                prop_assert!(outer.admits(&row.labels));
+            }
         }
     }
 }

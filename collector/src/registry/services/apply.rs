@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     registry::{ParentProblem, Refusal, Request, World, roster::Entry},
-    store::rows::{Change, Said, ServiceRow, Write},
+    store::rows::{Change, Said, Scope, ServiceRow, Write},
 };
 
 /// One desired registration.
@@ -65,6 +65,9 @@ pub struct Apply {
     pub items: Vec<Item>,
     /// Whether deletions are taken back.
     pub recover: bool,
+    /// What the asker reaches. An item beyond it is refused as if nothing were known of what it names; none leads
+    /// beyond it.
+    pub scope: Scope,
     /// The deployment.
     pub trust_domain: TrustDomain,
     /// Who asks.
@@ -122,15 +125,26 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn one(&mut self, item: &Item) -> Result<Outcome, Refusal> {
         match self.world.roster.get(&item.key) {
-            Some(entry) => self.existing(item, entry),
+            Some(entry) if self.asked.scope.admits(&entry.row.labels) => self.existing(item, entry),
+            Some(_) => Err(Refusal::UnknownService(item.key.clone())),
             None => self.register(item),
         }
+    }
+
+    /// Refuses what would not be within reach once it is written.
+    fn holds(&self, said: &Said) -> Result<(), Refusal> {
+        let scope = &self.asked.scope;
+        if scope.admits(&said.labels) {
+            return Ok(());
+        }
+        Err(Refusal::Invalid(format!("the caller reaches only {scope}: what it makes must carry these labels")))
     }
 
     fn register(&mut self, item: &Item) -> Result<Outcome, Refusal> {
         let now = self.world.now.wall;
         check_checker_kind(&item.key, item.checker_kind.as_ref())?;
         let said = item.patch.over(&Said::default())?;
+        self.holds(&said)?;
         check_declared(&self.asked.trust_domain, &item.key, item.source, said.declared_spiffe.as_ref())?;
         let past = item.past.clone().unwrap_or_default();
         let status = past.checked_status(now)?;
@@ -169,6 +183,11 @@ impl Plan<'_> {
             Status::Pending | Status::Active | Status::Inactive => true,
         };
         let roster = self.world.roster;
+        let beyond =
+            |key: &&ServiceKey| roster.get(key).is_some_and(|entry| !self.asked.scope.admits(&entry.row.labels));
+        if let Some(key) = above.as_ref().filter(beyond) {
+            return Err(ParentProblem::Unknown(key.clone()));
+        }
         let found = above.as_ref().and_then(|key| {
             let old = || Some((self.outlook.status(roster, key)?, roster.get(key)?.row.parent.clone()));
             self.new.get(key).cloned().or_else(old)
@@ -196,6 +215,7 @@ impl Plan<'_> {
         }
         let before = row.said();
         let after = item.patch.over(&before)?;
+        self.holds(&after)?;
         if after.declared_spiffe != before.declared_spiffe {
             check_declared(&self.asked.trust_domain, &row.key, row.source, after.declared_spiffe.as_ref())?;
         }

@@ -387,6 +387,7 @@ proptest! {
                     let asked = Apply {
                         items: items.iter().map(|(who, n)| item(*who, *n)).collect(),
                         recover,
+                        scope: Default::default(),
                         trust_domain: "fleet.example".parse().unwrap(),
                         by: By::system(),
                     };

@@ -9,6 +9,8 @@ use rollcall_common::{
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::scope::Scope;
+
 /// The id of a window or a run: a ULID in lower case, so that ids sort by the time of their making.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -222,6 +224,18 @@ pub struct Selector {
     /// This service and all below it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subtree: Option<ServiceKeyText>,
+    /// Of these only what lies within: what its maker reached. It names nobody by itself.
+    #[serde(default, skip_serializing_if = "Scope::is_everything")]
+    pub within: Scope,
+}
+
+impl Selector {
+    /// What each service that it can ever cover lies within, whatever becomes of the services that it names.
+    #[must_use]
+    pub fn reach(&self) -> Scope {
+        let exact = self.labels.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_deref()?)));
+        self.within.clone().narrowed(&Scope::of_labels(exact))
+    }
 }
 
 /// A service's key that JSON shows as `kind/id`.
@@ -249,6 +263,29 @@ pub struct Recurrence {
     pub cron: String,
     /// How long each one lasts.
     pub duration_ms: u64,
+}
+
+/// What retention would take out of the store, all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlived {
+    /// Presence intervals that ended before a moment, and those beyond the newest of each service.
+    History {
+        /// The moment.
+        before: rollcall_common::time::Timestamp,
+        /// How many of a service stay.
+        keep: u32,
+    },
+    /// Blind intervals that ended before a moment.
+    Blind(rollcall_common::time::Timestamp),
+    /// Events of the oldest batches of the audit trail, as far as every batch is due one way or the other.
+    Audit {
+        /// Batches that were over before this moment go, if they were sent.
+        before: rollcall_common::time::Timestamp,
+        /// The last event that was sent.
+        sent: Seq,
+        /// Those that were over before this moment go in any case.
+        anyway: rollcall_common::time::Timestamp,
+    },
 }
 
 /// What retention takes out of the store, in slices.

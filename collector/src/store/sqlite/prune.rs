@@ -4,7 +4,7 @@ use rollcall_common::id::ServiceKey;
 use sqlx::SqliteConnection;
 
 use super::{fault::Fault, fields::read};
-use crate::store::rows::Prune;
+use crate::store::rows::{Outlived, Prune};
 
 /// Most rows in one slice, whatever was asked for.
 const SLICE: usize = 10_000;
@@ -20,6 +20,29 @@ const BLIND: &str = "DELETE FROM blind_intervals WHERE row_no IN \
      (SELECT row_no FROM blind_intervals WHERE to_at < $1 ORDER BY to_at LIMIT $2)";
 const CROWDED: &str = "SELECT kind, id FROM presence_intervals WHERE to_at IS NOT NULL AND (kind, id) > ($1, $2) \
      GROUP BY kind, id HAVING count(*) > $3 ORDER BY kind, id LIMIT $4";
+
+const OLD_OR_MANY: &str = "SELECT count(*) FROM (SELECT to_at, row_number() OVER \
+     (PARTITION BY kind, id ORDER BY from_at DESC, row_no DESC) AS place \
+     FROM presence_intervals WHERE to_at IS NOT NULL) AS ended WHERE to_at < $1 OR place > $2";
+const BLIND_BEFORE: &str = "SELECT count(*) FROM blind_intervals WHERE to_at < $1";
+// The events of all batches before the first one that is not due.
+const AUDIT_DUE: &str = "SELECT coalesce(sum(count), 0) FROM audit_seals WHERE retired_at IS NULL AND no < coalesce( \
+     (SELECT min(no) FROM audit_seals WHERE retired_at IS NULL AND until_at >= $3 AND (until_at >= $1 OR last_seq > $2)), \
+     9223372036854775807)";
+
+/// Counts all that retention would take out.
+pub(super) async fn outlived(conn: &mut SqliteConnection, what: &Outlived) -> Result<u64, Fault> {
+    let query = match what {
+        Outlived::History { before, keep } => sqlx::query_scalar(OLD_OR_MANY).bind(before.0).bind(i64::from(*keep)),
+        Outlived::Blind(before) => sqlx::query_scalar(BLIND_BEFORE).bind(before.0),
+        Outlived::Audit { before, sent, anyway } => {
+            let sent = i64::try_from(sent.0).unwrap_or(i64::MAX);
+            sqlx::query_scalar(AUDIT_DUE).bind(before.0).bind(sent).bind(anyway.0)
+        }
+    };
+    let count: i64 = query.fetch_one(conn).await?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
 
 /// Takes one slice out.
 pub(super) async fn prune(conn: &mut SqliteConnection, what: &Prune, limit: usize) -> Result<u64, Fault> {

@@ -257,6 +257,7 @@ pub fn window(n: u8, reason: &str) -> WindowRow {
             services: vec![ServiceKeyText(key("agent/a"))],
             labels: BTreeMap::from([("site".into(), Some("north".into())), ("rack".into(), None)]),
             subtree: Some(ServiceKeyText(key("poller/p"))),
+            within: "site in (north,south)".parse().unwrap_or_default(),
         },
         starts_at: NOON,
         ends_at: Timestamp(NOON.0 + 3_600_000),

@@ -17,7 +17,13 @@ fn item(key: &str, parent: Option<&str>, patch: &str) -> Item {
 }
 
 fn apply(items: Vec<Item>) -> Apply {
-    Apply { items, recover: false, trust_domain: "fleet.example".parse().unwrap(), by: By::system() }
+    Apply {
+        items,
+        recover: false,
+        scope: Scope::everything(),
+        trust_domain: "fleet.example".parse().unwrap(),
+        by: By::system(),
+    }
 }
 
 #[test]
@@ -101,4 +107,44 @@ fn another_registrys_past_fills_new_rows_only() {
     let again = fleet.does(&apply(vec![with("poller/p", None, past(Status::Revoked, ago(1)))])).unwrap();
     assert_eq!(again, [Outcome::Unchanged]);
     assert_eq!(fleet.status("poller/p"), Some(Status::Active));
+}
+
+#[test]
+fn an_item_beyond_the_scope_is_refused_as_if_it_were_unknown() {
+    let mut fleet = Fleet::new();
+    let site = |n: u8| format!("{{\"labels\":{{\"site\":\"{n}\"}}}}");
+    let all = apply(vec![
+        item("poller/p", None, &site(3)),
+        item("poller/q", None, &site(4)),
+        item("agent/b", Some("q"), &site(3)),
+    ]);
+    fleet.does(&all).unwrap();
+    let scoped = |items| Apply { scope: "site=3".parse().unwrap(), ..apply(items) };
+    let outcomes = fleet.does(&scoped(vec![
+        // Within: made, changed, and its children with it.
+        item("agent/a", Some("p"), &site(3)),
+        item("checker/c", Some("a"), &site(3)),
+        item("poller/p", None, "{\"labels\":{\"site\":\"3\",\"rack\":\"b\"}}"),
+        item("agent/b", None, "{}"),
+        // Beyond: what is there, what would stand there, and what would go there.
+        item("poller/q", None, "{\"labels\":{\"site\":\"3\"}}"),
+        item("agent/n", Some("q"), &site(3)),
+        item("agent/m", Some("p"), "{}"),
+        item("agent/o", Some("p"), &site(4)),
+    ]));
+    let outcomes = outcomes.unwrap();
+    assert_eq!(outcomes[..2], [Outcome::Created, Outcome::Created]);
+    assert!(matches!(outcomes[2], Outcome::Updated(_)) && outcomes[3] == Outcome::Unchanged, "{outcomes:?}");
+    assert!(matches!(&outcomes[4], Outcome::Refused(Refusal::UnknownService(key)) if key.to_string() == "poller/q"));
+    assert!(matches!(&outcomes[5], Outcome::Refused(Refusal::Parent(ParentProblem::Unknown(_)))), "{:?}", outcomes[5]);
+    assert!(
+        outcomes[6..].iter().all(|outcome| matches!(outcome, Outcome::Refused(Refusal::Invalid(_)))),
+        "{outcomes:?}"
+    );
+    // Nothing of one's own is put out of one's reach.
+    let outcomes = fleet
+        .does(&scoped(vec![item("poller/p", None, &site(4)), item("agent/a", None, "{\"labels\":null}")]))
+        .unwrap();
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Refused(Refusal::Invalid(_)))), "{outcomes:?}");
+    assert_eq!(fleet.roster.get(&"poller/q".parse().unwrap()).unwrap().row.labels.get("site"), Some("4"));
 }

@@ -7,7 +7,7 @@ use rollcall_common::{id::Seq, lease::Presence, time::Timestamp};
 use super::{commit, conflict, load};
 use crate::store::{
     RegistryStore,
-    rows::{AnswerRow, BlindRow, BlindScope, Conflict, JobRow, Prune, WindowRow, Write},
+    rows::{AnswerRow, BlindRow, BlindScope, Conflict, JobRow, Outlived, Prune, WindowRow, Write},
     suite::samples::{NOON, answer, hold, interval, job, key, service, window},
 };
 
@@ -81,6 +81,13 @@ pub(super) async fn retention_takes_what_ended(store: &dyn RegistryStore) {
         commit(store, [begin("agent/a", after), begin("agent/b", after)]).await;
     }
     // Ended at 100, 200 and 300; the last one lasts.
+    let outlived = async |before, keep| {
+        let what = Outlived::History { before: later(before), keep };
+        store.outlived(&what).await
+    };
+    assert_eq!(outlived(100, 9).await, Ok(0));
+    assert_eq!((outlived(201, 9).await, outlived(201, 1).await, outlived(0, 2).await), (Ok(4), Ok(4), Ok(2)));
+    assert_eq!(outlived(201, 0).await, Ok(6), "what lasts is not counted");
     let before = |ms| Prune::HistoryBefore(later(ms));
     assert_eq!(store.prune(&before(100), 10).await, Ok(0), "what ended at that moment stays");
     assert_eq!(store.prune(&before(201), 3).await, Ok(3), "a slice at a time");
@@ -95,6 +102,7 @@ pub(super) async fn retention_takes_what_ended(store: &dyn RegistryStore) {
             BlindRow { scope: BlindScope::Everything, from: later(from), to: later(to), cause: "restart".into() };
         assert_eq!(store.record_blind(&blind).await, Ok(()));
     }
+    assert_eq!(store.outlived(&Outlived::Blind(later(20))).await, Ok(1));
     assert_eq!(store.prune(&Prune::BlindBefore(later(20)), 10).await, Ok(1));
     assert_eq!(store.blind_since(NOON, 10).await.map(|rows| rows.len()), Ok(2));
 }
