@@ -18,10 +18,10 @@ use utoipa::ToSchema;
 use super::{
     access::Permission,
     error::{Problem, ProblemCode},
-    extract::{Call, Json},
+    extract::{Call, Json, twice},
     filter::{self, Wanted},
     openapi::words,
-    routes::{Operation, Routes},
+    routes::{Form, Operation, Param, Routes},
     services::acts::ACTS,
 };
 use crate::registry::{
@@ -40,7 +40,7 @@ const STRIDE: usize = 512;
 /// How long the slices of one request may take: the answer must leave in time.
 const WORK_MS: u64 = 7_000;
 
-/// One word, or several that must all hold.
+/// One word; of `label`, also several that must all hold.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
 enum Words {
@@ -52,7 +52,7 @@ enum Words {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BulkBody {
-    /// `revoke`, `unrevoke`, `delete`, `recover` or `remove`.
+    /// `deactivate`, `revoke`, `unrevoke`, `delete`, `recover` or `remove`.
     act: String,
     /// Which services: the words of a list's query, as in `{"parent":"site-3","status":"inactive"}`; at least one.
     #[serde(default)]
@@ -219,21 +219,24 @@ fn select(call: &Call, body: &BulkBody) -> Result<BTreeSet<ServiceKey>, Problem>
         }
         return Ok(chosen);
     }
-    let known: Vec<&str> = filter::QUERY
+    let known: Vec<&Param> = filter::QUERY
         .iter()
         .chain([&filter::KIND, &filter::PARENT])
-        .map(|param| param.name)
-        .filter(|name| !matches!(*name, "limit" | "cursor"))
+        .filter(|param| !matches!(param.name, "limit" | "cursor"))
         .collect();
     let mut pairs = Vec::new();
     for (name, words) in &body.selector {
-        if !known.contains(&name.as_str()) {
+        let Some(param) = known.iter().find(|param| param.name == name) else {
             let shown: String = name.chars().take(40).collect();
+            let known: Vec<&str> = known.iter().map(|param| param.name).collect();
             let detail = format!("the selector has no word {shown:?}: use {}", known.join(", "));
             return Err(Problem::new(ProblemCode::Invalid, detail).with("allowed", known));
-        }
+        };
         match words {
             Words::One(word) => pairs.push((name.clone(), word.clone())),
+            Words::Several(several) if several.len() > 1 && param.form != Form::Each => {
+                return Err(Problem::new(ProblemCode::Invalid, format!("in the selector, {}", twice(param))));
+            }
             Words::Several(several) => pairs.extend(several.iter().map(|word| (name.clone(), word.clone()))),
         }
     }

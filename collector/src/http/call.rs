@@ -270,7 +270,7 @@ impl Call {
         let now = registry.now();
         let sight = |slot| registry.leases().sight(slot, now.boot);
         let way = Way::choose(registry, &wanted.filter, now.boot, SHORT);
-        let mut listing = Listing::new(self.scope().clone(), wanted, way, now);
+        let mut listing = Listing::new(self.scope().clone(), wanted, way, now).under(registry.cover());
         while registry.read(|roster| listing.advance(roster, &sight)) {}
         listing.finish().0.into_iter().map(|seen| seen.entry.row.key.clone()).collect()
     }

@@ -58,9 +58,8 @@ impl Query {
             let Some(param) = operation.query_param(name) else {
                 return Err(unknown_parameter(name, &operation.query));
             };
-            if param.form == Form::One && !once.insert(param.name) {
-                let detail = format!("{name} comes more than once and takes one value");
-                return Err(invalid(detail).with("parameter", param.name));
+            if param.form != Form::Each && !once.insert(param.name) {
+                return Err(invalid(twice(param)).with("parameter", param.name));
             }
         }
         let missing = |param: &&Param| param.required && pairs.iter().all(|(name, _)| name != param.name);
@@ -74,6 +73,16 @@ impl Query {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
+}
+
+/// The complaint about a parameter that comes more than once. Of a list it could mean either or both: what is
+/// said once is what was meant.
+pub(super) fn twice(param: &Param) -> String {
+    let takes = match param.form {
+        Form::List => "its values with commas between them",
+        Form::One | Form::Each => "one value",
+    };
+    format!("{} comes more than once and takes {takes}", param.name)
 }
 
 /// The complaint about a parameter that a route does not know.
@@ -191,6 +200,22 @@ mod tests {
         // H17: a deep body ends in an error, not in a full stack.
         assert_eq!(refused(&"[".repeat(10_000)).0, ProblemCode::Invalid);
         assert_eq!(refused(&format!("{{\"id\":{}", "[".repeat(10_000))).0, ProblemCode::Invalid);
+    }
+
+    #[test]
+    fn only_what_takes_several_values_comes_twice() {
+        use crate::http::{access::Permission, openapi::words};
+        const QUERY: &[Param] = &[
+            Param::of::<words::Id>("parent", "One"),
+            Param::list::<words::Status>("status", "Several, with commas"),
+            Param::each::<words::LabelTest>("label", "As often as wanted"),
+        ];
+        let operation = Operation::get("/x", Permission::Read, "x").query(QUERY);
+        let read = |text: &str| Query::read(text, &operation).map_err(|problem| problem.detail().to_owned());
+        assert_eq!(read("status=active,inactive&label=a&label=b&parent=p").unwrap().0.len(), 4);
+        assert!(read("parent=p&parent=q").unwrap_err().contains("takes one value"));
+        // The two could be meant to narrow or to widen: what was declared has one place for both.
+        assert!(read("status=inactive&status=active").unwrap_err().contains("commas between them"));
     }
 
     #[test]

@@ -146,6 +146,13 @@ async fn what_is_worked_on_shows_it_everywhere() {
     };
     assert_eq!(ids("true").await, ["p", "a"]);
     assert_eq!(ids("false").await, ["i"]);
+    // An act on many selects by the very same word.
+    for (word, list) in [("true", "maintenance=true"), ("false", "maintenance=false")] {
+        let (_, page) = api.get("viewer", &format!("/api/admin/services?{list}")).await;
+        let body = json!({"act": "revoke", "selector": {"maintenance": word}});
+        let (_, seen) = api.post("admin", "/api/admin/services/bulk", &body).await;
+        assert_eq!(seen["count"].as_u64(), Some(page["items"].as_array().unwrap().len() as u64), "{seen}");
+    }
     assert_eq!(api.get("viewer", "/api/admin/services?maintenance=maybe").await.0, 400);
     let (_, stats) = api.get("viewer", "/api/admin/services/stats").await;
     assert_eq!((&stats["maintenance"], &stats["kinds"]["agents"]["maintenance"]), (&json!(2), &json!(1)));
