@@ -244,6 +244,12 @@ impl Checker {
         Ok(())
     }
 
+    /// Whether the head that must be met was.
+    #[must_use]
+    pub fn met(&self) -> bool {
+        self.wanted.is_none()
+    }
+
     /// Ends at the chain's end.
     ///
     /// # Errors

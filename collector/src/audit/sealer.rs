@@ -147,11 +147,14 @@ pub struct Verdict {
     pub head: SealHash,
     /// Whether the end of the chain was reached.
     pub whole: bool,
+    /// Whether the head that was asked for was met by then.
+    pub met: bool,
     /// Where the chain does not hold.
     pub broken: Option<Break>,
 }
 
-/// Checks at most so many batches behind a seal. `wanted` is a head that must be met by the end.
+/// Checks at most so many batches behind a seal. `wanted` is a head that must be met by the end; whoever goes on
+/// behind a part that met it asks for it no more.
 ///
 /// # Errors
 /// When the store does not answer. A row that cannot be read is a break.
@@ -164,7 +167,8 @@ pub async fn verify(
     let begin = if after == 0 { None } else { store.seals(after - 1, 1).await?.into_iter().next() };
     let mut checker = Checker::behind(begin.as_ref(), wanted);
     let mut verdict =
-        Verdict { seals: 0, events: 0, no: checker.no(), head: checker.head(), whole: false, broken: None };
+        Verdict { seals: 0, events: 0, no: checker.no(), head: checker.head(), whole: false, met: false, broken: None };
+    verdict.met = wanted.is_some() && checker.met();
     if after > 0 && begin.as_ref().map(|seal| seal.no) != Some(after) {
         verdict.broken = Some(Break::Seal { no: after });
         return Ok(verdict);
@@ -189,6 +193,7 @@ pub async fn verify(
         verdict.seals += 1;
         verdict.events += events.len() as u64;
         (verdict.no, verdict.head) = (checker.no(), checker.head());
+        verdict.met = wanted.is_some() && checker.met();
     }
     if verdict.whole {
         verdict.broken = checker.finish().err();

@@ -99,6 +99,11 @@ impl Screen {
         self.out.flush()
     }
 
+    /// Bytes as they are. What others wrote is not for a terminal: see [`Self::is_terminal`].
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)
+    }
+
     /// A document, as the API gave it, in JSON or YAML.
     pub(super) fn json(&mut self, document: &Value) -> io::Result<()> {
         if self.format == Format::Yaml {

@@ -1,9 +1,10 @@
 //! The audit trail: look, check, export, and check an export where no collector is.
 
-use std::{fs::File, io::BufReader, path::PathBuf};
+use std::{fs::File, io::BufReader, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use rollcall_common::service::is_printable;
 use serde_json::{Value, json};
 
 use super::{
@@ -14,6 +15,10 @@ use super::{
     records::{self, AuditArgs},
 };
 use crate::audit::{chain::SealHash, offline};
+
+/// How long until a seal that is due is looked for again, and how often.
+const AGAIN: Duration = Duration::from_secs(1);
+const PATIENCE: u32 = 30;
 
 /// Looks, or does one of these.
 #[derive(Debug, Args)]
@@ -126,10 +131,8 @@ async fn verify(client: &Client, screen: &mut Screen, head: Option<SealHash>) ->
         }
         match number("next") {
             Some(next) => {
-                // A part that holds up to the head that was asked for has met it, or will be asked again.
-                if wanted.is_some_and(|wanted| field(&found, "head") == wanted.to_string()) {
-                    wanted = None;
-                }
+                // The parts that follow cannot meet it again.
+                wanted = wanted.filter(|_| found.get("head_met").and_then(Value::as_bool) != Some(true));
                 after = next;
             }
             None => {
@@ -141,18 +144,71 @@ async fn verify(client: &Client, screen: &mut Screen, head: Option<SealHash>) ->
 }
 
 async fn export(client: &Client, screen: &mut Screen, mut after: u64) -> Result<(), Failure> {
+    let mut patience = PATIENCE;
     loop {
         let query = [("after".to_owned(), after.to_string())];
         let mut answer = client.call(Method::GET, "/api/admin/audit/export").query(&query).stream().await?;
-        let next = answer.header("x-next").and_then(|next| next.parse().ok());
+        let next: Option<u64> = answer.header("x-next").and_then(|next| next.parse().ok());
+        let mut page = Page::new(screen.is_terminal());
         while let Some(chunk) = answer.chunk().await? {
-            screen.text(&String::from_utf8_lossy(&chunk))?;
+            screen.bytes(&page.take(&chunk))?;
         }
+        screen.bytes(&page.end())?;
         match next {
-            Some(next) => after = next,
-            None => return Ok(()),
+            None => return Ok(screen.text("")?),
+            // More than a batch waits for its seal, which is a matter of a second.
+            Some(next) if next == after => {
+                patience = patience.checked_sub(1).ok_or_else(|| {
+                    let message = "the collector does not seal its trail: what is not sealed yet is not exported";
+                    Failure::new(Exit::Unreachable, message)
+                })?;
+                tokio::time::sleep(AGAIN).await;
+            }
+            Some(next) => (after, patience) = (next, PATIENCE),
         }
     }
+}
+
+/// What goes through as it is, byte for byte; on a terminal, line by line and without what could move the cursor.
+struct Page {
+    screens: bool,
+    rest: Vec<u8>,
+}
+
+impl Page {
+    fn new(screens: bool) -> Self {
+        Self { screens, rest: Vec::new() }
+    }
+
+    fn take(&mut self, chunk: &[u8]) -> Vec<u8> {
+        if !self.screens {
+            return chunk.to_vec();
+        }
+        self.rest.extend_from_slice(chunk);
+        // A character may lie across two chunks; a line's end never does.
+        let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.rest.drain(..whole).collect();
+        screened(&lines)
+    }
+
+    fn end(self) -> Vec<u8> {
+        screened(&self.rest)
+    }
+}
+
+/// The same JSON, with everything that does not print written in its escapes.
+fn screened(lines: &[u8]) -> Vec<u8> {
+    let mut out = String::with_capacity(lines.len());
+    for c in String::from_utf8_lossy(lines).chars() {
+        if c == '\n' || is_printable(c.encode_utf8(&mut [0; 4])) {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    out.into_bytes()
 }
 
 fn tell(screen: &mut Screen, found: &Value) -> Result<(), Failure> {
@@ -167,4 +223,30 @@ fn tell(screen: &mut Screen, found: &Value) -> Result<(), Failure> {
         ])?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_is_byte_for_byte_and_harmless_on_a_terminal() {
+        let text = "{\"a\":\"Zürich €\"}\n{\"b\":\"\u{202e}\u{9b}x\u{e0001}\"}\n";
+        let through = |screens: bool, at: usize| {
+            let mut page = Page::new(screens);
+            let mut out = page.take(&text.as_bytes()[..at]);
+            out.extend(page.take(&text.as_bytes()[at..]));
+            out.extend(page.end());
+            out
+        };
+        for at in 0..text.len() {
+            assert_eq!(through(false, at), text.as_bytes(), "{at}");
+            let shown = String::from_utf8(through(true, at)).unwrap();
+            assert!(shown.starts_with("{\"a\":\"Zürich €\"}\n") && shown.ends_with("\n"), "{at}: {shown}");
+            assert!(shown.contains("\\u202e\\u009bx"), "{shown}");
+            let said =
+                |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+            assert_eq!(said(&shown), said(text), "the same to a program");
+        }
+    }
 }

@@ -51,7 +51,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
                 .streams()
                 .about("Check the audit trail against its seals")
                 .more("Checks some hundred batches and answers how far it came: follow `next` with `after` until it is null. \
-                       With `head` the chain must contain a hash that was noted earlier. The first batch that does not hold is named.")
+                       With `head` the chain must contain a hash that was noted earlier: once an answer has `head_met`, go on \
+                       without it. The first batch that does not hold is named.")
                 .query(&[AFTER, Param::of::<words::Hash>("head", "A hash that was noted earlier")])
                 .answer::<VerdictView>(200, "What was found")
                 .gives(&[ProblemCode::StoreUnavailable]),
@@ -62,7 +63,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
                 .streams()
                 .about("The trail with its seals, some batches at a time")
                 .more("One JSON value a line: events, and behind each batch its seal. The header `x-next` names the seal to go \
-                       on behind; without it the end was reached, and what is not sealed yet came last.")
+                       on behind; without it the end was reached, and what is not sealed yet came last. While more than a batch \
+                       waits for its seal, it names the last seal: ask again a second later.")
                 .query(&[AFTER])
                 .answer_as(200, "application/x-ndjson", "Events and seals, in order")
                 .gives(&[ProblemCode::StoreUnavailable]),
@@ -125,6 +127,8 @@ struct VerdictView {
     /// The hash of the last seal that holds.
     #[schema(value_type = words::Hash)]
     head: String,
+    /// Whether the `head` that was asked for is among them: then the parts that follow are asked without it.
+    head_met: bool,
     /// Where to go on; `null` at the end of the chain, or where it is broken.
     next: Option<u64>,
     /// Where it does not hold.
@@ -201,6 +205,7 @@ async fn verify(call: Call, query: Query) -> Result<axum::Json<VerdictView>, Pro
         seals: found.seals,
         events: found.events,
         head: found.head.to_string(),
+        head_met: found.met,
         next: (!found.whole && found.broken.is_none()).then_some(found.no),
         broken: found.broken.as_ref().map(BreakView::of),
     }))
@@ -211,7 +216,13 @@ async fn export(call: Call, query: Query) -> Result<Response, Problem> {
     let store = &call.state.store;
     let mut at = match after {
         0 => Seq(0),
-        no => store.seals(no - 1, 1).await?.first().map_or(Seq(0), |seal| seal.last),
+        no => match store.seals(no - 1, 1).await?.first().filter(|seal| seal.no == no) {
+            Some(seal) => seal.last,
+            None => {
+                let detail = format!("there is no seal {no}: see /api/admin/audit/seals");
+                return Err(Problem::new(ProblemCode::InvalidQuery, detail).with("parameter", "after"));
+            }
+        },
     };
     let seals = store.seals(after, EXPORTED).await?;
     let mut out = Vec::new();
@@ -222,7 +233,8 @@ async fn export(call: Call, query: Query) -> Result<Response, Problem> {
         Ok(())
     };
     let whole = seals.len() < EXPORTED;
-    let next = seals.last().map(|seal| seal.no).filter(|_| !whole);
+    let newest = seals.last().map_or(after, |seal| seal.no);
+    let mut next = Some(newest).filter(|_| !whole);
     for seal in seals {
         for event in store.trail(at, seal.last, BATCH + 1).await? {
             line(&Line::Event(event))?;
@@ -231,8 +243,14 @@ async fn export(call: Call, query: Query) -> Result<Response, Problem> {
         line(&Line::Seal(seal))?;
     }
     if whole {
-        for event in store.trail(at, Seq(u64::MAX), BATCH).await? {
-            line(&Line::Event(event))?;
+        let tail = store.trail(at, Seq(u64::MAX), BATCH).await?;
+        // There may be more behind a full batch, and its seal is due: whoever asks again gets both.
+        if tail.len() < BATCH {
+            for event in tail {
+                line(&Line::Event(event))?;
+            }
+        } else {
+            next = Some(newest);
         }
     }
     let mut answer = Response::new(Body::from(out));

@@ -5,11 +5,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
+    audit::sealer::Sealer,
     http::fixture::PACE,
     registry::{Actor, Whoami},
     store::{
         rows::{Change, Write},
         sqlite::SqliteStore,
+        suite::samples::event,
     },
 };
 
@@ -18,6 +20,7 @@ pub(super) struct Live {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     pub(super) registry: Registry,
+    store: Arc<dyn RegistryStore>,
     dir: tempfile::TempDir,
 }
 
@@ -60,9 +63,9 @@ impl Live {
             Actor::open(Arc::clone(&store), clock, whoami, (PACE, None), Arc::default()).await.unwrap();
         let stop = CancellationToken::new();
         let task = start(actor, stop.clone());
-        let parts = Parts { store, ..world.parts(registry.clone()) };
+        let parts = Parts { store: Arc::clone(&store), ..world.parts(registry.clone()) };
         let (router, table) = router(Arc::new(State::new(parts, settings()).unwrap()));
-        Self { api: Api { world, router, table }, stop, task, registry, dir }
+        Self { api: Api { world, router, table }, stop, task, registry, store, dir }
     }
 
     pub(super) async fn close(self) {
@@ -275,6 +278,8 @@ async fn a_bulk_act_is_looked_at_first() {
         (json!({"act": "revoke"}), "say which"),
         (json!({"act": "purge", "selector": {"kind": "agent"}}), "is unknown"),
         (json!({"act": "revoke", "selector": {"limit": "3"}}), "no word"),
+        (json!({"act": "revoke", "selector": {"status": ["pending", "active"]}}), "commas between them"),
+        (json!({"act": "revoke", "selector": {"parent": ["p", "q"]}}), "takes one value"),
         (json!({"act": "recover", "selector": {"kind": "agent"}, "cascade": true}), "cascade"),
     ] {
         let (status, answer) = ask(body).await;
@@ -337,5 +342,48 @@ async fn what_is_desired_is_applied_once() {
     assert_eq!(live.post("/apply", json!({"items": many})).await.0, 422);
     let (_, body) = live.post("/apply", json!({"items": many[..1_000]})).await;
     assert_eq!(counts(&body), [1_000, 0, 0, 0]);
+    live.close().await;
+}
+
+#[tokio::test]
+async fn an_export_of_the_trail_is_never_silently_short() {
+    let live = Live::open().await;
+    let audit = async |path: &str| {
+        let request = live.api.request("admin", &Method::GET, &format!("/api/admin/audit/{path}"));
+        let (status, answer, body) = live.api.send(request.body(Body::empty()).unwrap()).await;
+        (status, answer.headers().clone(), body)
+    };
+    let sealer = Sealer::new(Arc::clone(&live.store), 1, Arc::default(), Box::new(|_| {}));
+    let burst = |n: usize| {
+        let audit = (0..n).map(|n| event("service.did", &format!("agent/a{n}"))).collect();
+        [Change { writes: Vec::new(), audit }]
+    };
+    let now = live.api.world.clock.now().wall;
+    for change in [burst(3), burst(2)] {
+        live.store.commit(&change, now).await.unwrap()[0].as_ref().unwrap();
+        assert!(sealer.seal(true, now).await.unwrap());
+    }
+    let first = live.store.seals(0, 1).await.unwrap()[0].hash;
+    let (_, _, found) = audit(&format!("verify?head={first}")).await;
+    assert_eq!((&found["holds"], &found["head_met"]), (&json!(true), &json!(true)), "{found}");
+    let (_, _, found) = audit(&format!("verify?after=1&head={first}")).await;
+    assert_eq!((&found["holds"], &found["head_met"]), (&json!(true), &json!(true)), "the part begins there: {found}");
+    let (_, _, found) = audit(&format!("verify?after=2&head={first}")).await;
+    assert_eq!((&found["broken"]["kind"], &found["head_met"]), (&json!("head"), &json!(false)), "{found}");
+
+    live.store.commit(&burst(999), now).await.unwrap()[0].as_ref().unwrap();
+    let (status, headers, lines) = audit("export").await;
+    assert_eq!((status.as_u16(), headers.get("x-next")), (200, None));
+    assert_eq!(lines.as_str().unwrap().lines().count(), 3 + 1 + 2 + 1 + 999);
+    // One more, and nobody can tell from here whether it is the last one.
+    live.store.commit(&burst(1), now).await.unwrap()[0].as_ref().unwrap();
+    let (_, headers, lines) = audit("export").await;
+    assert_eq!(headers["x-next"], "2", "until it is sealed");
+    assert_eq!(lines.as_str().unwrap().lines().count(), 3 + 1 + 2 + 1);
+    assert!(sealer.seal(false, now).await.unwrap());
+    let (_, headers, lines) = audit("export?after=2").await;
+    assert_eq!((headers.get("x-next"), lines.as_str().unwrap().lines().count()), (None, 1_001));
+    let (status, _, problem) = audit("export?after=9").await;
+    assert_eq!((status.as_u16(), &problem["code"]), (400, &json!("invalid_query")), "{problem}");
     live.close().await;
 }
