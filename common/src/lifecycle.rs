@@ -80,6 +80,8 @@ pub enum Act {
     Heartbeat,
     /// `inactive_after` of observed time passed without one.
     Silence,
+    /// An operator does not wait for that; the next heartbeat makes it active again.
+    Deactivate,
     /// An operator bars it.
     Revoke,
     /// An operator takes a revocation back.
@@ -100,9 +102,10 @@ pub enum Act {
 
 impl Act {
     /// Every act, for tests that walk the table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Heartbeat,
         Self::Silence,
+        Self::Deactivate,
         Self::Revoke,
         Self::Unrevoke,
         Self::Reenroll,
@@ -117,6 +120,7 @@ impl Act {
         match self {
             Self::Heartbeat => "heartbeat",
             Self::Silence => "silence",
+            Self::Deactivate => "deactivate",
             Self::Revoke => "revoke",
             Self::Unrevoke => "unrevoke",
             Self::Reenroll => "reenroll",
@@ -179,8 +183,10 @@ pub fn decide(standing: Standing, act: Act) -> Result<Arrow, NoArrow> {
     match (from, act) {
         (S::Pending | S::Inactive, A::Heartbeat) => Ok(To(S::Active)),
         (S::Active, A::Heartbeat) | (S::Inactive, A::Silence) => Ok(Stay),
-        (S::Active, A::Silence) => Ok(To(S::Inactive)),
-        (S::Pending, A::Silence) => no("it was never heard, so it cannot have gone silent"),
+        (S::Active, A::Silence | A::Deactivate) => Ok(To(S::Inactive)),
+        (S::Pending, A::Silence | A::Deactivate) => no("it was never heard, so it cannot have gone silent"),
+        (S::Inactive, A::Deactivate) => no("it is inactive already"),
+        (S::Revoked, A::Deactivate) => no("it is barred; unrevoke it to make it inactive"),
 
         (S::Pending | S::Active | S::Inactive, A::Revoke) => Ok(To(S::Revoked)),
         (S::Inactive, A::Archive) => Ok(To(S::Revoked)),
@@ -200,7 +206,9 @@ pub fn decide(standing: Standing, act: Act) -> Result<Arrow, NoArrow> {
         }
         (S::Deleted, A::Recover) if standing.ever_seen => Ok(To(S::Inactive)),
         (S::Deleted, A::Recover) => Ok(To(S::Pending)),
-        (S::Deleted, A::Heartbeat | A::Revoke | A::Unrevoke | A::Reenroll) => no("it is deleted; recover it first"),
+        (S::Deleted, A::Heartbeat | A::Deactivate | A::Revoke | A::Unrevoke | A::Reenroll) => {
+            no("it is deleted; recover it first")
+        }
 
         (S::Inactive | S::Revoked | S::Deleted, A::Remove | A::Purge) => Ok(Removed),
         (S::Pending, A::Purge) => Ok(Removed),
@@ -261,6 +269,16 @@ mod tests {
         assert!(decide(standing(Status::Active), Act::Remove).is_err());
         assert_eq!(decide(standing(Status::Pending), Act::Purge), Ok(Arrow::Removed));
         assert!(decide(standing(Status::Active), Act::Purge).is_err());
+    }
+
+    #[test]
+    fn an_operator_deactivates_what_is_active_and_nothing_else() {
+        for status in Status::ALL {
+            let found = decide(standing(status), Act::Deactivate);
+            let wanted = (status == Status::Active).then_some(Arrow::To(Status::Inactive));
+            assert_eq!(found.ok(), wanted, "{status}");
+        }
+        assert_eq!(decide(standing(Status::Inactive), Act::Heartbeat), Ok(Arrow::To(Status::Active)));
     }
 
     #[test]

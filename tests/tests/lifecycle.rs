@@ -9,7 +9,7 @@ use rollcall_common::{
     time::{Clock as _, SystemClock},
 };
 use rollcall_tests::{
-    peer::{Answer, Ask, Close, Ending, Phone, Puppet, enroll},
+    peer::{Answer, Ask, Close, Ending, Phone, Puppet, SOON, enroll},
     until::same,
     world::{
         self, Plan, Policy, World,
@@ -68,6 +68,19 @@ async fn a_registration_from_its_first_word_to_its_last() -> Result<()> {
             world.api().wait_alive(&format!("agent/{id}")).await?;
             agents.push((puppet, live));
         }
+
+        // Set inactive by hand, with a lease that runs on: its next beat says otherwise.
+        let idle = json!({"status": "inactive", "reason": "moved"});
+        let shown = post(world, "/agents/a/status", idle.clone(), 200).await?;
+        same("it is as was said", &word(&shown, "status")?, &"inactive")?;
+        let event = world.api().wait_audit("service.deactivated", "agent/a").await?;
+        same("the reason", &event.pointer("/details/reason"), &Some(&json!("moved")))?;
+        post(world, "/agents/a/status", idle, 409).await?;
+        same("nothing was heard since", &world.api().field("agent/a", "status").await?, &"inactive".to_owned())?;
+        if let Some((_, live)) = agents.first_mut() {
+            live.beat().await?;
+        }
+        world.api().wait(SOON, "agent/a", "status", "active").await?;
 
         // Barred from the root down: every connection ends within a second.
         let alone = post(world, "/pollers/p/status", json!({"act": "delete"}), 409).await?;

@@ -288,6 +288,7 @@ impl Actor {
         if status.is_barred() {
             return;
         }
+        self.shared.leases.heed(slot);
         let Some(sight) = self.shared.leases.sight(slot, now.boot) else { return };
         if sight.phase != Phase::Live {
             self.shared.leases.set_phase(slot, Phase::Live);
@@ -556,7 +557,7 @@ impl Actor {
                     self.shared.leases.set_phase(slot, Phase::NeverSeen);
                 }
             }
-            (Write::SetStatus { service, to, .. }, Some((slot, from))) => {
+            (Write::SetStatus { service, to, at, .. }, Some((slot, from))) => {
                 let label = TransitionLabel { r#type: service.kind.as_str(), from: from.as_str(), to: to.as_str() };
                 self.metrics.transitions.get_or_create(&label).inc();
                 tracing::info!(%service, %from, %to, "status");
@@ -564,10 +565,15 @@ impl Actor {
                     self.close(slot, code);
                     self.stop_lease(slot, now, to.as_str(), json!({}));
                 }
-                // It beat while its silence was being written down: its next beats wake nobody.
-                let beats = |sight: Sight| sight.phase == Phase::Live && sight.last_beat.is_some();
-                if *to == Status::Inactive && self.shared.leases.sight(slot, now.boot).is_some_and(beats) {
-                    self.waking.insert(slot);
+                if *to == Status::Inactive {
+                    // Its lease may run on: then its next beat has to be told of, and one that came while this was
+                    // being written down was told of to nobody.
+                    self.shared.leases.ask_to_tell(slot);
+                    let since = |sight: Sight| sight.last_seen(now).is_some_and(|seen| seen >= *at);
+                    let beats = |sight: Sight| sight.phase == Phase::Live && since(sight);
+                    if self.shared.leases.sight(slot, now.boot).is_some_and(beats) {
+                        self.waking.insert(slot);
+                    }
                 }
             }
             (Write::RemoveService { service, .. }, Some((slot, _))) => {

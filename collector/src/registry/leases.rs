@@ -101,6 +101,8 @@ impl Phase {
 
 const PUBLISH: u8 = 1;
 const FLUSH: u8 = 2;
+/// Beside them: the next beat is told of although its lease runs.
+const TELL: u8 = 4;
 
 #[derive(Debug, Default)]
 struct Cell {
@@ -123,7 +125,7 @@ struct Cell {
 pub enum Touch {
     /// The lease was running and runs on.
     Kept,
-    /// The lease was not running: the registry must hear of this beat.
+    /// The lease was not running, or its service is not active: the registry must hear of this beat.
     Woke,
 }
 
@@ -229,8 +231,23 @@ impl Leases {
         cell.ttl_ms.store(pace.ttl_ms, SeqCst);
         cell.last_beat.store(now.0.max(1), SeqCst);
         cell.deadline.store(now.after(pace.ttl()).0, SeqCst);
-        cell.dirty.fetch_or(PUBLISH | FLUSH, SeqCst);
-        if cell.phase.load(SeqCst) == Phase::Live.byte() { Touch::Kept } else { Touch::Woke }
+        let before = cell.dirty.fetch_or(PUBLISH | FLUSH, SeqCst);
+        let kept = cell.phase.load(SeqCst) == Phase::Live.byte() && before & TELL == 0;
+        if kept { Touch::Kept } else { Touch::Woke }
+    }
+
+    /// Has the next beats told of, although the lease runs: until [`Self::heed`].
+    pub(super) fn ask_to_tell(&self, slot: Slot) {
+        if let Some(cell) = self.cell(slot) {
+            cell.dirty.fetch_or(TELL, SeqCst);
+        }
+    }
+
+    /// One of them was heard.
+    pub(super) fn heed(&self, slot: Slot) {
+        if let Some(cell) = self.cell(slot) {
+            cell.dirty.fetch_and(!TELL, SeqCst);
+        }
     }
 
     /// What a reader sees now.
@@ -470,6 +487,22 @@ mod tests {
         assert_eq!(leases.expire(BootTime(3_020)), [Slot(0)]);
         assert!(leases.expire(BootTime(9_000)).is_empty(), "a verdict falls once");
         assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(3), PACE, BootTime(9_001)), Touch::Woke);
+    }
+
+    #[test]
+    fn a_beat_is_told_of_where_somebody_asked() {
+        let leases = leases();
+        leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(10));
+        leases.set_phase(Slot(0), Phase::Live);
+        leases.take_unflushed();
+        leases.ask_to_tell(Slot(0));
+        assert!(leases.take_unflushed().is_empty(), "it is no beat");
+        for beat in 2..4 {
+            assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(beat), PACE, BootTime(20)), Touch::Woke);
+        }
+        leases.heed(Slot(0));
+        assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(4), PACE, BootTime(30)), Touch::Kept);
+        assert_eq!(leases.take_unflushed(), [Slot(0)], "one thing does not hide the other");
     }
 
     #[test]

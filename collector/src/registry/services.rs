@@ -186,7 +186,7 @@ pub(super) fn identity_writes(entry: &Entry, to: Status) -> Vec<Write> {
 pub(super) fn action(act: Act) -> &'static str {
     match act {
         Act::Heartbeat => "service.activated",
-        Act::Silence => "service.deactivated",
+        Act::Silence | Act::Deactivate => "service.deactivated",
         Act::Revoke => "service.revoked",
         Act::Unrevoke => "service.unrevoked",
         Act::Reenroll => "service.reenrolled",

@@ -1,4 +1,4 @@
-//! The acts of the lifecycle: revoke, unrevoke, delete, recover, remove, re-enroll.
+//! The acts of the lifecycle: deactivate, revoke, unrevoke, delete, recover, remove, re-enroll.
 //!
 //! Which act a wished status means is found in the lifecycle table itself ([`act_for`]), so that the two
 //! cannot differ.
@@ -37,7 +37,8 @@ use crate::{
 };
 
 /// The acts that an operator may ask for.
-pub(in crate::http) const ACTS: [(Act, &str, Permission); 4] = [
+pub(in crate::http) const ACTS: [(Act, &str, Permission); 5] = [
+    (Act::Deactivate, "deactivate", Permission::Operate),
     (Act::Revoke, "revoke", Permission::Administer),
     (Act::Unrevoke, "unrevoke", Permission::Operate),
     (Act::Delete, "delete", Permission::Administer),
@@ -51,7 +52,7 @@ pub(super) struct StatusBody {
     /// Where it is to stand.
     #[schema(value_type = Option<words::Status>)]
     status: Option<Status>,
-    /// `revoke`, `unrevoke`, `delete` or `recover`.
+    /// `deactivate`, `revoke`, `unrevoke`, `delete` or `recover`.
     act: Option<String>,
     /// Why, for the audit trail.
     #[serde(default)]
@@ -104,7 +105,8 @@ fn status(method: Method, path: &str, id: &str) -> Operation {
         .scoped()
         .about("Changes the status of a service, by the act or by the status that it is to lead to")
         .more(
-            "Revoking and deleting take an administrator; letting back in takes an operator. A service with children \
+            "Revoking and deleting take an administrator; letting back in and deactivating take an operator. What is \
+             deactivated is `inactive` until its next heartbeat, which makes it `active` again. A service with children \
              is deleted with `cascade` only, which takes everything below it along.",
         )
         .path::<words::Id>("id", "The service")
@@ -296,7 +298,8 @@ mod tests {
             (Inactive, Deleted, Some(Act::Delete)),
             (Deleted, Inactive, Some(Act::Recover)),
             (Deleted, Pending, None),
-            (Active, Inactive, None),
+            (Active, Inactive, Some(Act::Deactivate)),
+            (Pending, Inactive, None),
             (Active, Active, None),
             (Inactive, Active, None),
             (Revoked, Revoked, None),
@@ -309,7 +312,7 @@ mod tests {
         let problem = act_for(at(Revoked, true), Active).unwrap_err();
         assert_eq!(problem.code(), ProblemCode::NoArrow);
         assert!(problem.detail().contains("only a heartbeat"), "{}", problem.detail());
-        let problem = act_for(at(Active, true), Inactive).unwrap_err();
+        let problem = act_for(at(Pending, false), Inactive).unwrap_err();
         assert!(problem.detail().contains("revoked or deleted"), "{}", problem.detail());
     }
 
@@ -322,6 +325,7 @@ mod tests {
         assert_eq!(ask(r#"{"act":"revoke"}"#).unwrap(), (Act::Revoke, Permission::Administer));
         assert_eq!(ask(r#"{"status":"deleted","reason":"gone"}"#).unwrap(), (Act::Delete, Permission::Administer));
         assert_eq!(ask(r#"{"act":"unrevoke"}"#).unwrap(), (Act::Unrevoke, Permission::Operate));
+        assert_eq!(ask(r#"{"status":"inactive"}"#).unwrap(), (Act::Deactivate, Permission::Operate));
         for bad in [r#"{"act":"heartbeat"}"#, r#"{"act":"purge"}"#, "{}", r#"{"act":"revoke","status":"revoked"}"#] {
             assert_eq!(ask(bad).unwrap_err().code(), ProblemCode::Invalid, "{bad}");
         }
