@@ -3,6 +3,8 @@
 //! A target is `metadata.address` (or `host`, or the id) with
 //! `metadata.port` behind it where there is one. It takes the filters of a list, so that each scrape job asks for its
 //! own part: `?label=site=3&status=active`. Label names are made fit for Prometheus; two that become one keep the first.
+//! Where nothing is said of them, neither the barred nor placeholders are targets. A list is whole or refused: targets
+//! that are missing look like targets that are gone, and a refused scrape of the list leaves Prometheus what it has.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +17,7 @@ use utoipa::ToSchema;
 
 use super::{
     access::Permission,
+    error::{Problem, ProblemCode},
     extract::{Call, Query},
     filter::{self, Wanted},
     page,
@@ -51,24 +54,41 @@ pub(super) fn routes(routes: Routes) -> Routes {
             .about("Targets for Prometheus `http_sd_configs`, with `__meta_rollcall_*` labels")
             .more(
                 "Labels: `kind`, `id`, `parent`, `poller`, `checker_kind`, `status`, `presence`, `health`, `source`, \
-                 `label_*` and `metadata_*`. At most 50,000 targets; ask for parts where there are more.",
+                 `label_*` and `metadata_*`. Unless `status` or `placeholder` say otherwise: the pending, active and \
+                 inactive ones that are no placeholders. Beyond 50,000 targets it is refused, and Prometheus keeps what \
+                 it has: ask for parts.",
             )
             .query(&query())
-            .answer::<Targets>(200, "One group for each service"),
+            .answer::<Targets>(200, "One group for each service")
+            .gives(&[ProblemCode::Invalid]),
         discover,
     )
 }
 
-async fn discover(call: Call, query: Query) -> Result<Response, super::error::Problem> {
-    let mut wanted = Wanted::read(None, &query.0)?;
+/// What is asked for, and what is meant where nothing is said.
+fn asked(mut query: Vec<(String, String)>) -> Vec<(String, String)> {
+    for (name, value) in [("status", "pending,active,inactive"), ("placeholder", "false")] {
+        if query.iter().all(|(said, _)| said != name) {
+            query.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    query
+}
+
+async fn discover(call: Call, query: Query) -> Result<Response, Problem> {
+    let mut wanted = Wanted::read(None, &asked(query.0))?;
     wanted.limit = page::MAX_LIMIT;
     let mut groups = Vec::new();
     loop {
         let (_, seen, next) = call.seen(wanted.clone());
         groups.extend(seen.iter().map(group));
         match next {
-            Some(key) if groups.len() < MAX_TARGETS => wanted.after = Some(key),
-            Some(_) | None => break,
+            Some(_) if groups.len() >= MAX_TARGETS => {
+                let detail = format!("there are more than {MAX_TARGETS} targets: ask for parts, as in ?label=site=3");
+                return Err(Problem::new(ProblemCode::Invalid, detail));
+            }
+            Some(key) => wanted.after = Some(key),
+            None => break,
         }
         // Other requests have their turn between two pages.
         tokio::task::yield_now().await;

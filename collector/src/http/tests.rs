@@ -468,6 +468,7 @@ async fn readiness_falls_when_the_collector_drains() {
     assert_eq!(api.get("nobody", "/livez").await.0, 200);
 }
 
+mod discovery;
 mod lifecycle;
 mod once;
 mod scoped;

@@ -48,6 +48,7 @@ impl Live {
     pub(super) async fn restarted(self) -> Self {
         self.stop.cancel();
         self.task.await.unwrap();
+        drop(self.store);
         let store = Self::store(&self.dir).await;
         Self::on(self.dir, self.api.world, store).await
     }
