@@ -1,10 +1,13 @@
 //! The operator's commands on the configuration tree: look at it, and keep a copy of it in a directory.
 //!
-//! An export writes each document whole or not at all, leaves alone what did not change, and removes what the
-//! tree has no more. It touches nothing but documents of the tree: a path that is not made of ids goes nowhere.
+//! An export writes each document whole or not at all, leaves alone what did not change, and removes what an
+//! earlier export of the same part of the same tree wrote and the tree has no more (see [`index`]). It touches
+//! nothing but documents of the tree: a path that is not made of ids goes nowhere.
+
+mod index;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Read,
     path::{Path, PathBuf},
 };
@@ -45,7 +48,8 @@ pub(super) enum Command {
         /// Its path, as `config list` shows it.
         path: String,
     },
-    /// Write the tree, or the part of one poller, into a directory, and remove there what it has no more.
+    /// Write the tree, or the part of one poller, into a directory, and remove there what an earlier export wrote
+    /// and the tree has no more.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export {
         /// Only this poller and what stands below it.
@@ -54,7 +58,7 @@ pub(super) enum Command {
         /// The directory that gets `config/…`.
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
-        /// Leave there what the tree has no more.
+        /// Leave there what the tree has no more; the next export without this removes it.
         #[arg(long)]
         keep: bool,
     },
@@ -106,6 +110,12 @@ async fn export(
     dir: &Path,
     keep: bool,
 ) -> Result<(), Failure> {
+    let me = client.get("/api/admin/whoami", &[]).await?;
+    let part = index::Part {
+        trust_domain: field(&me, "trust_domain"),
+        scope: field(&me, "scope"),
+        poller: poller.as_ref().map(ToString::to_string),
+    };
     let query: Vec<_> = poller.map(|id| ("poller".to_owned(), id.to_string())).into_iter().collect();
     let mut stream = client.call(Method::GET, "/api/admin/config.tar.gz").query(&query).stream().await?;
     let mut bytes = Vec::new();
@@ -114,6 +124,15 @@ async fn export(
     }
     let files = unpack(&bytes)?;
     let dir = std::path::absolute(dir)?;
+    let mut index = index::Index::load(&dir)?;
+    let names: BTreeSet<String> = files.keys().cloned().collect();
+    index.free_for(&part, &names).map_err(|whose| {
+        let message = format!("{} holds documents of {whose}: choose another directory", dir.display());
+        Failure::new(Exit::Config, message)
+    })?;
+    // What is about to be written is remembered first: a broken export leaves nothing that nobody owns.
+    let stale = index.take_over(part, names, keep);
+    index.keep(&dir)?;
     let mut progress = Progress::begin("documents", Some(files.len() as u64));
     let mut written = 0_u64;
     for (path, text) in &files {
@@ -121,7 +140,9 @@ async fn export(
         progress.advance(1);
     }
     progress.end();
-    let removed = if keep { 0 } else { remove_stale(&dir, &files)? };
+    let removed = if keep { 0 } else { remove_stale(&dir, &stale)? };
+    index.forget(&stale);
+    index.keep(&dir)?;
     match screen.output() {
         Output::Json => screen.json(&json!({
             "dir": dir, "documents": files.len(), "written": written, "removed": removed,
@@ -171,17 +192,22 @@ fn is_of_the_tree(path: &str) -> bool {
     }
 }
 
-/// Writes a document, if it is not there as it is. A directory that leads elsewhere is not followed.
-fn write(dir: &Path, path: &str, text: &[u8]) -> Result<bool, Failure> {
-    let full = dir.join(path);
+/// Where a document lies, if nothing on the way leads elsewhere.
+fn place(dir: &Path, path: &str) -> Result<PathBuf, Failure> {
     let mut at = dir.to_owned();
     for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
         at.push(part);
         if at.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
-            let message = format!("{} is no directory: nothing is written through it", at.display());
+            let message = format!("{} is no directory: nothing is done through it", at.display());
             return Err(Failure::new(Exit::Config, message));
         }
     }
+    Ok(dir.join(path))
+}
+
+/// Writes a document, if it is not there as it is. A directory that leads elsewhere is not followed.
+fn write(dir: &Path, path: &str, text: &[u8]) -> Result<bool, Failure> {
+    let full = place(dir, path)?;
     if std::fs::read(&full).is_ok_and(|there| there == text) {
         return Ok(false);
     }
@@ -189,36 +215,26 @@ fn write(dir: &Path, path: &str, text: &[u8]) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Removes the documents that the tree has no more, and the directories that were left empty.
-fn remove_stale(dir: &Path, files: &BTreeMap<String, Vec<u8>>) -> Result<u64, Failure> {
+/// Removes documents, and the directories above them that were left empty.
+fn remove_stale(dir: &Path, stale: &BTreeSet<String>) -> Result<u64, Failure> {
     let mut removed = 0;
-    let mut waiting = vec![dir.join("config")];
-    let mut seen = Vec::new();
-    while let Some(at) = waiting.pop() {
-        let entries = match std::fs::read_dir(&at) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error.into()),
-        };
-        for entry in entries {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                waiting.push(entry.path());
-                continue;
-            }
-            let path = entry.path();
-            let name = path.strip_prefix(dir).ok().and_then(Path::to_str).unwrap_or_default();
-            if kind.is_file() && is_of_the_tree(name) && !files.contains_key(name) {
-                std::fs::remove_file(&path)?;
-                removed += 1;
+    for path in stale.iter().filter(|path| is_of_the_tree(path)) {
+        let full = place(dir, path)?;
+        match std::fs::remove_file(&full) {
+            Ok(()) => removed += 1,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let message = format!("cannot remove {}: {error}", full.display());
+                return Err(Failure::new(Exit::Output, message));
             }
         }
-        seen.push(at);
-    }
-    // Deepest first; one that holds something stays.
-    for at in seen.iter().rev() {
-        let _ = std::fs::remove_dir(at);
+        // Upwards; one that holds something stays, and so does what is above it.
+        let above = full.ancestors().skip(1).take_while(|above| *above != dir);
+        for above in above {
+            if std::fs::remove_dir(above).is_err() {
+                break;
+            }
+        }
     }
     Ok(removed)
 }
@@ -256,21 +272,17 @@ mod tests {
     #[test]
     fn a_copy_follows_the_tree_and_touches_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let files = |names: &[&str]| -> BTreeMap<String, Vec<u8>> {
-            names.iter().map(|name| ((*name).to_owned(), b"{}\n".to_vec())).collect()
-        };
-        let first = files(&["config/pollers/p.json", "config/pollers/p/agents/a.json"]);
-        for (path, text) in &first {
-            assert!(write(dir.path(), path, text).unwrap());
-            assert!(!write(dir.path(), path, text).unwrap(), "once is enough");
+        for path in ["config/pollers/p.json", "config/pollers/p/agents/a.json"] {
+            assert!(write(dir.path(), path, b"{}\n").unwrap());
+            assert!(!write(dir.path(), path, b"{}\n").unwrap(), "once is enough");
         }
         std::fs::write(dir.path().join("config/pollers/NOTES.txt"), "mine").unwrap();
-        let second = files(&["config/pollers/p.json"]);
-        assert_eq!(remove_stale(dir.path(), &second).unwrap(), 1);
+        let stale = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let gone = ["config/pollers/p/agents/a.json", "config/pollers/never.json", "config/pollers/NOTES.txt"];
+        assert_eq!(remove_stale(dir.path(), &stale(&gone)).unwrap(), 1);
         assert!(!dir.path().join("config/pollers/p").exists(), "empty directories go");
         assert!(dir.path().join("config/pollers/NOTES.txt").exists());
         assert!(dir.path().join("config/pollers/p.json").exists());
-        assert_eq!(remove_stale(&dir.path().join("nowhere"), &second).unwrap(), 0);
     }
 
     #[test]
@@ -281,5 +293,8 @@ mod tests {
         let failure = write(dir.path(), "config/pollers/p.json", b"{}").unwrap_err();
         assert_eq!(failure.exit(), Exit::Config);
         assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        std::fs::write(elsewhere.path().join("p.json"), "mine").unwrap();
+        assert!(remove_stale(dir.path(), &BTreeSet::from(["config/pollers/p.json".to_owned()])).is_err());
+        assert!(elsewhere.path().join("p.json").exists());
     }
 }
