@@ -107,7 +107,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, args: OnboardArgs)
         }
     }
     match args.wait {
-        Some(patience) => wait(client, screen, &key, patience).await,
+        Some(patience) => wait(client, screen, &key, &field(&item, "token"), patience).await,
         None => Ok(()),
     }
 }
@@ -190,13 +190,19 @@ fn script(key: &ServiceKey, files: &BTreeMap<String, Zeroizing<String>>) -> Resu
     let missing = || Failure::new(Exit::Unreachable, "the package lacks its configuration or its token");
     let config = files.get("etc/rollcall/agent.toml").ok_or_else(missing)?;
     let token = files.get("etc/rollcall/agent/token").ok_or_else(missing)?;
+    // As install.sh of the package does it. A file that is there keeps its mode when a shell writes into it: what
+    // is secret is made anew.
     Ok(Zeroizing::new(format!(
         "set -eu\numask 077\n\
          if [ -e /var/lib/rollcall-agent/identity ]; then\n\
          \techo 'This host has an identity already: see /var/lib/rollcall-agent.' >&2\n\texit 1\nfi\n\
          install -d -m 0755 /etc/rollcall /etc/rollcall/agent\n\
-         cat > /etc/rollcall/agent.toml <<'ROLLCALL_CONFIG'\n{config}ROLLCALL_CONFIG\n\
-         chmod 0644 /etc/rollcall/agent.toml\n\
+         cat > /etc/rollcall/agent.toml.new <<'ROLLCALL_CONFIG'\n{config}ROLLCALL_CONFIG\n\
+         chmod 0644 /etc/rollcall/agent.toml.new\n\
+         if [ -e /etc/rollcall/agent.toml ] && ! cmp -s /etc/rollcall/agent.toml.new /etc/rollcall/agent.toml; then\n\
+         \tcp -p /etc/rollcall/agent.toml /etc/rollcall/agent.toml.before-package\nfi\n\
+         mv -f /etc/rollcall/agent.toml.new /etc/rollcall/agent.toml\n\
+         rm -f /etc/rollcall/agent/token\n\
          cat > /etc/rollcall/agent/token <<'ROLLCALL_TOKEN'\n{token}ROLLCALL_TOKEN\n\
          systemctl enable rollcall-agent.service\nsystemctl restart rollcall-agent.service\n\
          echo 'The sidecar of {key} is starting; see: rollcall-agent status'\n",
@@ -240,7 +246,13 @@ fn remote(host: &str, script: &str) -> Result<(), Failure> {
 }
 
 /// Tells how far the sidecar has come.
-async fn wait(client: &Client, screen: &mut Screen, key: &ServiceKey, patience: Duration) -> Result<(), Failure> {
+async fn wait(
+    client: &Client,
+    screen: &mut Screen,
+    key: &ServiceKey,
+    token: &str,
+    patience: Duration,
+) -> Result<(), Failure> {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = String::new();
@@ -262,7 +274,7 @@ async fn wait(client: &Client, screen: &mut Screen, key: &ServiceKey, patience: 
         Ok(ended) => ended,
         Err(_) => {
             let mut message = format!("{key} has not come alive within {}", duration::print(patience));
-            match knocks(client, key).await {
+            match knocks(client, key, token).await {
                 Some(why) => message.push_str(&why),
                 None => message.push_str(
                     "\nnobody knocked with its token: on the host see `rollcall-agent status` and `journalctl -u \
@@ -274,21 +286,31 @@ async fn wait(client: &Client, screen: &mut Screen, key: &ServiceKey, patience: 
     }
 }
 
-/// The refusals that concern a service, in words.
-async fn knocks(client: &Client, key: &ServiceKey) -> Option<String> {
-    let page = client.get("/api/admin/knocks", &[]).await.ok()?;
-    let items = page.get("items")?.as_array()?;
-    let about = |item: &&Value| item.to_string().contains(key.id.as_str());
-    let lines: Vec<String> = items
-        .iter()
-        .filter(about)
-        .take(3)
-        .map(|item| {
-            let words = ["at", "from", "reason", "code", "fix"].map(|name| field(item, name));
-            words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ")
-        })
-        .collect();
+/// The refusals that concern a service or its token, in words.
+async fn knocks(client: &Client, key: &ServiceKey, token: &str) -> Option<String> {
+    let mut lines = Vec::new();
+    for (name, value) in [("token", token), ("claimed_id", key.id.as_str())] {
+        let page = client.get("/api/admin/knocks", &[(name.to_owned(), value.to_owned())]).await.ok()?;
+        for line in page.get("items")?.as_array()?.iter().filter(|knock| concerns(knock, key, token)).map(told) {
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+    }
+    lines.truncate(3);
     (!lines.is_empty()).then(|| format!("\nwho knocked was refused:\n  {}", lines.join("\n  ")))
+}
+
+/// Whether a knock was made with this token, or in this very name.
+fn concerns(knock: &Value, key: &ServiceKey, token: &str) -> bool {
+    let named = field(knock, "claimed_id") == key.id.as_str();
+    let kind = field(knock, "kind");
+    field(knock, "token") == token || named && (kind.is_empty() || kind == key.kind.as_str())
+}
+
+fn told(knock: &Value) -> String {
+    let words = ["last_at", "from", "reason", "fix"].map(|name| field(knock, name));
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -313,6 +335,62 @@ mod tests {
         shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         assert!(shell.wait().unwrap().success());
         assert!(script(&key, &BTreeMap::new()).is_err());
+    }
+
+    /// The script is run where its paths lead into a directory of the test's.
+    #[test]
+    fn a_script_keeps_what_was_there_and_its_secret_to_itself() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("etc/agent")).unwrap();
+        std::fs::create_dir(at("bin")).unwrap();
+        std::fs::write(at("bin/systemctl"), "#!/bin/sh\nexit 0\n").unwrap();
+        let mode = |name: &str, mode| {
+            std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode("bin/systemctl", 0o755);
+        std::fs::write(at("etc/agent.toml"), "mine").unwrap();
+        std::fs::write(at("etc/agent/token"), "a token of last year").unwrap();
+        mode("etc/agent/token", 0o644);
+        let text = script(&"agent/edge-17".parse().unwrap(), &files()).unwrap();
+        let text = text.replace("/etc/rollcall", at("etc").to_str().unwrap());
+        let text = text.replace("/var/lib/rollcall-agent", at("state").to_str().unwrap());
+        let run = || {
+            let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").unwrap());
+            let shell = std::process::Command::new("sh").arg("-s").env("PATH", path).stdin(Stdio::piped()).spawn();
+            let mut shell = shell.unwrap();
+            shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            assert!(shell.wait().unwrap().success());
+        };
+        let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
+        let modes = |name: &str| std::fs::metadata(at(name)).unwrap().permissions().mode() & 0o777;
+        // A second run keeps what the first one kept.
+        for _ in 0..2 {
+            run();
+            assert_eq!(read("etc/agent/token"), "rollcall_enr1_x\n");
+            assert_eq!(modes("etc/agent/token"), 0o600);
+            assert_eq!((read("etc/agent.toml.before-package").as_str(), modes("etc/agent.toml")), ("mine", 0o644));
+            assert!(read("etc/agent.toml").contains("$(reboot)"));
+            assert!(!at("etc/agent.toml.new").exists());
+        }
+    }
+
+    #[test]
+    fn a_knock_is_somebodys_by_name_or_token() {
+        let key: ServiceKey = "agent/a".parse().unwrap();
+        for (knock, wanted) in [
+            (json!({"claimed_id": "a", "kind": "agent"}), true),
+            (json!({"claimed_id": "a", "kind": null}), true),
+            (json!({"claimed_id": "a", "kind": "checker"}), false),
+            (json!({"claimed_id": "ab", "kind": "agent", "reason": "a"}), false),
+            (json!({"claimed_id": null, "token": "t"}), true),
+            (json!({"claimed_id": null, "token": null}), false),
+        ] {
+            assert_eq!(concerns(&knock, &key, "t"), wanted, "{knock}");
+        }
+        let knock = json!({"last_at": "now", "from": "192.0.2.1", "reason": "EXPIRED", "fix": "make another"});
+        assert_eq!(told(&knock), "now, 192.0.2.1, EXPIRED, make another");
     }
 
     #[test]

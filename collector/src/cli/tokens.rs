@@ -63,8 +63,10 @@ Examples:
       --parent-from-label site=poller-{}
   rollcall-collector tokens create --kind agent --parent site-3 --approval manual --ttl 7d
   rollcall-collector tokens create --kind poller --id site-3 --implicit-children
-  rollcall-collector tokens create --kind agent --parent site-3 --output raw > /etc/rollcall/agent/token
-  rollcall-collector tokens create --kind poller --local --output raw";
+  rollcall-collector tokens create --kind poller --local --output raw
+  umask 077; rollcall-collector tokens create --kind agent --parent site-3 --output raw > edge-17.token
+
+A redirection into a file that is there keeps that file's mode: where it was readable, remove it first.";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
