@@ -99,6 +99,15 @@ impl Client {
         Self::with(target, source, Zeroizing::default())
     }
 
+    /// Makes a way to a collector with a credential that lies in no file yet.
+    pub(super) fn open_with(
+        target: Target,
+        source: &dyn Source,
+        credential: Zeroizing<String>,
+    ) -> Result<Self, Failure> {
+        Self::with(target, source, credential)
+    }
+
     fn with(target: Target, source: &dyn Source, credential: Zeroizing<String>) -> Result<Self, Failure> {
         let config = |message: String| Failure::new(Exit::Config, message);
         let mut http = reqwest::Client::builder()

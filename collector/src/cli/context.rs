@@ -221,10 +221,12 @@ pub(super) fn run(reach: &Reach, source: &dyn Source, screen: &mut Screen, comma
     }
 }
 
+fn nowhere() -> Failure {
+    Failure::new(Exit::Config, "there is no place for contexts: set HOME or XDG_CONFIG_HOME to an absolute path")
+}
+
 fn change(source: &dyn Source, with: impl FnOnce(&mut Contexts) -> Result<(), Failure>) -> Result<PathBuf, Failure> {
-    let path = path(source).ok_or_else(|| {
-        Failure::new(Exit::Config, "there is no place for contexts: set HOME or XDG_CONFIG_HOME to an absolute path")
-    })?;
+    let path = path(source).ok_or_else(nowhere)?;
     let mut contexts = Contexts::load(source)?;
     with(&mut contexts)?;
     keep::file(&path, &contexts.print()?)?;
@@ -272,40 +274,62 @@ fn add(reach: &Reach, source: &dyn Source, screen: &mut Screen, args: AddArgs) -
     Ok(())
 }
 
-/// Keeps a credential for a collector, in a private file, under the name that is given or the one it has already,
-/// and talks to it from now on where no other is named.
-pub(super) fn remember(
-    source: &dyn Source,
-    name: Option<&str>,
-    target: &Target,
-    credential: &str,
-) -> Result<(String, PathBuf), Failure> {
-    let known = Contexts::load(source)?;
-    let same = |context: &Context| context.api.parse::<reqwest::Url>().is_ok_and(|api| api == target.api);
-    let by_api = || known.contexts.iter().find(|(_, context)| same(context)).map(|(name, _)| name.clone());
-    let host = target.api.host_str().unwrap_or_default();
-    let of_host = if target.api.scheme() == "http" { "local".to_owned() } else { host.replace([':', '[', ']'], "-") };
-    let name = name.map(str::to_owned).or_else(by_api).unwrap_or(of_host);
-    checked(&name).map_err(|why| Failure::usage(format!("{why}; choose another with --as")))?;
-    if known.contexts.get(&name).is_some_and(|context| !same(context)) {
-        return Err(Failure::usage(format!("the context {name} is another collector: choose another name with --as")));
+/// Where a session will be kept: decided before there is one, as what begins it can be used once only.
+#[derive(Debug)]
+pub(super) struct Place {
+    name: String,
+    file: PathBuf,
+    context: Context,
+}
+
+impl Place {
+    /// Under the name that is given, or the one that the collector has already, or its host's.
+    pub(super) fn find(source: &dyn Source, name: Option<&str>, target: &Target) -> Result<Self, Failure> {
+        let known = Contexts::load(source)?;
+        let same = |context: &Context| context.api.parse::<reqwest::Url>().is_ok_and(|api| api == target.api);
+        let by_api = || known.contexts.iter().find(|(_, context)| same(context)).map(|(name, _)| name.clone());
+        let host = target.api.host_str().unwrap_or_default();
+        let of_host =
+            if target.api.scheme() != "https" { "local".to_owned() } else { host.replace([':', '[', ']'], "-") };
+        let name = name.map(str::to_owned).or_else(by_api).unwrap_or(of_host);
+        checked(&name).map_err(|why| Failure::usage(format!("{why}; choose another with --as")))?;
+        if known.contexts.get(&name).is_some_and(|context| !same(context)) {
+            let message = format!("the context {name} is another collector: choose another name with --as");
+            return Err(Failure::usage(message));
+        }
+        let ca_file = target.ca_file.as_ref().map(std::path::absolute).transpose()?;
+        let home = path(source).and_then(|path| path.parent().map(Path::to_owned)).ok_or_else(nowhere)?;
+        let file = home.join(format!("{name}.credential"));
+        let context = Context { api: shown(&target.api).to_owned(), credential_file: Some(file.clone()), ca_file };
+        let place = Self { name, file, context };
+        // What cannot be written down then is said now.
+        let mut contexts = known;
+        place.enter(&mut contexts)?;
+        contexts.print()?;
+        keep::can_write_beside(&place.file)?;
+        Ok(place)
     }
-    let ca_file = target.ca_file.as_ref().map(std::path::absolute).transpose()?;
-    let home = path(source).and_then(|path| path.parent().map(Path::to_owned));
-    let mut kept = PathBuf::new();
-    change(source, |contexts| {
-        if contexts.contexts.len() >= MAX_CONTEXTS && !contexts.contexts.contains_key(&name) {
+
+    fn enter(&self, contexts: &mut Contexts) -> Result<(), Failure> {
+        if contexts.contexts.len() >= MAX_CONTEXTS && !contexts.contexts.contains_key(&self.name) {
             return Err(Failure::usage(format!("there are {MAX_CONTEXTS} contexts already: remove some")));
         }
-        let file = home.unwrap_or_default().join(format!("{name}.credential"));
-        keep::file(&file, &format!("{credential}\n"))?;
-        kept.clone_from(&file);
-        let context = Context { api: shown(&target.api).to_owned(), credential_file: Some(file), ca_file };
-        contexts.contexts.insert(name.clone(), context);
-        contexts.current = Some(name.clone());
+        contexts.contexts.insert(self.name.clone(), self.context.clone());
+        contexts.current = Some(self.name.clone());
         Ok(())
-    })?;
-    Ok((name, kept))
+    }
+
+    /// Keeps a credential there, in a private file, and talks to its collector from now on where no other is
+    /// named.
+    pub(super) fn keep(self, source: &dyn Source, credential: &str) -> Result<(String, PathBuf), Failure> {
+        keep::file(&self.file, &format!("{credential}\n"))?;
+        if let Err(failure) = change(source, |contexts| self.enter(contexts)) {
+            // Nothing leads to it.
+            let _ = std::fs::remove_file(&self.file);
+            return Err(failure);
+        }
+        Ok((self.name, self.file))
+    }
 }
 
 /// Removes a credential's file, where it is one of ours; whether it was.

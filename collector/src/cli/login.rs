@@ -95,6 +95,7 @@ pub(super) fn login(reach: &Reach, source: &dyn Source, screen: &mut Screen, arg
     // The way there, without what proves who goes it.
     let open = Reach { credential_file: Some(PathBuf::from("/dev/null")), ..reach.clone() };
     let target = Target::find(&open, source)?;
+    let place = context::Place::find(source, args.name.as_deref(), &target)?;
     let code = match args.code {
         Some(code) => Zeroizing::new(code),
         None => asked(screen)?,
@@ -108,7 +109,16 @@ pub(super) fn login(reach: &Reach, source: &dyn Source, screen: &mut Screen, arg
         Some(Value::String(credential)) => Zeroizing::new(credential),
         Some(_) | None => return Err(client.strange("an answer without a credential")),
     };
-    let (name, file) = context::remember(source, args.name.as_deref(), &target, &credential)?;
+    let (name, file) = match place.keep(source, &credential) {
+        Ok(kept) => kept,
+        Err(failure) => {
+            let client = Client::open_with(target, source, credential)?;
+            let ended = runtime.block_on(client.call(Method::POST, "/api/admin/logout").send());
+            let session = if ended.is_ok() { "the session was ended again" } else { "the session goes on" };
+            let message = format!("{failure}\n{session}; the code is used up: log in with a new one");
+            return Err(Failure { message, ..failure });
+        }
+    };
     let now = print::now();
     if let Value::Object(session) = &mut session {
         session.remove("credential");

@@ -29,6 +29,13 @@ pub(crate) fn public(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     written(path, bytes, (0o755, 0o644))
 }
 
+/// Whether a private file can be written there: found out by writing another one beside it.
+pub(crate) fn can_write_beside(path: &Path) -> Result<(), Failure> {
+    let trial = path.with_extension("trial");
+    written(&trial, b"", (0o700, 0o600))?;
+    Ok(std::fs::remove_file(&trial)?)
+}
+
 fn written(path: &Path, bytes: &[u8], modes: (u32, u32)) -> Result<(), Failure> {
     write(path, bytes, modes)
         .map_err(|error| Failure::new(Exit::Output, format!("cannot write {}: {error}", path.display())))
