@@ -3,25 +3,21 @@
 //! A manifest is YAML (one document or many), JSON or one JSON object a line. It is read as a whole, put in the
 //! order of the tree, and sent in slices; a slice is one durable change, and sending it again changes nothing.
 
-use std::{
-    collections::HashSet,
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+mod manifest;
+mod prune;
+
+use std::{collections::HashSet, path::PathBuf};
 
 use clap::Args;
-use rollcall_common::id::{Kind, ServiceKey};
-use serde_json::{Map, Value, json};
+use rollcall_common::id::Kind;
+use serde_json::{Value, json};
 
 use super::{
     Exit, Failure,
     client::{Client, Output},
     print::{Screen, field},
     progress::Progress,
-    services::{
-        bulk::{self, Selector},
-        key_of,
-    },
+    services::bulk::Selector,
     which::ROOT,
 };
 use crate::config::Source;
@@ -30,9 +26,6 @@ use crate::config::Source;
 const SLICE: usize = 1_000;
 /// Bytes of one request; the collector takes a little more.
 const SLICE_BYTES: usize = 3 << 20;
-/// Largest manifest.
-const MAX_MANIFEST: u64 = 512 << 20;
-
 pub(super) const EXAMPLES: &str = "\
 A manifest, in YAML:
   kind: poller
@@ -83,8 +76,13 @@ pub(super) async fn run(
     source: &dyn Source,
     args: ApplyArgs,
 ) -> Result<(), Failure> {
-    let text = manifest(source, &args.file)?;
-    let mut items = read(&text)?;
+    let text = manifest::text(source, &args.file)?;
+    let mut items = manifest::read(&text)?;
+    if args.prune && items.is_empty() {
+        let message = "the manifest names nothing, and so nothing was deleted: to delete all that a selector finds, \
+                       use `services bulk delete`";
+        return Err(Failure::new(Exit::Refused, message));
+    }
     items.sort_by_key(|item| Kind::ALL.into_iter().position(|kind| kind.as_str() == field(item, "kind")));
     let query: Vec<(String, String)> =
         [("dry_run", args.dry_run), ("recover", args.recover), ("backfill", args.backfill)]
@@ -100,6 +98,9 @@ pub(super) async fn run(
         // Desired state may be said again: a slice that was busy is repeated.
         let answer = call.body("application/x-ndjson", body).once().send().await?.document;
         sums.add(&answer);
+        // By the collector's own words: who is named is nobody's guess.
+        let named = answer.get("items").and_then(Value::as_array).into_iter().flatten();
+        sums.named.extend(named.map(|item| field(item, "service")).filter(|name| !name.is_empty()));
         progress.advance(u64::try_from(slice.len()).unwrap_or(0));
         let done = answer.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         if screen.output() == Output::Table {
@@ -112,83 +113,18 @@ pub(super) async fn run(
         }
     }
     progress.end();
-    let pruned = if args.prune { prune(client, screen, &args, &items).await? } else { 0 };
-    sums.tell(screen, &args, pruned, shown)?;
-    match sums.refused {
-        0 => Ok(()),
-        n => Err(Failure::new(Exit::Refused, format!("{n} of {} items were refused", items.len()))),
-    }
-}
-
-fn manifest(source: &dyn Source, file: &Path) -> Result<String, Failure> {
-    let unreadable = |error: io::Error| Failure::new(Exit::Config, format!("cannot read {}: {error}", file.display()));
-    if file != Path::new("-") {
-        return source.file(file).map_err(unreadable);
-    }
-    let mut text = String::new();
-    let read = io::stdin().lock().take(MAX_MANIFEST + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if u64::try_from(read).unwrap_or(u64::MAX) > MAX_MANIFEST {
-        return Err(Failure::usage(format!("a manifest has at most {} MiB", MAX_MANIFEST >> 20)));
-    }
-    Ok(text)
-}
-
-/// Reads a manifest of whatever form into items.
-pub(super) fn read(text: &str) -> Result<Vec<Value>, Failure> {
-    let bad = |why: String| Failure::usage(format!("the manifest cannot be read: {why}"));
-    let begins = text.trim_start();
-    let documents = if begins.starts_with('{') || begins.starts_with('[') {
-        // One document, several, or one a line: JSON tells where each ends.
-        let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-        values.collect::<Result<Vec<_>, _>>().or_else(|json| {
-            // A flow mapping of YAML begins like JSON.
-            serde_saphyr::from_multiple::<Value>(text).map_err(|_| bad(json.to_string()))
-        })?
-    } else {
-        serde_saphyr::from_multiple::<Value>(text).map_err(|error| bad(error.to_string()))?
+    // A manifest that was not wholly understood does not tell who is superfluous.
+    let pruned = match args.prune && sums.refused == 0 {
+        true => prune::run(client, screen, &args, &sums.named).await?,
+        false => prune::Pruned::default(),
     };
-    let mut items = Vec::new();
-    for document in documents {
-        gather(document, &mut items).map_err(bad)?;
+    sums.tell(screen, &args, &pruned, shown)?;
+    if sums.refused > 0 {
+        let spared = if args.prune { ", and so nothing was deleted" } else { "" };
+        let message = format!("{} of {} items were refused{spared}", sums.refused, items.len());
+        return Err(Failure::new(Exit::Refused, message));
     }
-    Ok(items)
-}
-
-fn gather(document: Value, items: &mut Vec<Value>) -> Result<(), String> {
-    match document {
-        Value::Null => Ok(()),
-        Value::Array(all) => all.into_iter().try_for_each(|one| gather(one, items)),
-        Value::Object(mut object) => match (object.remove("items"), object.is_empty()) {
-            (Some(Value::Array(all)), true) => all.into_iter().try_for_each(|one| gather(one, items)),
-            (Some(_), _) => Err("items must be a list and stand alone in its document".into()),
-            (None, _) => item(object).map(|item| items.push(item)),
-        },
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-            let shown: String = document.to_string().chars().take(40).collect();
-            Err(format!("{shown} is no service: write kind and id"))
-        }
-    }
-}
-
-/// An item may name its service in one word, `service: agent/edge-17`.
-fn item(mut object: Map<String, Value>) -> Result<Value, String> {
-    if let Some(service) = object.remove("service") {
-        let key: ServiceKey = service
-            .as_str()
-            .ok_or("service is a text, as in agent/edge-17")?
-            .parse()
-            .map_err(|error: rollcall_common::id::NameError| error.to_string())?;
-        object.insert("kind".into(), json!(key.kind));
-        object.insert("id".into(), json!(key.id));
-    }
-    // Ids that look like numbers are ids.
-    for name in ["id", "parent"] {
-        if let Some(Value::Number(number)) = object.get(name) {
-            let text = number.to_string();
-            object.insert(name.into(), Value::String(text));
-        }
-    }
-    Ok(Value::Object(object))
+    pruned.verdict(&args)
 }
 
 /// Slices that a request can carry.
@@ -238,6 +174,7 @@ struct Sums {
     updated: u64,
     unchanged: u64,
     refused: u64,
+    named: HashSet<String>,
 }
 
 impl Sums {
@@ -249,11 +186,17 @@ impl Sums {
         self.refused += count("refused");
     }
 
-    fn tell(&self, screen: &mut Screen, args: &ApplyArgs, pruned: usize, items: Vec<Value>) -> Result<(), Failure> {
-        let Self { created, updated, unchanged, refused } = self;
+    fn tell(
+        &self,
+        screen: &mut Screen,
+        args: &ApplyArgs,
+        pruned: &prune::Pruned,
+        items: Vec<Value>,
+    ) -> Result<(), Failure> {
+        let Self { created, updated, unchanged, refused, .. } = self;
         if screen.output() == Output::Table {
             let would = if args.dry_run { "would be " } else { "" };
-            let gone = if args.prune { format!(", {pruned} {would}deleted") } else { String::new() };
+            let gone = if args.prune { format!(", {} {would}deleted", pruned.done) } else { String::new() };
             let line = format!(
                 "{created} {would}created, {updated} {would}changed, {unchanged} as they are, {refused} refused{gone}"
             );
@@ -261,59 +204,16 @@ impl Sums {
         }
         let document = json!({
             "dry_run": args.dry_run, "created": created, "updated": updated, "unchanged": unchanged,
-            "refused": refused, "deleted": pruned, "items": items,
+            "refused": refused, "deleted": pruned.done, "items": items, "pruned": pruned.services,
+            "not_pruned": pruned.refused,
         });
         Ok(screen.json(&document)?)
     }
 }
 
-/// Deletes what is selected and not named.
-async fn prune(client: &Client, screen: &mut Screen, args: &ApplyArgs, items: &[Value]) -> Result<usize, Failure> {
-    let named: HashSet<String> = items.iter().map(key_of).collect();
-    let mut query = args.selector.query();
-    query.push(("status".into(), "pending,active,inactive,revoked".into()));
-    let listed = client.list(ROOT, &query, 100_000).await?;
-    let gone: Vec<String> = listed.items.iter().map(key_of).filter(|key| !named.contains(key)).collect();
-    if screen.output() == Output::Table {
-        for key in &gone {
-            screen.line(&format!("- {key}"))?;
-        }
-    }
-    if args.dry_run || gone.is_empty() {
-        return Ok(gone.len());
-    }
-    if args.expect != Some(gone.len()) {
-        let message = format!(
-            "{} services would be deleted, and nothing was: say --expect {} to delete them",
-            gone.len(),
-            gone.len()
-        );
-        return Err(Failure::new(Exit::Refused, message));
-    }
-    let body = json!({ "act": "delete", "services": gone, "reason": "not in the manifest" });
-    bulk::perform(client, &body, gone.len()).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn manifests_of_every_form_say_the_same() {
-        let yaml = "kind: poller\nid: p\nlabels:\n  site: zurich\n---\nservice: agent/a\nparent: p\n";
-        let listed = "items:\n  - {kind: poller, id: p, labels: {site: zurich}}\n  - {service: agent/a, parent: p}\n";
-        let json = r#"[{"kind":"poller","id":"p","labels":{"site":"zurich"}},{"kind":"agent","id":"a","parent":"p"}]"#;
-        let lines = "{\"kind\":\"poller\",\"id\":\"p\",\"labels\":{\"site\":\"zurich\"}}\n{\"kind\":\"agent\",\"id\":\"a\",\"parent\":\"p\"}\n";
-        let wanted: Vec<Value> = serde_json::from_str(json).unwrap();
-        for text in [yaml, listed, json, lines] {
-            assert_eq!(read(text).unwrap(), wanted, "{text}");
-        }
-        assert_eq!(read("service: agent/a\nparent: 17\n").unwrap()[0]["parent"], "17");
-        assert!(read("").unwrap().is_empty());
-        for bad in ["just words", "service: robot/x\n", "{\"kind\":", "items: 3\n", "kind: [\n"] {
-            assert_eq!(read(bad).unwrap_err().exit(), Exit::Usage, "{bad}");
-        }
-    }
 
     #[test]
     fn slices_are_what_a_request_can_carry() {

@@ -78,7 +78,7 @@ const CREATE_EXAMPLES: &str = "\
 Examples:
   rollcall-collector packages create agent/edge-17 --parent site-3 --file edge-17.tar.gz
   rollcall-collector packages create checker/snmp-1 --parent edge-17 --checker-kind snmp --label site=3
-  rollcall-collector packages create poller/site-4 --expires-in 7d --output raw > site-4.secret";
+  umask 077; rollcall-collector packages create poller/site-4 --expires-in 7d --output raw > site-4.secret";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -96,7 +96,7 @@ An installer without an account sends the secret alone:
 const REISSUE_EXAMPLES: &str = "\
 Examples:
   rollcall-collector packages reissue nq2k6zjw4m5pd3xo --file edge-17.tar.gz
-  rollcall-collector packages reissue nq2k6zjw4m5pd3xo --output raw > edge-17.secret";
+  umask 077; rollcall-collector packages reissue nq2k6zjw4m5pd3xo --output raw > edge-17.secret";
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
@@ -135,6 +135,9 @@ pub(super) struct CreateArgs {
     /// How much the sidecar logs: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// How often the sidecar tries again once it is revoked, between 1s and 1d.
+    #[arg(long, value_name = "DURATION", value_parser = life)]
+    revoked_retry: Option<String>,
     #[command(flatten)]
     issue: IssueArgs,
 }
@@ -298,6 +301,7 @@ fn body(args: CreateArgs) -> Value {
             "addresses": args.config_address,
             "log_format": args.log_format,
             "log_level": args.log_level,
+            "revoked_retry": args.revoked_retry,
         },
     })
 }

@@ -2,11 +2,13 @@
 
 pub(super) mod bulk;
 mod change;
+mod more;
 mod picture;
 
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
+use reqwest::Method;
 use rollcall_common::{
     id::{Kind, ServiceId, ServiceKey},
     token::TokenId,
@@ -21,6 +23,7 @@ use super::{
     print::{Screen, Word, age, field, now, word},
     which::{Named, Which, path},
 };
+use crate::config::duration;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -83,6 +86,9 @@ pub(super) enum Command {
     /// Do one act to many services; shows what it would do and asks first.
     #[command(after_help = BULK_EXAMPLES)]
     Bulk(bulk::BulkArgs),
+    /// Set an active service inactive without waiting for its time; its next heartbeat makes it active again.
+    #[command(after_help = "Example:\n  rollcall-collector services deactivate agent/edge-17 --reason 'host is off'")]
+    Deactivate(Change),
     /// Refuse a service from now on and close its connection.
     #[command(after_help = "Example:\n  rollcall-collector services revoke agent/edge-17 --reason 'host stolen'")]
     Revoke(Barring),
@@ -106,14 +112,17 @@ Examples:
   rollcall-collector services list --presence lost,late --label env=prod
   rollcall-collector services list --status pending --output raw
   rollcall-collector services list --order=-last_seen --max 20
+  rollcall-collector services list --subtree poller/site-3 --seen-before 7d
+  rollcall-collector services list --maintenance false --presence-reason brake
   rollcall-collector services list --columns id,presence,labels.site --no-headers
+  rollcall-collector services list --fields id,status,labels.site --output json
   rollcall-collector services list --watch";
 
 const BULK_EXAMPLES: &str = "\
 Examples:
   rollcall-collector services bulk delete --selector status=inactive --selector subtree=poller/site-3
   rollcall-collector services bulk revoke --selector label=site=3 --cascade --reason 'site closed' --expect 12
-  rollcall-collector services bulk recover --selector status=deleted --output json";
+  rollcall-collector services bulk recover --selector status=deleted --dry-run --output json";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:
@@ -156,6 +165,8 @@ pub(super) struct ListArgs {
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     order: Option<String>,
     #[command(flatten)]
+    more: more::MoreArgs,
+    #[command(flatten)]
     flags: Flags,
 }
 
@@ -190,6 +201,13 @@ pub(super) struct RegisterArgs {
     /// Its sidecar may register children that are not known yet.
     #[arg(long)]
     implicit_children: bool,
+    /// Remove it so long after its goodbye or loss, and never alert of it, as in 1h.
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    ephemeral_after: Option<u64>,
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    duration::parse(text).map(|time| time.as_secs()).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Args)]
@@ -208,6 +226,29 @@ pub(super) struct Change {
     /// Why, for the audit trail.
     #[arg(long, default_value = "")]
     reason: String,
+    #[command(flatten)]
+    bound: Bound,
+}
+
+/// A change of what was looked at, and of nothing newer.
+#[derive(Debug, Args)]
+pub(super) struct Bound {
+    /// Only if it is still of this version, as `services show` tells it.
+    #[arg(long, value_name = "VERSION", value_parser = version)]
+    if_match: Option<String>,
+}
+
+impl Bound {
+    fn tag(&self) -> Option<&str> {
+        self.if_match.as_deref()
+    }
+}
+
+/// A version with or without the quotes that HTTP puts around it.
+fn version(text: &str) -> Result<String, String> {
+    let bare = text.trim().trim_matches('"');
+    let good = !bare.is_empty() && bare.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    if good { Ok(format!("\"{bare}\"")) } else { Err("write the version as `services show` does, as in 1-42".into()) }
 }
 
 pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) -> Result<(), Failure> {
@@ -222,6 +263,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
         Command::Known { service } => change::known(client, screen, &service).await,
         Command::Reenroll(args) => change::reenroll(client, screen, args).await,
         Command::Bulk(args) => bulk::run(client, screen, args).await,
+        Command::Deactivate(change) => act(client, screen, &change, "deactivate", false).await,
         Command::Revoke(bars) => act(client, screen, &bars.change, "revoke", bars.cascade).await,
         Command::Unrevoke(change) => act(client, screen, &change, "unrevoke", false).await,
         Command::Delete(bars) => act(client, screen, &bars.change, "delete", bars.cascade).await,
@@ -232,6 +274,9 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
 
 async fn list(client: &Client, screen: &mut Screen, args: ListArgs) -> Result<(), Failure> {
     let flags = args.flags.clone();
+    if args.more.fields.is_some() && screen.output() != Output::Json {
+        return Err(Failure::usage("--fields goes with --output json or yaml; of a table, choose --columns"));
+    }
     let (path, query) = question(args);
     list::run(client, screen, &path, &query, &flags, &SHEET).await
 }
@@ -251,7 +296,7 @@ fn question(args: ListArgs) -> (String, Vec<(String, String)>) {
     ];
     let given = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     let labels = args.label.into_iter().map(|label| ("label".to_owned(), label));
-    (path, given.chain(labels).collect())
+    (path, given.chain(labels).chain(args.more.query(now())).collect())
 }
 
 static SHEET: Sheet = Sheet {
@@ -291,7 +336,12 @@ pub(super) fn presence(item: &Value) -> Word {
 }
 
 async fn show(client: &Client, screen: &mut Screen, which: &Which) -> Result<(), Failure> {
-    let item = client.get(&which.path(), &[]).await?;
+    let answer = client.call(Method::GET, &which.path()).send().await?;
+    let mut item = answer.document;
+    // Beside what the collector says of it: the version that a change can be bound to.
+    if let (Some(item), Some(tag)) = (item.as_object_mut(), answer.etag) {
+        item.insert("version".into(), tag.trim_matches('"').into());
+    }
     print_one(screen, &item)
 }
 
@@ -366,6 +416,7 @@ async fn register(client: &Client, screen: &mut Screen, args: RegisterArgs) -> R
         "spiffe_identity": args.spiffe_identity,
         "placeholder": args.placeholder,
         "implicit_children": args.implicit_children,
+        "ephemeral_after_secs": args.ephemeral_after,
     });
     let item = client.create(&format!("{ROOT}/{}", key.kind.plural()), body).await?;
     print_one(screen, &item)
@@ -374,7 +425,8 @@ async fn register(client: &Client, screen: &mut Screen, args: RegisterArgs) -> R
 async fn act(client: &Client, screen: &mut Screen, change: &Change, act: &str, cascade: bool) -> Result<(), Failure> {
     let key = change.which.key(client).await?;
     let body = json!({ "act": act, "reason": change.reason, "cascade": cascade });
-    let item = client.post(&format!("{}/status", path(&key)), body).await?;
+    let call = client.call(Method::POST, &format!("{}/status", path(&key))).json(&body);
+    let item = call.if_match(change.bound.tag()).send().await?.document;
     match screen.output() {
         Output::Json | Output::Raw => print_one(screen, &item),
         Output::Table => {
@@ -389,7 +441,8 @@ async fn remove(client: &Client, screen: &mut Screen, change: &Change) -> Result
     let key = change.which.key(client).await?;
     let reason = Some(&change.reason).filter(|reason| !reason.is_empty());
     let query: Vec<_> = reason.map(|reason| ("reason".to_owned(), reason.clone())).into_iter().collect();
-    client.delete(&path(&key), &query).await?;
+    let call = client.call(Method::DELETE, &path(&key)).query(&query);
+    call.if_match(change.bound.tag()).send().await?;
     match screen.output() {
         Output::Json => screen.json(&json!({ "removed": key.to_string() }))?,
         Output::Raw => screen.line(&key.to_string())?,
@@ -422,6 +475,7 @@ mod tests {
             token: None,
             query: Some("zürich & co".into()),
             order: Some("-last_seen".into()),
+            more: more::MoreArgs::default(),
             flags: Flags { max: Some(10), columns: Vec::new(), no_headers: false, watch: None },
         };
         let (path, query) = question(args);
@@ -438,6 +492,13 @@ mod tests {
                 "label=rack"
             ]
         );
+    }
+
+    #[test]
+    fn versions_are_read_with_and_without_quotes() {
+        assert_eq!(version("1-42"), Ok("\"1-42\"".into()));
+        assert_eq!(version("\"1-42\""), version("1-42"));
+        assert!(version("*").is_err() && version("").is_err() && version("a").is_err());
     }
 
     #[test]

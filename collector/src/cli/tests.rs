@@ -11,6 +11,8 @@ use clap::CommandFactory;
 use super::*;
 use crate::http::{self, fixture};
 
+mod live;
+
 #[derive(Debug, Default)]
 struct World {
     files: BTreeMap<PathBuf, String>,
@@ -92,9 +94,13 @@ fn examples_are_commands_that_are_understood() {
         let mut parts = help.split("\\\n");
         let first = parts.next().unwrap_or_default().to_owned();
         let help = parts.fold(first, |whole, part| whole + part.trim_start());
-        for line in help.lines().filter(|line| line.starts_with("  rollcall-collector ")) {
+        let bare = |line: &str| line.trim_start().trim_start_matches("umask 077; ").trim_end().to_owned();
+        for line in help.lines().filter(|line| line.starts_with("  ")).map(bare) {
+            if !line.starts_with("rollcall-collector ") {
+                continue;
+            }
             // What follows two blanks explains; pipes and redirections belong to the shell.
-            let line = line.trim().split("  ").next().unwrap_or_default();
+            let line = line.split("  ").next().unwrap_or_default();
             let line = line.split(['|', '>', '<']).next().unwrap_or_default();
             let words = shell_words(line);
             if let Err(error) = grammar().try_get_matches_from(words) {
@@ -173,6 +179,14 @@ fn every_command_is_understood() {
         "x services edit agent/a --label site=3 --unset-label rack --placeholder true --ephemeral-after 30m",
         "x services reenroll a --revoke --ttl 1h --local",
         "x services known poller/p -o raw",
+        "x services edit agent/a --label site=3 --if-match 1-42",
+        "x services remove agent/a --if-match \"1-42\"",
+        "x services deactivate agent/a --reason off",
+        "x services bulk deactivate -l presence=lost --dry-run",
+        "x services list --subtree poller/p --presence-reason brake --placeholder false --maintenance true --fields id",
+        "x services list --seen-before 7d --registered-after 2026-11-21T02:46:00Z --agent-version 0.1.0",
+        "x services register poller/p --ephemeral-after 1h",
+        "x packages create poller/p --revoked-retry 10m",
         "x services bulk delete --selector label=site=3 -l status=inactive --expect 3",
         "x apply -f - --dry-run --recover",
         "x apply -f fleet.yaml --prune --selector subtree=poller/p --expect 2",

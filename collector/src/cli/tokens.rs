@@ -184,7 +184,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
 async fn revoke_with_services(client: &Client, screen: &mut Screen, args: RevokeArgs) -> Result<(), Failure> {
     let RevokeArgs { token, expect, reason, .. } = args;
     let body = json!({ "act": "revoke", "selector": { "token": token }, "reason": reason });
-    let Some(count) = bulk::confirmed(client, screen, &body, expect).await? else { return Ok(()) };
+    let count = bulk::confirmed(client, screen, &body, expect).await?;
     let path = format!("{ROOT}/{token}");
     // The same command, said again, goes on with the services.
     let item = match field(&client.get(&path, &[]).await?, "state").as_str() {
@@ -196,7 +196,7 @@ async fn revoke_with_services(client: &Client, screen: &mut Screen, args: Revoke
         Output::Json | Output::Raw => screen.json(&json!({ "token": item, "count": count, "done": done }))?,
         Output::Table => screen.line(&format!("token {token} is revoked, and so are {done} services"))?,
     }
-    Ok(())
+    bulk::whole(done, count)
 }
 
 async fn create(client: &Client, screen: &mut Screen, args: CreateArgs) -> Result<(), Failure> {

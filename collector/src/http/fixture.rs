@@ -213,6 +213,11 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
+/// What a list of services can be asked for.
+pub(crate) fn filters_of_services() -> impl Iterator<Item = &'static str> {
+    super::filter::QUERY.iter().chain([&super::filter::KIND, &super::filter::PARENT]).map(|param| param.name)
+}
+
 /// What jobs go by where nobody configured anything.
 pub(crate) fn job_settings() -> crate::jobs::Settings {
     struct Bare;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::super::{
@@ -44,6 +45,8 @@ pub(in crate::cli) struct EditArgs {
     /// Remove it so long after its goodbye or loss, as in 30m; never keeps it.
     #[arg(long, value_name = "DURATION")]
     ephemeral_after: Option<String>,
+    #[command(flatten)]
+    bound: super::Bound,
 }
 
 impl EditArgs {
@@ -89,7 +92,8 @@ impl EditArgs {
 pub(super) async fn edit(client: &Client, screen: &mut Screen, args: EditArgs) -> Result<(), Failure> {
     let patch = args.patch()?;
     let key = args.which.key(client).await?;
-    let item = client.call(reqwest::Method::PATCH, &path(&key)).json(&patch).send().await?.document;
+    let call = client.call(Method::PATCH, &path(&key)).json(&patch).if_match(args.bound.tag());
+    let item = call.send().await?.document;
     super::print_one(screen, &item)
 }
 
@@ -109,12 +113,15 @@ pub(in crate::cli) struct ReenrollArgs {
     /// For a sidecar on the collector's own host.
     #[arg(long)]
     local: bool,
+    #[command(flatten)]
+    bound: super::Bound,
 }
 
 pub(super) async fn reenroll(client: &Client, screen: &mut Screen, args: ReenrollArgs) -> Result<(), Failure> {
     let key = args.which.key(client).await?;
     let body = json!({ "reason": args.reason, "revoke": args.revoke, "ttl": args.ttl, "local": args.local });
-    let made = client.post(&format!("{}/reenroll", path(&key)), body).await?;
+    let call = client.call(Method::POST, &format!("{}/reenroll", path(&key))).json(&body);
+    let made = call.if_match(args.bound.tag()).send().await?.document;
     match screen.output() {
         Output::Table => {
             screen.line(&field(&made, "token"))?;

@@ -76,6 +76,9 @@ pub(super) fn facts(item: &Value, now: Timestamp) -> Vec<(&'static str, Word)> {
         facts.push(("host", Word::plain(about)));
         facts.push(("sidecar", Word::plain(format!("version {}", field(host, "agent_version")))));
     }
+    if !field(item, "version").is_empty() {
+        facts.push(("version", word(item, "version")));
+    }
     facts
 }
 
