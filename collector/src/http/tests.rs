@@ -590,7 +590,7 @@ mod positions {
         let (_, page) = api.get("viewer", "/api/admin/services/pollers?fields=id,health.health&limit=1").await;
         assert_eq!(page["items"], json!([{"id": "p", "health": {"health": "unchecked"}}]));
         assert!(page["next"].is_string());
-        let (_, detail) = api.get("viewer", "/api/admin/services/agents/a?fields=kind&fields=host").await;
+        let (_, detail) = api.get("viewer", "/api/admin/services/agents/a?fields=kind,host").await;
         assert_eq!(detail, json!({"kind": "agent", "host": null}));
         let (status, problem) = api.get("viewer", "/api/admin/services?fields=id,secret").await;
         assert_eq!((status, &problem["parameter"]), (400, &json!("fields")));

@@ -173,7 +173,7 @@ fn a_long_trail_is_checked_and_exported_as_it_is() {
 fn a_login_burns_no_code_for_a_session_that_cannot_be_kept() {
     with_collector(|world| {
         let dir = tempfile::tempdir().unwrap();
-        let mut at = |world: &mut World, place: &str| {
+        let at = |world: &mut World, place: &str| {
             world.variables.insert("XDG_CONFIG_HOME".into(), dir.path().join(place).into());
         };
         let api = world.variables["ROLLCALL_API"].clone().into_string().unwrap();

@@ -44,9 +44,6 @@ async fn targets_are_who_may_be_there() {
 #[tokio::test]
 async fn a_list_of_targets_is_whole_or_refused() {
     let mut rows: Vec<ServiceRow> = (0..50_000).map(|n| row(&format!("instance/i{n}"))).collect();
-    let whole = api(&rows);
-    let (status, groups) = whole.get("viewer", "/api/admin/sd").await;
-    assert_eq!((status, ids(&groups).len()), (200, 50_000));
     rows.push(row("poller/p"));
     let more = api(&rows);
     let (status, problem) = more.get("viewer", "/api/admin/sd").await;
