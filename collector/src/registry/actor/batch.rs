@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_BATCH, MAX_PLANS, MAX_PUT_OFF, MAX_ROWS, Note, RENEW_AGAIN};
-use rollcall_common::{id::ServiceKey, lifecycle::Status, time::BootTime};
+use rollcall_common::{id::ServiceKey, identity::Pin, lifecycle::Status, time::BootTime, token::TokenId};
 
 use crate::{
     registry::{
@@ -20,7 +20,7 @@ use crate::{
     },
     store::{
         StoreError,
-        rows::{Applied, AuditDraft, BlindScope, Change, Conflict, IntervalRow, Write},
+        rows::{AnswerKey, Applied, AuditDraft, BlindScope, Change, Conflict, IntervalRow, Write},
     },
 };
 
@@ -276,41 +276,56 @@ impl Actor {
 /// another one looked at.
 #[derive(Debug, Default)]
 struct Ground {
-    changed: HashSet<ServiceKey>,
-    looked_at: HashSet<ServiceKey>,
-    jobs: HashSet<String>,
+    changed: HashSet<Spot>,
+    looked_at: HashSet<Spot>,
+}
+
+/// A thing that plans stand on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Spot {
+    Service(ServiceKey),
+    Token(TokenId),
+    /// What an operator decides, or a token gives, to a key.
+    Claim(TokenId, Pin),
+    Job(String),
+    Answer(AnswerKey),
 }
 
 impl Ground {
     /// Takes a change into the batch, if it and the batch leave one another's ground alone.
     fn bears(&mut self, change: &Change, roster: &Roster) -> bool {
-        let (mut changed, mut looked_at, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut changed, mut looked_at) = (HashSet::new(), HashSet::new());
         for write in &change.writes {
             match write {
                 Write::InsertService(row) => {
-                    changed.push(row.key.clone());
-                    looked_at.extend(parent_key(row));
+                    changed.insert(Spot::Service(row.key.clone()));
+                    looked_at.extend(parent_key(row).map(Spot::Service));
                 }
                 Write::SetStatus { service, to, .. } => {
-                    changed.push(service.clone());
+                    changed.insert(Spot::Service(service.clone()));
                     // Whoever is let in again stands below a parent that must not go meanwhile.
                     if matches!(to, Status::Pending | Status::Inactive) {
-                        looked_at.extend(roster.get(service).and_then(|entry| parent_key(&entry.row)));
+                        let parent = roster.get(service).and_then(|entry| parent_key(&entry.row));
+                        looked_at.extend(parent.map(Spot::Service));
                     }
                 }
                 Write::Describe { service, .. }
                 | Write::Edit { service, .. }
                 | Write::RemoveService { service, .. }
-                | Write::DropIdentity(service) => changed.push(service.clone()),
-                Write::PutIdentity { row, .. } => changed.push(row.service.clone()),
+                | Write::DropIdentity(service) => {
+                    changed.insert(Spot::Service(service.clone()));
+                }
+                Write::PutIdentity { row, .. } => {
+                    changed.insert(Spot::Service(row.service.clone()));
+                }
                 // Two packages that bring in one service must meet.
-                Write::PutPackage { row, .. } => changed.push(row.service.clone()),
+                Write::PutPackage { row, .. } => {
+                    changed.insert(Spot::Service(row.service.clone()));
+                }
                 Write::Note { .. }
                 | Write::Deny { .. }
                 | Write::Allow(_)
                 | Write::InsertToken(_)
-                | Write::RevokeToken { .. }
-                | Write::UseToken { .. }
                 | Write::InsertCredential(_)
                 | Write::TouchCredential { .. }
                 | Write::RevokeCredential { .. }
@@ -321,27 +336,44 @@ impl Ground {
                 | Write::PutWindow { .. }
                 | Write::DropWindow(_)
                 | Write::DropPackage(_)
-                | Write::DropApproval(_)
                 | Write::ForgetAnswer(_) => {}
                 // Of two that name themselves alike the second one must see the first.
-                Write::KeepAnswer(row) => jobs.push(format!("answer {} {}", row.of.caller, row.of.key)),
-                // Two decisions on one key stand on each other's ground, and so does the end of its token.
-                Write::PutApproval(row) => jobs.push(format!("approval {} {}", row.token, row.key)),
-                Write::RemoveToken(token) => jobs.push(format!("token {token}")),
+                Write::KeepAnswer(row) => {
+                    changed.insert(Spot::Answer(row.of.clone()));
+                }
+                // Decisions on one key and its enrollment stand on each other's ground; all of them on the token.
+                // Two enrollments with one token do not: the store counts its uses.
+                Write::PutApproval(row) => {
+                    changed.insert(Spot::Claim(row.token, row.key));
+                    looked_at.insert(Spot::Token(row.token));
+                }
+                Write::DropApproval(id) => {
+                    changed.extend(roster.approvals().get(*id).map(|row| Spot::Claim(row.token, row.key)));
+                }
+                Write::UseToken { token, key, .. } => {
+                    changed.insert(Spot::Claim(*token, *key));
+                    looked_at.insert(Spot::Token(*token));
+                }
+                Write::RevokeToken { token, .. } | Write::RemoveToken(token) => {
+                    changed.insert(Spot::Token(*token));
+                }
                 // A record is planned from the one before it.
-                Write::PutJob(row) => jobs.push(row.name.clone()),
+                Write::PutJob(row) => {
+                    changed.insert(Spot::Job(row.name.clone()));
+                }
             }
         }
         // What a change does itself is no ground that others stand on.
-        looked_at.retain(|key| !changed.contains(key));
-        let clash = changed.iter().any(|key| self.changed.contains(key) || self.looked_at.contains(key))
-            || looked_at.iter().any(|key| self.changed.contains(key))
-            || jobs.iter().any(|name| self.jobs.contains(name));
+        looked_at.retain(|spot| !changed.contains(spot));
+        let clash = changed.iter().any(|spot| self.changed.contains(spot) || self.looked_at.contains(spot))
+            || looked_at.iter().any(|spot| self.changed.contains(spot));
         if !clash {
             self.changed.extend(changed);
             self.looked_at.extend(looked_at);
-            self.jobs.extend(jobs);
         }
         !clash
     }
 }
+
+#[cfg(test)]
+mod tests;
