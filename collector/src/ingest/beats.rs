@@ -133,7 +133,7 @@ impl Beats<'_> {
                 instance: session.instance,
                 session: session.session,
                 serial: self.sidecar.cert.serial,
-                not_after: self.sidecar.not_after,
+                ends: now.boot.after(self.sidecar.not_after.since(now.wall)),
                 peer: self.sidecar.from,
                 outbox: Arc::clone(self.outbox),
             },

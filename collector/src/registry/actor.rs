@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use self::batch::Done;
+use self::batch::{Done, UnderWay};
 use super::{
     Job, Mail, Notice, Refusal, Registry, Shared, Whoami,
     feed::{Deriver, Event, Telling},
@@ -80,7 +80,10 @@ pub struct Actor {
     metrics: Arc<Metrics>,
     judge: Judge,
     jobs: VecDeque<(Box<dyn Job>, u8)>,
-    waking: BTreeSet<Slot>,
+    /// Who was heard and is not active yet, with the time of its waking.
+    waking: BTreeMap<Slot, Timestamp>,
+    /// Whose lease has run since the start without a row that says so.
+    unwritten: BTreeSet<Slot>,
     notes: BTreeMap<Slot, Note>,
     audits: VecDeque<AuditDraft>,
     history: History,
@@ -89,8 +92,9 @@ pub struct Actor {
     retry_at: BootTime,
     /// Since when the store takes no changes.
     store_down: Option<Timestamp>,
-    /// Since when a commit is under way.
-    committing: Option<BootTime>,
+    under_way: Option<UnderWay>,
+    /// Whether the commit under way counts as an outage already.
+    overdue: bool,
     expiry_at: BootTime,
 }
 
@@ -134,7 +138,7 @@ impl Actor {
         let (sender, mail) = mpsc::channel(MAILBOX);
         let roster = Roster::from_loaded(&loaded);
         let leases = Leases::default();
-        let (armed, overdue) = judge::arm(&roster, &leases, &loaded, now, chance_pace);
+        let armed = judge::arm(&roster, &leases, &loaded, now, chance_pace);
         let mut ledger = Ledger::default();
         let month = now.wall.before(super::identities::REJOIN_WITHIN);
         for blind in store.blind_since(month, super::history::MAX_LEDGER).await? {
@@ -152,7 +156,8 @@ impl Actor {
                 store.record_blind(&blind).await?;
                 ledger.add(blind.from, blind.to);
             }
-            tracing::info!(blind_ms = blind.to.since(blind.from).as_millis(), armed, "observing again after a restart");
+            let blind_ms = blind.to.since(blind.from).as_millis();
+            tracing::info!(blind_ms, armed = armed.count, "observing again after a restart");
         }
         let mark_before = loaded.marks.iter().find(|mark| mark.collector == whoami.collector).cloned();
         let knocks = super::knocks::Knocks::from_rows(&loaded.knocks);
@@ -179,7 +184,8 @@ impl Actor {
             metrics,
             judge: Judge::new(now),
             jobs: VecDeque::new(),
-            waking: BTreeSet::new(),
+            waking: BTreeMap::new(),
+            unwritten: armed.unwritten,
             notes: BTreeMap::new(),
             audits: VecDeque::new(),
             history: History::default(),
@@ -187,10 +193,11 @@ impl Actor {
             commits: JoinSet::new(),
             retry_at: BootTime(0),
             store_down: None,
-            committing: None,
+            under_way: None,
+            overdue: false,
             expiry_at: BootTime(0),
         };
-        for verdict in overdue {
+        for verdict in armed.overdue {
             actor.judge_presence(verdict, now);
         }
         Ok((actor, registry))
@@ -282,15 +289,17 @@ impl Actor {
         }
     }
 
-    /// A beat found its lease not running: it runs again, and the status follows when the store takes it.
+    /// A beat found its lease not running, or one that a kill left half written: it runs again, and the status
+    /// follows when the store takes it.
     fn wake(&mut self, slot: Slot, now: Now) {
         let Some((key, status)) = self.look(slot, |entry| (entry.row.key.clone(), entry.row.status)) else { return };
         if status.is_barred() {
             return;
         }
-        self.shared.leases.heed(slot);
+        self.shared.leases.calm(slot);
         let Some(sight) = self.shared.leases.sight(slot, now.boot) else { return };
-        if sight.phase != Phase::Live {
+        let unwritten = self.unwritten.remove(&slot);
+        if sight.phase != Phase::Live || unwritten {
             self.shared.leases.set_phase(slot, Phase::Live);
             let cause = match (sight.origin, sight.phase) {
                 (Origin::Own, Phase::NeverSeen) => "first_beat",
@@ -308,8 +317,14 @@ impl Actor {
             roster.at(slot).is_some_and(|entry| packages::awaited(&roster, entry))
         };
         if status != Status::Active || awaited {
-            self.waking.insert(slot);
+            self.awaken(slot, sight.last_seen(now).unwrap_or(now.wall));
         }
+    }
+
+    /// Has a service become active with the next commit. The first time counts, however long the store is away.
+    fn awaken(&mut self, slot: Slot, heard: Timestamp) {
+        let first = self.waking.entry(slot).or_insert(heard);
+        *first = heard.min(*first);
     }
 
     /// What a verdict rests on that something was heard.
@@ -420,7 +435,7 @@ impl Actor {
         let renewable = self.shared.store_ok.load(Relaxed) && self.shared.signs.load(Relaxed);
         if renewable && now.boot >= self.expiry_at {
             self.expiry_at = now.boot.after(EXPIRY_EVERY);
-            self.shared.links.close_expired(now.wall);
+            self.shared.links.close_expired(now.boot);
         }
     }
 
@@ -508,6 +523,15 @@ impl Actor {
         roster.repeat(change, applied, |write, seq, (before, after)| {
             events.extend(deriver.take(Telling { write, seq, before, after, audit, at: now.wall }));
         });
+        // A note was shown when it was heard; one that was heard since is newer than what is durable now.
+        for write in &change.writes {
+            if let Write::Note { service, .. } = write
+                && let Some(slot) = roster.get(service).map(|entry| entry.slot)
+                && let Some(newer) = self.notes.get(&slot)
+            {
+                roster.note(slot, newer.health.clone(), newer.facts.clone());
+            }
+        }
         drop(roster);
         for (write, before) in change.writes.iter().zip(before) {
             self.announce(write, before, now);
@@ -554,7 +578,7 @@ impl Actor {
             (Write::InsertService(row), _) => {
                 if let Some(slot) = self.find(&row.key) {
                     self.shared.leases.reserve(slot);
-                    self.shared.leases.set_phase(slot, Phase::NeverSeen);
+                    self.shared.leases.set_phase(slot, judge::unwritten(row));
                 }
             }
             (Write::SetStatus { service, to, at, .. }, Some((slot, from))) => {
@@ -568,11 +592,10 @@ impl Actor {
                 if *to == Status::Inactive {
                     // Its lease may run on: then its next beat has to be told of, and one that came while this was
                     // being written down was told of to nobody.
-                    self.shared.leases.ask_to_tell(slot);
-                    let since = |sight: Sight| sight.last_seen(now).is_some_and(|seen| seen >= *at);
-                    let beats = |sight: Sight| sight.phase == Phase::Live && since(sight);
-                    if self.shared.leases.sight(slot, now.boot).is_some_and(beats) {
-                        self.waking.insert(slot);
+                    self.shared.leases.rouse(slot);
+                    let sight = self.shared.leases.sight(slot, now.boot).filter(|sight| sight.phase == Phase::Live);
+                    if let Some(heard) = sight.and_then(|sight| sight.last_seen(now)).filter(|heard| heard >= at) {
+                        self.awaken(slot, heard);
                     }
                 }
             }
@@ -580,6 +603,7 @@ impl Actor {
                 self.close(slot, Code::UnknownIdentity);
                 self.shared.leases.vacate(slot);
                 self.waking.remove(&slot);
+                self.unwritten.remove(&slot);
                 self.notes.remove(&slot);
                 self.shared.children.lock().unwrap_or_else(PoisonError::into_inner).forget(slot);
                 self.retire(service.clone());

@@ -4,7 +4,7 @@
 //! bounded: when the store stays away for long, the oldest rows are lost and counted, since the lasting
 //! presence of every service is known anyway and the newest rows tell most.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use rollcall_common::{
     id::{BootId, ServiceKey},
@@ -43,6 +43,14 @@ impl History {
         for row in rows.into_iter().rev() {
             self.waiting.push_front(row);
         }
+    }
+
+    /// Takes out the rows of services that are gone.
+    pub fn forget(&mut self, gone: &HashSet<ServiceKey>) -> Vec<IntervalRow> {
+        let (out, kept): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|row| gone.contains(&row.service));
+        self.waiting = kept;
+        Vec::from(out)
     }
 
     /// How many wait.

@@ -4,7 +4,10 @@
 //! touched are credited, up to a bound. After a restart every service that was expected gets a full, fair,
 //! spread chance. Judging by groups (the brake) and by parents comes on top of these.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rollcall_common::{
     id::ServiceKey,
@@ -18,9 +21,9 @@ use super::{
     children::recorded_pace,
     history::Verdict,
     leases::{Leases, Origin, Phase, Sight},
-    roster::Roster,
+    roster::{Roster, Slot},
 };
-use crate::store::rows::{IntervalRow, Loaded};
+use crate::store::rows::{IntervalRow, Loaded, ServiceRow};
 
 /// Nominal time between two ticks. Detection is at most this much later than the deadline.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -100,13 +103,34 @@ pub fn chance(pace: Pace, spread: u32) -> Duration {
     fair + Duration::from_millis(half * u64::from(spread % 1_000) / 1_000)
 }
 
+/// Where a lease stands of which the history says nothing: it was never heard, or it has been silent since before
+/// this registry knew it.
+pub(super) fn unwritten(row: &ServiceRow) -> Phase {
+    match (row.first_seen, row.status.is_barred()) {
+        (None, _) => Phase::NeverSeen,
+        (Some(_), true) => Phase::Stopped,
+        (Some(_), false) => Phase::Lost,
+    }
+}
+
+/// What was armed.
+#[derive(Debug, Default)]
+pub(super) struct Armed {
+    /// How many are expected.
+    pub(super) count: usize,
+    /// Verdicts that a kill left unrecorded: a barred service is stopped, whatever its last row says.
+    pub(super) overdue: Vec<Verdict>,
+    /// Whose next beat is to be written down, since their last row does not say that they are alive.
+    pub(super) unwritten: BTreeSet<Slot>,
+}
+
 /// Sets every lease as the durable rows have it. `lost` and `stopped` stay so; every other active service
-/// was expected to beat, and gets its chance whether or not it reconnects. Answers how many were armed, and
-/// the verdicts that a kill left unrecorded: a barred service is stopped, whatever its last row says.
-pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) -> (usize, Vec<Verdict>) {
+/// was expected to beat, and gets its chance whether or not it reconnects. Presence and status are not written
+/// together: whoever a kill left with one of them has its next beat wake, and is made whole then.
+pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) -> Armed {
     let open: BTreeMap<&ServiceKey, &IntervalRow> =
         loaded.open_intervals.iter().map(|row| (&row.service, row)).collect();
-    let (mut armed, mut overdue) = (0, Vec::new());
+    let mut armed = Armed::default();
     for entry in roster.iter() {
         leases.reserve(entry.slot);
         let open = open.get(&entry.row.key).copied();
@@ -114,18 +138,17 @@ pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, p
         match (lasting, entry.row.status) {
             (Some(Presence::Lost), _) => leases.set_phase(entry.slot, Phase::Lost),
             (Some(Presence::Stopped), _) => leases.set_phase(entry.slot, Phase::Stopped),
-            (lasting, status @ (Status::Revoked | Status::Deleted)) => {
+            (None, Status::Revoked | Status::Deleted) => leases.set_phase(entry.slot, unwritten(&entry.row)),
+            (Some(_), status @ (Status::Revoked | Status::Deleted)) => {
                 leases.set_phase(entry.slot, Phase::Stopped);
-                if lasting.is_some() {
-                    let age = now.wall.since(entry.row.status_since).as_millis();
-                    overdue.push(Verdict {
-                        service: entry.row.key.clone(),
-                        presence: Presence::Stopped,
-                        cause: status.as_str(),
-                        evidence: json!({}),
-                        from: BootTime(now.boot.0.saturating_sub(u64::try_from(age).unwrap_or(u64::MAX))),
-                    });
-                }
+                let age = now.wall.since(entry.row.status_since).as_millis();
+                armed.overdue.push(Verdict {
+                    service: entry.row.key.clone(),
+                    presence: Presence::Stopped,
+                    cause: status.as_str(),
+                    evidence: json!({}),
+                    from: BootTime(now.boot.0.saturating_sub(u64::try_from(age).unwrap_or(u64::MAX))),
+                });
             }
             (Some(Presence::Alive | Presence::Late | Presence::Unknown), _) | (_, Status::Active) => {
                 let spread = entry.slot.0.wrapping_mul(2_654_435_761);
@@ -135,14 +158,21 @@ pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, p
                     Some(pace) => leases.rearm_by_parent(entry.slot, pace, now.boot.after(chance(pace, spread))),
                     None => leases.rearm(entry.slot, pace, now.boot.after(chance(pace, spread))),
                 }
-                armed += 1;
+                let written = matches!(lasting, Some(Presence::Alive | Presence::Late));
+                if !written {
+                    armed.unwritten.insert(entry.slot);
+                }
+                if !written || entry.row.status != Status::Active {
+                    leases.rouse(entry.slot);
+                }
+                armed.count += 1;
             }
             (Some(Presence::NeverSeen) | None, Status::Pending | Status::Inactive) => {
-                leases.set_phase(entry.slot, Phase::NeverSeen);
+                leases.set_phase(entry.slot, unwritten(&entry.row));
             }
         }
     }
-    (armed, overdue)
+    armed
 }
 
 /// The verdict of a loss, dated back to the first missed beat.

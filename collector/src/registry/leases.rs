@@ -101,8 +101,8 @@ impl Phase {
 
 const PUBLISH: u8 = 1;
 const FLUSH: u8 = 2;
-/// Beside them: the next beat is told of although its lease runs.
-const TELL: u8 = 4;
+/// The next touch is to wake, although the lease runs.
+const ROUSE: u8 = 4;
 
 #[derive(Debug, Default)]
 struct Cell {
@@ -232,22 +232,8 @@ impl Leases {
         cell.last_beat.store(now.0.max(1), SeqCst);
         cell.deadline.store(now.after(pace.ttl()).0, SeqCst);
         let before = cell.dirty.fetch_or(PUBLISH | FLUSH, SeqCst);
-        let kept = cell.phase.load(SeqCst) == Phase::Live.byte() && before & TELL == 0;
-        if kept { Touch::Kept } else { Touch::Woke }
-    }
-
-    /// Has the next beats told of, although the lease runs: until [`Self::heed`].
-    pub(super) fn ask_to_tell(&self, slot: Slot) {
-        if let Some(cell) = self.cell(slot) {
-            cell.dirty.fetch_or(TELL, SeqCst);
-        }
-    }
-
-    /// One of them was heard.
-    pub(super) fn heed(&self, slot: Slot) {
-        if let Some(cell) = self.cell(slot) {
-            cell.dirty.fetch_and(!TELL, SeqCst);
-        }
+        let runs = cell.phase.load(SeqCst) == Phase::Live.byte();
+        if runs && before & ROUSE == 0 { Touch::Kept } else { Touch::Woke }
     }
 
     /// What a reader sees now.
@@ -321,6 +307,20 @@ impl Leases {
             cell.origin.store(Origin::Parent.byte(), SeqCst);
         }
         self.rearm(slot, pace, deadline);
+    }
+
+    /// Has the touches of a running lease wake until the registry has heard of one.
+    pub(super) fn rouse(&self, slot: Slot) {
+        if let Some(cell) = self.cell(slot) {
+            cell.dirty.fetch_or(ROUSE, SeqCst);
+        }
+    }
+
+    /// The registry has heard.
+    pub(super) fn calm(&self, slot: Slot) {
+        if let Some(cell) = self.cell(slot) {
+            cell.dirty.fetch_and(!ROUSE, SeqCst);
+        }
     }
 
     /// Takes the verdict of an expiry back for a while: whoever reports this one is silent too. A report that came in
@@ -490,19 +490,15 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_is_told_of_where_somebody_asked() {
+    fn a_roused_lease_runs_and_wakes_until_it_was_heard() {
         let leases = leases();
-        leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(10));
-        leases.set_phase(Slot(0), Phase::Live);
-        leases.take_unflushed();
-        leases.ask_to_tell(Slot(0));
-        assert!(leases.take_unflushed().is_empty(), "it is no beat");
-        for beat in 2..4 {
-            assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(beat), PACE, BootTime(20)), Touch::Woke);
-        }
-        leases.heed(Slot(0));
-        assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(4), PACE, BootTime(30)), Touch::Kept);
-        assert_eq!(leases.take_unflushed(), [Slot(0)], "one thing does not hide the other");
+        leases.rearm(Slot(0), PACE, BootTime(5_000));
+        leases.rouse(Slot(0));
+        let touch = |no| leases.touch(Slot(0), SessionNo(1), BeatNo(no), PACE, BootTime(10));
+        assert_eq!((touch(1), leases.take_unflushed()), (Touch::Woke, vec![Slot(0)]));
+        assert_eq!(touch(2), Touch::Woke, "the first notice may be lost");
+        leases.calm(Slot(0));
+        assert_eq!((touch(3), leases.expire(BootTime(3_010))), (Touch::Kept, vec![Slot(0)]));
     }
 
     #[test]

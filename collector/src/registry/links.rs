@@ -12,7 +12,7 @@ use rollcall_common::{
     code::Code,
     id::{InstanceId, SessionNo},
     identity::Serial,
-    time::Timestamp,
+    time::BootTime,
     wire::message::Directive,
 };
 use tokio::sync::Notify;
@@ -80,8 +80,9 @@ pub struct Link {
     pub session: SessionNo,
     /// The certificate it came with.
     pub serial: Serial,
-    /// The end of that certificate.
-    pub not_after: Timestamp,
+    /// When that certificate ends, by the clock that never steps: one wrong answer about the time of day must not
+    /// end every connection.
+    pub ends: BootTime,
     /// Where it comes from, for people.
     pub peer: std::net::SocketAddr,
     /// How to reach it.
@@ -147,9 +148,9 @@ impl Links {
     }
 
     /// Closes the connections whose certificates have ended.
-    pub fn close_expired(&self, now: Timestamp) -> usize {
+    pub fn close_expired(&self, now: BootTime) -> usize {
         let links = self.lock();
-        let expired = links.values().filter(|link| link.not_after < now);
+        let expired = links.values().filter(|link| link.ends < now);
         expired.map(|link| link.outbox.put(Order::Close(Code::CertExpired))).count()
     }
 

@@ -29,6 +29,7 @@ use super::{
 pub struct Flaky<S: ?Sized> {
     fail_all: AtomicBool,
     fail_next: AtomicUsize,
+    panic_next: AtomicUsize,
     stalled: watch::Sender<bool>,
     held: AtomicUsize,
     inner: Arc<S>,
@@ -41,6 +42,7 @@ impl<S: ?Sized> Flaky<S> {
         Self {
             fail_all: AtomicBool::new(false),
             fail_next: AtomicUsize::new(0),
+            panic_next: AtomicUsize::new(0),
             stalled: watch::Sender::new(false),
             held: AtomicUsize::new(0),
             inner,
@@ -60,6 +62,11 @@ impl<S: ?Sized> Flaky<S> {
     /// The next `n` calls fail.
     pub fn fail_next(&self, n: usize) {
         self.fail_next.store(n, Ordering::SeqCst);
+    }
+
+    /// The next `n` calls panic.
+    pub fn panic_next(&self, n: usize) {
+        self.panic_next.store(n, Ordering::SeqCst);
     }
 
     /// Every call fails, until told otherwise.
@@ -87,8 +94,10 @@ impl<S: ?Sized> Flaky<S> {
             // The sender lives in `self`: it cannot go away meanwhile.
             let _released = stalled.wait_for(|stalled| !stalled).await;
         }
-        let one = self.fail_next.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
-        if one || self.fail_all.load(Ordering::SeqCst) {
+        let takes =
+            |left: &AtomicUsize| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        assert!(!takes(&self.panic_next), "it was told to panic");
+        if takes(&self.fail_next) || self.fail_all.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable { store: "flaky".into(), why: "it was told to fail".into() });
         }
         Ok(())

@@ -116,7 +116,7 @@ fn a_service_with_everything_has_its_released_form() {
         instance: rollcall_common::id::InstanceId([1; 16]),
         session: rollcall_common::id::SessionNo(1),
         serial: Serial([1; 16]),
-        not_after: NOW,
+        ends: BootTime(0),
         peer: "192.0.2.7:4711".parse().unwrap(),
         outbox: std::sync::Arc::default(),
     };

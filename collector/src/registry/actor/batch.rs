@@ -10,7 +10,13 @@ use std::{
 };
 
 use super::{AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_BATCH, MAX_PLANS, MAX_PUT_OFF, MAX_ROWS, Note, RENEW_AGAIN};
-use rollcall_common::{id::ServiceKey, identity::Pin, lifecycle::Status, time::BootTime, token::TokenId};
+use rollcall_common::{
+    id::ServiceKey,
+    identity::Pin,
+    lifecycle::Status,
+    time::{BootTime, Timestamp},
+    token::TokenId,
+};
 
 use crate::{
     registry::{
@@ -28,10 +34,20 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Owner {
     Job(Box<dyn Job>, u8),
-    Waking(Slot),
+    /// A service, and when it was heard.
+    Waking(Slot, Timestamp),
     Note(Slot, Note),
     Rows(Vec<IntervalRow>),
     Audits(Vec<AuditDraft>),
+}
+
+/// A group commit under way. Its owners do not travel with its task: they outlive one that panics.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    task: tokio::task::Id,
+    since: BootTime,
+    owners: Vec<Owner>,
+    changes: Arc<Vec<Change>>,
 }
 
 /// What a task of the store's has done.
@@ -47,8 +63,6 @@ pub(super) enum Done {
 
 #[derive(Debug)]
 pub(super) struct Committed {
-    owners: Vec<Owner>,
-    changes: Vec<Change>,
     outcome: Result<Vec<Result<Applied, Conflict>>, StoreError>,
     took: Duration,
 }
@@ -62,12 +76,15 @@ impl Actor {
         let (owners, changes) = self.gather();
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
         if !changes.is_empty() {
-            self.committing = Some(clock.now().boot);
-            self.commits.spawn(async move {
+            let (since, changes) = (clock.now().boot, Arc::new(changes));
+            let batch = Arc::clone(&changes);
+            let task = self.commits.spawn(async move {
                 let start = clock.now();
-                let outcome = store.commit(&changes, start.wall).await;
-                Done::Batch(Committed { owners, changes, outcome, took: clock.now().boot.since(start.boot) })
+                let outcome = store.commit(&batch, start.wall).await;
+                Done::Batch(Committed { outcome, took: clock.now().boot.since(start.boot) })
             });
+            self.under_way = Some(UnderWay { task: task.id(), since, owners, changes });
+            self.overdue = false;
         } else if !self.shared.store_ok.load(Relaxed) {
             self.commits.spawn(async move { Done::Probe(store.ping().await) });
         }
@@ -104,16 +121,15 @@ impl Actor {
         }
         let mut put_off = Vec::new();
         while changes.len() < MAX_BATCH {
-            let Some(slot) = self.waking.pop_first() else { break };
-            let seen = shared.leases.sight(slot, now.boot).and_then(|sight| sight.last_seen(now)).unwrap_or(now.wall);
+            let Some((slot, seen)) = self.waking.pop_first() else { break };
             let reporter = self.reporter(slot);
             let change = roster.at(slot).and_then(|entry| activation(&roster, entry, reporter.as_ref(), seen));
             let Some(change) = change else { continue };
             if ground.bears(&change, &roster) {
                 changes.push(change);
-                owners.push(Owner::Waking(slot));
+                owners.push(Owner::Waking(slot, seen));
             } else {
-                put_off.push(slot);
+                put_off.push((slot, seen));
             }
         }
         self.waking.extend(put_off);
@@ -126,7 +142,12 @@ impl Actor {
                 owners.push(Owner::Note(slot, note));
             }
         }
-        let rows = self.history.take(MAX_ROWS);
+        // Rows of those that this very batch removes wait to see them gone.
+        let going: HashSet<_> = changes.iter().flat_map(removed).collect();
+        let (later, rows): (Vec<_>, Vec<_>) =
+            self.history.take(MAX_ROWS).into_iter().partition(|row| going.contains(&row.service));
+        drop(going);
+        self.history.put_back(later);
         if !rows.is_empty() {
             let writes = rows.iter().map(|row| Write::BeginInterval(Box::new(row.clone()))).collect();
             changes.push(Change { writes, audit: Vec::new() });
@@ -142,43 +163,57 @@ impl Actor {
 
     /// A commit that hangs is an outage too, although nothing has failed yet.
     pub(super) fn watch_commit(&mut self, now: BootTime) {
-        if self.committing.is_some_and(|since| now.since(since) > COMMIT_WITHIN) {
-            self.committing = None;
+        let late = |under_way: &UnderWay| now.since(under_way.since) > COMMIT_WITHIN;
+        if !self.overdue && self.under_way.as_ref().is_some_and(late) {
+            self.overdue = true;
             let why = format!("a commit has not ended after {} s", COMMIT_WITHIN.as_secs());
             self.store_is(Err(&StoreError::Unavailable { store: "registry".into(), why }));
         }
     }
 
     pub(super) fn settle(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        self.committing = None;
-        let done = match done {
-            Ok(Done::Batch(done)) => done,
+        let committed = match done {
+            Ok(Done::Batch(committed)) => committed,
             Ok(Done::Probe(Ok(()))) => return self.store_is(Ok(())),
             Ok(Done::Probe(Err(error))) => return self.store_is(Err(&error)),
             Ok(Done::Blind) => return,
-            Err(error) => {
-                // Its jobs are gone with it, which their askers see; presence is derived anew at the next change.
-                tracing::error!(%error, "a group commit panicked");
+            Err(error) if self.under_way.as_ref().is_none_or(|under_way| under_way.task != error.id()) => {
+                tracing::error!(%error, "a task of the store's panicked");
                 return;
             }
+            Err(error) => {
+                tracing::error!(%error, "a group commit panicked");
+                let why = "a commit ended without an answer".into();
+                let outcome = Err(StoreError::Unavailable { store: "registry".into(), why });
+                Committed { outcome, took: Duration::ZERO }
+            }
         };
+        let Some(UnderWay { owners, changes, .. }) = self.under_way.take() else { return };
         self.metrics.commits.inc();
-        self.metrics.commit_seconds.observe(done.took.as_secs_f64());
-        match done.outcome {
+        self.metrics.commit_seconds.observe(committed.took.as_secs_f64());
+        match committed.outcome {
             Ok(outcomes) => {
                 self.store_is(Ok(()));
                 let (mut settled, mut events, mut position) = (Vec::new(), Vec::new(), None);
-                for ((owner, change), outcome) in done.owners.into_iter().zip(&done.changes).zip(outcomes) {
+                let mut gone = HashSet::new();
+                for ((owner, change), outcome) in owners.into_iter().zip(changes.iter()).zip(outcomes) {
                     if let Ok(applied) = &outcome {
                         self.apply(change, applied, &mut events);
+                        gone.extend(removed(change));
                         position = Some(applied.position);
                     }
                     settled.push((owner, outcome));
                 }
-                // Only now is all of the batch in memory; whoever asked reads what was answered.
+                if !gone.is_empty() {
+                    // Another service may have that name before they would be written.
+                    let rows = self.history.forget(&gone);
+                    self.recorded(&rows);
+                }
+                // Only now is all of the batch in memory; whoever asked reads what was answered. The ring comes first:
+                // nobody may be given a position that it does not know yet.
                 if let Some(position) = position {
-                    self.write(|roster| roster.reach(position));
                     self.shared.feed.add(&events, position.seq, self.clock.now().boot);
+                    self.write(|roster| roster.reach(position));
                 }
                 for (owner, outcome) in settled {
                     self.settle_one(owner, outcome);
@@ -187,7 +222,7 @@ impl Actor {
             Err(error) => {
                 self.metrics.commits_failed.inc();
                 self.store_is(Err(&error));
-                for owner in done.owners {
+                for owner in owners {
                     self.put_back(owner, &error);
                 }
             }
@@ -222,7 +257,7 @@ impl Actor {
         match (owner, outcome) {
             (Owner::Job(job, _), Ok(_)) => job.finish(Ok(())),
             (Owner::Rows(rows), Ok(_)) => self.recorded(&rows),
-            (Owner::Waking(_) | Owner::Note(..) | Owner::Audits(_), Ok(_)) => {}
+            (Owner::Waking(..) | Owner::Note(..) | Owner::Audits(_), Ok(_)) => {}
             (Owner::Job(mut job, plans), Err(conflict)) => {
                 if job.conflict(conflict) {
                     self.jobs.push_front((job, plans));
@@ -230,10 +265,10 @@ impl Actor {
                     job.finish(Ok(()));
                 }
             }
-            (Owner::Waking(slot), Err(_)) => {
+            (Owner::Waking(slot, seen), Err(_)) => {
                 // Memory and store disagree about its row, which a moment may cure and a hot loop does not.
                 self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
-                self.waking.insert(slot);
+                self.awaken(slot, seen);
             }
             (Owner::Rows(rows), Err(conflict)) => {
                 // One of the services is gone: the others' rows must not go with it.
@@ -243,7 +278,10 @@ impl Actor {
                 drop(roster);
                 self.recorded(&gone);
                 tracing::debug!(%conflict, kept = kept.len(), "presence rows are written again");
-                self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
+                // Without those that are gone they meet no conflict; where none is, a pause spares a hot loop.
+                if gone.is_empty() {
+                    self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
+                }
                 self.history.put_back(kept);
             }
             (Owner::Note(slot, _), Err(conflict)) => tracing::debug!(slot = slot.0, %conflict, "a note was too late"),
@@ -254,9 +292,7 @@ impl Actor {
     fn put_back(&mut self, owner: Owner, error: &StoreError) {
         match owner {
             Owner::Job(job, _) => job.finish(Err(Refusal::Store(error.clone()))),
-            Owner::Waking(slot) => {
-                self.waking.insert(slot);
-            }
+            Owner::Waking(slot, seen) => self.awaken(slot, seen),
             Owner::Note(slot, old) => {
                 let note = self.notes.entry(slot).or_default();
                 note.health = note.health.take().or(old.health);
@@ -270,6 +306,16 @@ impl Actor {
             }
         }
     }
+}
+
+/// Whom a change removes.
+fn removed(change: &Change) -> impl Iterator<Item = ServiceKey> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "one write removes a service")]
+    let service = |write: &Write| match write {
+        Write::RemoveService { service, .. } => Some(service.clone()),
+        _ => None,
+    };
+    change.writes.iter().filter_map(service)
 }
 
 /// What a batch stands on: every change in it was planned on the same roster, so none may change what

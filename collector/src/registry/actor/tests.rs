@@ -11,12 +11,12 @@ use rollcall_common::{
 };
 
 use super::*;
-use crate::store::rows::IntervalRow;
 use crate::{
     registry::services::{By, Move, Register},
     store::{
-        rows::{AuditQuery, Said},
+        rows::{AuditQuery, IntervalRow, Said, ServiceRow},
         sqlite::SqliteStore,
+        suite::samples::{interval, service},
     },
 };
 
@@ -228,6 +228,83 @@ async fn a_restart_rearms_exactly_what_was_expected() {
     assert_eq!(fleet.presence(alive), Presence::Lost);
     let _ = never;
     fleet.close().await;
+}
+
+/// A kill between the two commits that a first beat makes leaves one of them.
+#[tokio::test]
+async fn what_a_kill_left_half_written_is_made_whole_by_the_next_beat() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let store = SqliteStore::open(&dir.path().join("registry.db")).await.unwrap();
+    let bare = |name: &str, status| ServiceRow { status, ephemeral_after: None, ..service(name) };
+    let begun = |name: &str, presence| {
+        let row = IntervalRow { from: Timestamp(START.0 - 1_000), ..interval(name, presence, 0) };
+        Write::BeginInterval(Box::new(row))
+    };
+    let past = |row: ServiceRow| ServiceRow { first_seen: Some(START), last_seen: Some(START), ..row };
+    let rows = [
+        ServiceRow { first_seen: None, last_seen: None, ..bare("poller/pending", Status::Pending) },
+        past(bare("poller/inactive", Status::Inactive)),
+        past(bare("poller/active", Status::Active)),
+        past(bare("poller/veiled", Status::Active)),
+    ];
+    let mut writes: Vec<_> = rows.into_iter().map(|row| Write::InsertService(Box::new(row))).collect();
+    writes.extend(["poller/pending", "poller/inactive"].map(|name| begun(name, Presence::Alive)));
+    writes.push(begun("poller/veiled", Presence::Unknown));
+    store.commit(&[Change { writes, audit: Vec::new() }], START).await.unwrap()[0].as_ref().unwrap();
+    store.close().await;
+
+    let fleet = Running::open(dir.path(), &clock).await;
+    let slot = |key: &str| fleet.registry.read(|roster| roster.get(&key.parse().unwrap()).unwrap().slot);
+    for name in ["poller/pending", "poller/inactive"] {
+        fleet.beat(slot(name), 1);
+        fleet.until("active", || fleet.status(slot(name)) == Status::Active).await;
+    }
+    for name in ["poller/active", "poller/veiled"] {
+        fleet.beat(slot(name), 1);
+        assert_eq!(fleet.recorded(name, Presence::Alive).await.cause, "beat");
+    }
+    let touch = fleet.registry.leases().touch(slot("poller/active"), SessionNo(1), BeatNo(2), PACE, clock.now().boot);
+    assert_eq!(touch, crate::registry::leases::Touch::Kept, "once is enough");
+    fleet.close().await;
+}
+
+/// Presence is that of a service, not of how long this collector has known it.
+#[tokio::test]
+async fn whoever_was_heard_before_it_was_registered_is_not_never_seen() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let before = Running::open(dir.path(), &clock).await;
+    let past = |name: &str, status, seen: bool| {
+        let seen = seen.then_some(Timestamp(START.0 - 5_000));
+        ServiceRow { status, first_seen: seen, last_seen: seen, ephemeral_after: None, ..service(name) }
+    };
+    #[derive(Debug)]
+    struct Insert(ServiceRow);
+    impl crate::registry::Request for Insert {
+        type Answer = ();
+        fn plan(&self, _: crate::registry::World<'_>) -> Result<(Change, ()), Refusal> {
+            Ok((Change { writes: vec![Write::InsertService(Box::new(self.0.clone()))], audit: Vec::new() }, ()))
+        }
+    }
+    for row in [
+        past("poller/silent", Status::Inactive, true),
+        past("poller/barred", Status::Revoked, true),
+        past("poller/new", Status::Pending, false),
+        past("poller/refused", Status::Revoked, false),
+    ] {
+        before.registry.ask(Insert(row)).await.unwrap();
+    }
+    let all = |fleet: &Running| {
+        ["silent", "barred", "new", "refused"].map(|id| {
+            let key = format!("poller/{id}").parse().unwrap();
+            fleet.presence(fleet.registry.read(|roster| roster.get(&key).unwrap().slot))
+        })
+    };
+    let expected = [Presence::Lost, Presence::Stopped, Presence::NeverSeen, Presence::NeverSeen];
+    assert_eq!(all(&before), expected);
+    before.close().await;
+    let after = Running::open(dir.path(), &clock).await;
+    assert_eq!(all(&after), expected, "and a restart changes nothing");
+    after.close().await;
 }
 
 #[tokio::test]
