@@ -593,11 +593,13 @@ impl Registry {
     }
 
     /// Tells the registry something. When the mailbox is full the notice is lost and counted: a lost
-    /// [`Notice::Woke`] is told again by the next beat.
-    pub fn tell(&self, notice: Notice) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.mail.try_send(Mail::Notice(notice)) {
+    /// [`Notice::Woke`] is told again by the next beat. Answers whether it was taken.
+    pub fn tell(&self, notice: Notice) -> bool {
+        let told = self.mail.try_send(Mail::Notice(notice));
+        if let Err(mpsc::error::TrySendError::Full(_)) = told {
             self.metrics.mailbox_full.inc();
         }
+        told.is_ok()
     }
 }
 

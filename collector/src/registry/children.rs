@@ -36,7 +36,8 @@ use crate::{
     store::rows::{Change, ServiceRow, Write},
 };
 
-/// Children of one parent that reports may register; what an operator registered does not count.
+/// Services below one reporter that reports may have registered, its children's children included; what an operator
+/// registered does not count.
 pub const MAX_IMPLICIT: usize = 1_000;
 /// How often what is said of one child reaches the store, however often it changes.
 const NOTES_EVERY: Duration = Duration::from_secs(1);
@@ -61,19 +62,20 @@ pub enum Meaning {
     New,
 }
 
-/// Judges reports of one reporter; remembers how many children each parent has, since one batch asks often.
+/// Judges reports of one reporter; remembers how many it let in.
 #[derive(Debug)]
 pub struct Jury<'r> {
     roster: &'r Roster,
     reporter: &'r ServiceKey,
-    implicit: HashMap<ServiceKey, usize>,
+    /// Those that it let in.
+    fresh: usize,
 }
 
 impl<'r> Jury<'r> {
     /// For one batch.
     #[must_use]
     pub fn new(roster: &'r Roster, reporter: &'r ServiceKey) -> Self {
-        Self { roster, reporter, implicit: HashMap::new() }
+        Self { roster, reporter, fresh: 0 }
     }
 
     /// What a report means.
@@ -125,14 +127,11 @@ impl<'r> Jury<'r> {
         if !self.roster.get(self.reporter).is_some_and(|entry| entry.row.implicit_children) {
             return Err(Code::ChildUnknown);
         }
-        let roster = self.roster;
-        let count = self.implicit.entry(parent.clone()).or_insert_with(|| {
-            roster.children(parent).filter(|child| child.row.source == Source::Implicit).take(MAX_IMPLICIT).count()
-        });
-        if *count >= MAX_IMPLICIT {
+        let there = usize::try_from(self.roster.implicit_below(self.reporter)).unwrap_or(usize::MAX);
+        if there.saturating_add(self.fresh) >= MAX_IMPLICIT {
             return Err(Code::ChildLimit);
         }
-        *count += 1;
+        self.fresh += 1;
         Ok(Meaning::New)
     }
 }
@@ -272,9 +271,15 @@ impl Book {
         let due = passed.is_none_or(|at| heard.at.since(at) >= NOTES_EVERY);
         let health = (due && shown != Some(&heard.report)).then(|| heard.report.clone());
         let passed = if health.is_some() { Some(heard.at) } else { passed };
-        let recorded_ms = if repaced { heard.interval_ms } else { recorded };
-        self.0.insert(slot, Told { passed, recorded_ms, ..heard });
+        self.0.insert(slot, Told { passed, recorded_ms: recorded, ..heard });
         Follows { health, repaced }
+    }
+
+    /// The presence history learns of an interval.
+    fn records(&mut self, slot: Slot, interval_ms: u32) {
+        if let Some(told) = self.0.get_mut(&slot) {
+            told.recorded_ms = interval_ms;
+        }
     }
 }
 
@@ -349,7 +354,10 @@ impl Registry {
                 let follows = book.keep(slot, told, shown.as_ref(), running.map(|sight| sight.pace.interval_ms));
                 let touch = self.leases().touch_by_parent(slot, batch.session, BeatNo(batch.batch_no), pace, batch.at);
                 notices.extend((touch == Touch::Woke).then_some(Notice::Woke(slot)));
-                notices.extend((touch == Touch::Kept && follows.repaced).then_some(Notice::Repaced(slot)));
+                // A notice that finds no room is due again with the next report.
+                if touch == Touch::Kept && follows.repaced && self.tell(Notice::Repaced(slot)) {
+                    book.records(slot, pace.interval_ms);
+                }
                 notices.extend(follows.health.map(|health| Notice::Health(slot, health)));
             } else {
                 let shown = told.report.clone();

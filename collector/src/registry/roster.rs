@@ -183,6 +183,12 @@ impl Roster {
         self.tree.below(key)
     }
 
+    /// How many of those that stand below one were registered by reports. Costs the same whatever their number.
+    #[must_use]
+    pub fn implicit_below(&self, key: &ServiceKey) -> u32 {
+        self.tree.implicit(key)
+    }
+
     /// The children of a service in key order.
     pub fn children(&self, key: &ServiceKey) -> impl Iterator<Item = &Entry> {
         self.children_after(key, None)

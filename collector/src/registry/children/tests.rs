@@ -7,7 +7,8 @@ use rollcall_common::{
 
 use super::*;
 use crate::store::{
-    rows::Loaded,
+    Position,
+    rows::{Applied, Loaded},
     suite::samples::{identity, key, pairs, service},
 };
 
@@ -117,6 +118,30 @@ fn a_parent_gets_so_many_children_by_reports_and_no_more() {
     assert_eq!((change.writes.len(), change.audit.len()), (2, 2));
 }
 
+/// Whoever may register at two heights has one allowance, not one for each parent.
+#[test]
+fn the_limit_is_that_of_a_reporter_with_all_that_is_below_it() {
+    let mut all = loaded();
+    let implicit = |row: ServiceRow| ServiceRow { source: Source::Implicit, ..row };
+    let half = MAX_IMPLICIT / 2;
+    let agents = (0..half).map(|n| implicit(row(&format!("agent/i{n}"), Some("p"), Some("p"))));
+    let checkers = (0..half - 1).map(|n| implicit(row(&format!("checker/i{n}"), Some(&format!("i{n}")), Some("p"))));
+    all.services.extend(agents.chain(checkers));
+    let mut roster = Roster::from_loaded(&all);
+    let reporter = key("poller/p");
+    let mut jury = Jury::new(&roster, &reporter);
+    assert_eq!(jury.judge(&report("checker/new", Some("i1"))), Ok(Meaning::New));
+    assert_eq!(jury.judge(&report("checker/newer", Some("i2"))), Err(Code::ChildLimit));
+    assert_eq!(jury.judge(&report("agent/newer", None)), Err(Code::ChildLimit));
+    let (service, expect) = (key("checker/i1"), Seq(0));
+    let change = Change { writes: vec![Write::RemoveService { service, expect }], audit: Vec::new() };
+    let applied = Applied { rows: vec![Some(Seq(1))], audit: Vec::new(), position: Position::default() };
+    roster.apply(&change, &applied);
+    let mut jury = Jury::new(&roster, &reporter);
+    let left: Vec<_> = (0..3).map(|n| jury.judge(&report(&format!("agent/new{n}"), None))).collect();
+    assert_eq!(left, [Ok(Meaning::New), Ok(Meaning::New), Err(Code::ChildLimit)]);
+}
+
 #[test]
 fn a_registered_child_stands_where_its_parent_does() {
     let mut all = loaded();
@@ -194,13 +219,22 @@ fn what_is_said_reaches_the_store_once_a_second_at_most_and_never_without_change
 fn a_longer_interval_is_written_down_by_doublings() {
     let mut book = Book::default();
     let slot = Slot(3);
-    let mut repaced = |interval_ms, running| book.keep(slot, told(1, interval_ms, ""), None, running).repaced;
+    let mut repaced = |interval_ms, running| {
+        let due = book.keep(slot, told(1, interval_ms, ""), None, running).repaced;
+        if due {
+            book.records(slot, interval_ms);
+        }
+        due
+    };
     assert!(!repaced(1_000, None), "the row that begins tells it");
     assert!(!repaced(1_900, Some(1_000)));
     assert!(repaced(2_000, Some(1_900)));
     assert!(!repaced(2_000, Some(2_000)) && !repaced(1_000, Some(2_000)) && !repaced(3_999, Some(1_000)));
     let steps = (0..10_000_u32).filter(|n| repaced(1_000 + n * 360, Some(1_000))).count();
     assert!(steps <= 12, "{steps}");
+    let mut fresh = Book::default();
+    let again = |book: &mut Book| book.keep(slot, told(1, 9_000, ""), None, Some(1_000)).repaced;
+    assert!(again(&mut fresh) && again(&mut fresh), "what was not taken is told again");
     let mut fresh = Book::default();
     // After a restart the lease runs at the interval that the history had.
     assert!(!fresh.keep(slot, told(1, 60_000, ""), None, Some(60_000)).repaced);

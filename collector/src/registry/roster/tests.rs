@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use rollcall_common::service::Source;
 
 use super::*;
 use crate::http::fixture::row;
@@ -23,7 +24,8 @@ fn member(n: usize) -> ServiceRow {
     ];
     let (key, parent, poller) = FAMILY[n % FAMILY.len()];
     let id = |text: &str| text.parse().unwrap();
-    ServiceRow { parent: parent.map(id), poller: poller.map(id), ..row(key) }
+    let source = if n.is_multiple_of(2) { Source::Implicit } else { Source::Config };
+    ServiceRow { parent: parent.map(id), poller: poller.map(id), source, ..row(key) }
 }
 
 proptest! {
@@ -45,11 +47,15 @@ proptest! {
         for key in (0..10).map(|n| member(n).key) {
             let children: Vec<_> =
                 model.values().filter(|row| parent_key(row).as_ref() == Some(&key)).map(|row| row.key.clone()).collect();
-            let checkers = model.values().filter(|row| row.key.kind == Kind::Checker).filter(|row| match key.kind {
+            let has = |row: &&ServiceRow| match key.kind {
                 Kind::Poller => row.poller.as_ref() == Some(&key.id),
                 Kind::Agent => row.parent.as_ref() == Some(&key.id),
                 Kind::Checker | Kind::Instance => false,
-            });
+            };
+            let checkers = model.values().filter(|row| row.key.kind == Kind::Checker).filter(has);
+            let is_below = |row: &&ServiceRow| parent_key(row).as_ref() == Some(&key) || row.key.kind == Kind::Checker && has(row);
+            let implicit = model.values().filter(|row| row.source == Source::Implicit).filter(is_below).count();
+            prop_assert_eq!(roster.implicit_below(&key), u32::try_from(implicit).unwrap());
             let below = Below {
                 children: u32::try_from(children.len()).unwrap(),
                 checkers: u32::try_from(checkers.count()).unwrap(),

@@ -8,7 +8,10 @@ use std::{
     ops::Bound::{Excluded, Unbounded},
 };
 
-use rollcall_common::id::{Kind, ServiceId, ServiceKey};
+use rollcall_common::{
+    id::{Kind, ServiceId, ServiceKey},
+    service::Source,
+};
 
 use super::{Slot, parent_key};
 use crate::store::rows::ServiceRow;
@@ -27,6 +30,7 @@ struct Branch {
     /// Children are all of one kind, so that their ids tell them apart.
     children: BTreeMap<ServiceId, Slot>,
     checkers: u32,
+    implicit: u32,
 }
 
 /// The index.
@@ -37,9 +41,10 @@ impl Tree {
     pub(super) fn insert(&mut self, row: &ServiceRow, slot: Slot) {
         let Some(parent) = parent_key(row) else { return };
         self.0.entry(parent).or_default().children.insert(row.key.id.clone(), slot);
-        for above in Self::counting(row).into_iter().flatten() {
+        for above in Self::above(row) {
             let branch = self.0.entry(above).or_default();
-            branch.checkers = branch.checkers.saturating_add(1);
+            branch.checkers = branch.checkers.saturating_add(u32::from(row.key.kind == Kind::Checker));
+            branch.implicit = branch.implicit.saturating_add(u32::from(row.source == Source::Implicit));
         }
     }
 
@@ -48,25 +53,30 @@ impl Tree {
         if let Some(branch) = self.0.get_mut(&parent) {
             branch.children.remove(&row.key.id);
         }
-        for above in Self::counting(row).into_iter().flatten() {
+        for above in Self::above(row) {
             if let Some(branch) = self.0.get_mut(&above) {
-                branch.checkers = branch.checkers.saturating_sub(1);
+                branch.checkers = branch.checkers.saturating_sub(u32::from(row.key.kind == Kind::Checker));
+                branch.implicit = branch.implicit.saturating_sub(u32::from(row.source == Source::Implicit));
             }
             self.prune(&above);
         }
-        self.prune(&parent);
     }
 
-    /// Services that count a row among their checkers.
-    fn counting(row: &ServiceRow) -> [Option<ServiceKey>; 2] {
-        match row.key.kind {
-            Kind::Checker => [parent_key(row), row.poller.clone().map(|poller| ServiceKey::new(Kind::Poller, poller))],
-            Kind::Poller | Kind::Agent | Kind::Instance => [None, None],
-        }
+    /// Services that count a row as one below them.
+    fn above(row: &ServiceRow) -> impl Iterator<Item = ServiceKey> {
+        let top = match row.key.kind {
+            Kind::Checker => row.poller.clone().map(|poller| ServiceKey::new(Kind::Poller, poller)),
+            Kind::Poller | Kind::Agent | Kind::Instance => None,
+        };
+        parent_key(row).into_iter().chain(top)
     }
 
     fn prune(&mut self, key: &ServiceKey) {
-        if self.0.get(key).is_some_and(|branch| branch.children.is_empty() && branch.checkers == 0) {
+        if self
+            .0
+            .get(key)
+            .is_some_and(|branch| branch.children.is_empty() && branch.checkers == 0 && branch.implicit == 0)
+        {
             self.0.remove(key);
         }
     }
@@ -74,6 +84,10 @@ impl Tree {
     pub(super) fn below(&self, key: &ServiceKey) -> Below {
         let Some(branch) = self.0.get(key) else { return Below::default() };
         Below { children: u32::try_from(branch.children.len()).unwrap_or(u32::MAX), checkers: branch.checkers }
+    }
+
+    pub(super) fn implicit(&self, key: &ServiceKey) -> u32 {
+        self.0.get(key).map_or(0, |branch| branch.implicit)
     }
 
     /// The children of a service in the order of their ids, behind one of them or from the first.
