@@ -144,6 +144,8 @@ pub struct Standing {
     pub ever_seen: bool,
     /// Whether an identity is still bound to it.
     pub bound: bool,
+    /// Whether it was time that revoked it, so that it may come back by itself.
+    pub archived: bool,
 }
 
 /// Where an allowed act leads.
@@ -190,6 +192,8 @@ pub fn decide(standing: Standing, act: Act) -> Result<Arrow, NoArrow> {
 
         (S::Pending | S::Active | S::Inactive, A::Revoke) => Ok(To(S::Revoked)),
         (S::Inactive, A::Archive) => Ok(To(S::Revoked)),
+        // What time revoked comes back with its key; an operator's word ends that.
+        (S::Revoked, A::Revoke) if standing.archived => Ok(To(S::Revoked)),
         (S::Revoked, A::Revoke) => no("it is revoked already"),
         (S::Revoked, A::Unrevoke) if !standing.bound => no("no identity is bound any more; re-enroll it"),
         (S::Revoked, A::Unrevoke) if standing.since > UNREVOKE_WITHIN => {
@@ -230,7 +234,7 @@ mod tests {
     use super::*;
 
     fn standing(status: Status) -> Standing {
-        Standing { status, since: Duration::ZERO, ever_seen: true, bound: true }
+        Standing { status, since: Duration::ZERO, ever_seen: true, bound: true, archived: false }
     }
 
     #[test]
@@ -279,6 +283,13 @@ mod tests {
             assert_eq!(found.ok(), wanted, "{status}");
         }
         assert_eq!(decide(standing(Status::Inactive), Act::Heartbeat), Ok(Arrow::To(Status::Active)));
+    }
+
+    #[test]
+    fn only_what_time_revoked_is_revoked_again() {
+        assert!(decide(standing(Status::Revoked), Act::Revoke).is_err());
+        let archived = Standing { archived: true, ..standing(Status::Revoked) };
+        assert_eq!(decide(archived, Act::Revoke), Ok(Arrow::To(Status::Revoked)));
     }
 
     #[test]

@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn every_refusal_has_its_status() {
         let arrow = decide(
-            Standing { status: Status::Active, since: Duration::ZERO, ever_seen: true, bound: true },
+            Standing { status: Status::Active, since: Duration::ZERO, ever_seen: true, bound: true, archived: false },
             Act::Unrevoke,
         );
         let store = StoreError::Unavailable { store: "sqlite /secret/path".into(), why: "disk full".into() };

@@ -183,7 +183,9 @@ pub(super) fn identity_writes(entry: &Entry, to: Status) -> Vec<Write> {
         .collect()
 }
 
-pub(super) fn action(act: Act) -> &'static str {
+/// The word for an act in the audit trail.
+#[must_use]
+pub fn action(act: Act) -> &'static str {
     match act {
         Act::Heartbeat => "service.activated",
         Act::Silence | Act::Deactivate => "service.deactivated",
@@ -206,6 +208,7 @@ pub fn standing(entry: &Entry, now: Timestamp) -> Standing {
         since: now.since(entry.row.status_since),
         ever_seen: entry.row.first_seen.is_some(),
         bound: entry.identity.is_some(),
+        archived: entry.row.archived,
     }
 }
 

@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     fn at(status: Status, ever_seen: bool) -> Standing {
-        Standing { status, since: Duration::ZERO, ever_seen, bound: true }
+        Standing { status, since: Duration::ZERO, ever_seen, bound: true, archived: false }
     }
 
     #[test]

@@ -416,6 +416,15 @@ fn an_archived_service_returns_with_its_bound_key() {
     assert_eq!(fleet.code(&rejoin), Some(Code::Revoked));
     fleet.does(&Reinstate { key: key.clone(), serial: granted.issued.serial }).unwrap();
     assert_eq!(fleet.roster.get(&key).unwrap().row.status, Status::Revoked);
+    // And it may fall on what is archived already.
+    fleet.act("poller/p1", Act::Unrevoke);
+    fleet.act("poller/p1", Act::Archive);
+    fleet.act("poller/p1", Act::Revoke);
+    assert!(fleet.roster.denies(granted.issued.serial));
+    fleet.does(&Reinstate { key: key.clone(), serial: granted.issued.serial }).unwrap();
+    let row = &fleet.roster.get(&key).unwrap().row;
+    assert_eq!((row.status, row.archived), (Status::Revoked, false));
+    assert_eq!(fleet.code(&rejoin), Some(Code::Revoked));
 }
 
 /// L15, L17: an id that is removed and made anew, or re-enrolled, is another identity.
