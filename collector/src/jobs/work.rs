@@ -140,17 +140,28 @@ async fn archive(context: &Context) -> Result<(), Ending> {
     let after = context.jobs.settings().upkeep.archive_after;
     let now = registry.now();
     let (mut targets, mut kept) = (Vec::new(), Vec::new());
-    walk(registry, |look, _| {
+    walk(registry, |look, roster| {
         let row = &look.entry.row;
         if row.status != Status::Inactive || now.wall.since(row.status_since) < after {
             return;
         }
-        if look.covered {
-            let (key, status, since) = (row.key.clone(), row.status, row.status_since);
-            kept.push(Kept { key, status, since, why: "it is under maintenance" });
+        // Nobody stands unbarred below what is barred: its children go first, and it with a later run.
+        let mut children = roster.children(&row.key).map(|child| child.row.status);
+        let kept_for = if look.covered {
+            Some("it is under maintenance")
+        } else if row.placeholder {
+            Some("it is a placeholder")
+        } else if children.any(|status| !status.is_barred()) {
+            Some("it has children that are not barred")
         } else {
-            let why = json!({ "inactive_since": row.status_since.to_string() });
-            targets.push((row.status_since, target(look.entry, why)));
+            None
+        };
+        match kept_for {
+            Some(why) => kept.push(Kept { key: row.key.clone(), status: row.status, since: row.status_since, why }),
+            None => {
+                let why = json!({ "inactive_since": row.status_since.to_string() });
+                targets.push((row.status_since, target(look.entry, why)));
+            }
         }
     })
     .await;
@@ -466,7 +477,7 @@ impl Context {
 }
 
 /// Looks at every service once, letting the roster and the thread go after each stride.
-async fn walk(registry: &Registry, mut visit: impl FnMut(Look<'_>, Now)) {
+async fn walk(registry: &Registry, mut visit: impl FnMut(Look<'_>, &Roster)) {
     let now = registry.now();
     let cover = registry.cover();
     let mut after: Option<ServiceKey> = None;
@@ -484,7 +495,7 @@ fn stride(
     cover: &Cover,
     after: Option<&ServiceKey>,
     now: Now,
-    visit: &mut impl FnMut(Look<'_>, Now),
+    visit: &mut impl FnMut(Look<'_>, &Roster),
 ) -> Option<ServiceKey> {
     let mut last = None;
     for (n, entry) in roster.seek(None, after).enumerate() {
@@ -493,7 +504,7 @@ fn stride(
         }
         let sight: Option<Sight> = registry.leases().sight(entry.slot, now.boot);
         let children = roster.below(&entry.row.key).children;
-        visit(Look { entry, sight, children, covered: cover.of(&entry.row).is_some() }, now);
+        visit(Look { entry, sight, children, covered: cover.of(&entry.row).is_some() }, roster);
         last = Some(entry.row.key.clone());
     }
     None

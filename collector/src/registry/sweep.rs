@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::{
     Refusal, Registry, Request, World,
     leases::Phase,
+    maintenance::Cover,
     roster::Entry,
     services::{By, action, identity_writes, standing},
 };
@@ -75,16 +76,21 @@ impl Request for Sweep {
     fn plan(&self, world: World<'_>) -> Result<(Change, Swept), Refusal> {
         let (mut change, mut swept) = (Change::default(), Swept::default());
         let mut gone: HashSet<&ServiceKey> = HashSet::new();
+        // A window may have begun since the look.
+        let cover = Cover::at(world.roster.upkeep(), world.now.wall);
         for target in &self.targets {
             let entry = world.roster.get(&target.key).filter(|entry| entry.row.seq == target.seq);
             let heard = |entry: &&Entry| {
                 let sight = self.registry.leases().sight(entry.slot, world.now.boot);
                 sight.is_some_and(|sight| sight.phase == Phase::Live)
             };
-            let bound = |entry: &&Entry| {
-                self.deed.removes() && world.roster.children(&target.key).any(|child| !gone.contains(&child.row.key))
-                    || heard(entry)
+            let mut below = world.roster.children(&target.key).filter(|child| !gone.contains(&child.row.key));
+            let mut stays = |entry: &&Entry| match self.deed {
+                Deed::Purge | Deed::Ephemeral => below.next().is_some(),
+                Deed::Archive => entry.row.placeholder || below.any(|child| !child.row.status.is_barred()),
+                Deed::Silence => false,
             };
+            let mut bound = |entry: &&Entry| stays(entry) || heard(entry) || cover.of(&entry.row).is_some();
             let Some(entry) = entry.filter(|entry| !bound(entry)) else {
                 swept.passed += 1;
                 continue;
@@ -94,7 +100,7 @@ impl Request for Sweep {
                 continue;
             };
             self.write(entry, target, after, world, &mut change);
-            if after.is_none() {
+            if self.deed != Deed::Silence {
                 gone.insert(&target.key);
             }
             swept.done += 1;
@@ -168,13 +174,6 @@ impl Deed {
         }
     }
 
-    fn removes(self) -> bool {
-        match self {
-            Self::Silence | Self::Archive => false,
-            Self::Purge | Self::Ephemeral => true,
-        }
-    }
-
     /// Where the lifecycle table leads: to a status, or out. `None` = it does not allow it.
     fn leads(self, from: Standing) -> Option<Option<Status>> {
         let arrow = match self {
@@ -196,12 +195,78 @@ impl Deed {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rollcall_common::{
+        id::PaceNo,
+        lease::Pace,
+        time::{BootTime, ManualClock, Now},
+    };
+
     use super::*;
+    use crate::{
+        registry::roster::Roster,
+        store::{
+            rows::{Loaded, ServiceRow, WindowRow},
+            suite::samples::{key, service, window},
+        },
+    };
+
+    const NOW: Now = Now { boot: BootTime(5), wall: Timestamp(1_795_229_160_000) };
+
+    /// Who is changed where all of some services are to be.
+    fn swept(deed: Deed, rows: &[ServiceRow], windows: Vec<WindowRow>) -> Vec<String> {
+        let roster = Roster::from_loaded(&Loaded { services: rows.to_vec(), windows, ..Loaded::default() });
+        let pace = Pace { no: PaceNo(1), interval_ms: 1_000, ttl_ms: 3_000 };
+        let registry = Registry::still(roster, Arc::new(ManualClock::new(NOW.wall)), pace);
+        let target = |row: &ServiceRow| Target { key: row.key.clone(), seq: row.seq, why: Value::Null };
+        let targets = rows.iter().map(target).collect();
+        let sweep = Sweep { deed, targets, cause: "job", by: By::system(), registry: registry.clone() };
+        let (change, swept) = registry.read(|roster| sweep.plan(World { roster, now: NOW })).unwrap();
+        assert_eq!((swept.done, swept.passed), (change.audit.len(), rows.len() - change.audit.len()));
+        change.audit.into_iter().map(|event| event.object).collect()
+    }
+
+    fn row(name: &str, parent: Option<&str>, status: Status) -> ServiceRow {
+        let parent = parent.map(|id| id.parse().unwrap());
+        ServiceRow { parent, poller: None, status, placeholder: false, archived: false, ..service(name) }
+    }
+
+    #[test]
+    fn nobody_is_archived_above_one_that_is_not_barred_and_no_placeholder() {
+        use Status::{Inactive, Pending, Revoked};
+        let under = |name, status| row(name, Some("p"), status);
+        let archived = |rows: &[ServiceRow]| swept(Deed::Archive, rows, Vec::new());
+        let poller = row("poller/p", None, Inactive);
+        assert_eq!(archived(&[under("agent/a", Revoked), poller.clone()]), ["poller/p"]);
+        assert_eq!(archived(&[under("agent/a", Pending), poller.clone()]), Vec::<String>::new());
+        let both = [under("agent/a", Inactive), poller.clone()];
+        assert_eq!(archived(&both), ["agent/a", "poller/p"], "a child that goes in the same change is in nobody's way");
+        assert_eq!(archived(&[ServiceRow { placeholder: true, ..poller }]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_window_that_began_since_the_look_is_seen() {
+        let rows = [row("poller/p", None, Status::Inactive), row("poller/q", None, Status::Inactive)];
+        let mut open = window(1, "work");
+        open.selector.services = vec![crate::store::rows::ServiceKeyText(key("poller/p"))];
+        open.selector.labels.clear();
+        open.selector.subtree = None;
+        open.starts_at = NOW.wall.before(Duration::from_secs(1));
+        open.ends_at = NOW.wall.after(Duration::from_secs(60));
+        (open.recurrence, open.ended_early) = (None, None);
+        for deed in [Deed::Archive, Deed::Purge, Deed::Ephemeral] {
+            assert_eq!(swept(deed, &rows, vec![open.clone()]), ["poller/q"], "{deed:?}");
+        }
+        let active = rows.map(|row| ServiceRow { status: Status::Active, ..row });
+        assert_eq!(swept(Deed::Silence, &active, vec![open]), ["poller/q"]);
+    }
 
     #[test]
     fn the_lifecycle_table_has_the_last_word() {
         use Status::{Active, Deleted, Inactive, Pending, Revoked};
-        let from = |status| Standing { status, since: Duration::from_secs(1), ever_seen: true, bound: true };
+        let from =
+            |status| Standing { status, since: Duration::from_secs(1), ever_seen: true, bound: true, archived: false };
         let all = |deed: Deed| Status::ALL.map(|status| (status, deed.leads(from(status))));
         let allowed =
             |deed: Deed| all(deed).into_iter().filter_map(|(status, to)| Some((status, to?))).collect::<Vec<_>>();
