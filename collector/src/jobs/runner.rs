@@ -1,9 +1,17 @@
 //! The task: looks at the clocks once a second, begins runs, and is there when they end.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use rollcall_common::time::{BootTime, Timestamp};
-use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
+use tokio::{
+    sync::mpsc,
+    task::{Id, JoinError, JoinSet},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -41,6 +49,8 @@ pub struct Runner {
     unsaid: BTreeMap<JobName, RunRow>,
     write_at: BootTime,
     runs: JoinSet<(JobName, Option<RunRow>)>,
+    /// Whose task is which, so that one that panics ends its own run alone.
+    tasks: HashMap<Id, Arc<Run>>,
 }
 
 impl Runner {
@@ -55,6 +65,7 @@ impl Runner {
             unsaid: BTreeMap::new(),
             write_at: BootTime(0),
             runs: JoinSet::new(),
+            tasks: HashMap::new(),
         }
     }
 
@@ -67,7 +78,7 @@ impl Runner {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(done) = self.runs.join_next() => self.settle(done),
+                Some(done) = self.runs.join_next_with_id() => self.settle(done),
                 Some(order) = self.orders.recv() => {
                     let Order { name, ask, reply } = order;
                     // Whoever asked and went away has started it nevertheless.
@@ -77,7 +88,7 @@ impl Runner {
             }
         }
         self.orders.close();
-        while let Some(done) = self.runs.join_next().await {
+        while let Some(done) = self.runs.join_next_with_id().await {
             self.settle(done);
         }
         self.write_down().await;
@@ -201,29 +212,34 @@ impl Runner {
         }
         let next_at = self.agendas.get(&name).and_then(Agenda::next_at);
         let context = work::Context { jobs: self.jobs.clone(), run: Arc::clone(&run), ask, stop: stop.clone(), term };
-        self.runs.spawn(perform(context, next_at));
+        self.begin_task(&run, perform(context, next_at));
         Ok(run)
     }
 
-    fn settle(&mut self, done: Result<(JobName, Option<RunRow>), tokio::task::JoinError>) {
+    fn begin_task(&mut self, run: &Arc<Run>, work: impl Future<Output = (JobName, Option<RunRow>)> + Send + 'static) {
+        let task = self.runs.spawn(work);
+        self.tasks.insert(task.id(), Arc::clone(run));
+    }
+
+    fn settle(&mut self, done: Result<(Id, (JobName, Option<RunRow>)), JoinError>) {
         match done {
-            Ok((name, unsaid)) => {
+            Ok((task, (name, unsaid))) => {
+                self.tasks.remove(&task);
                 if let Some(row) = unsaid {
                     self.unsaid.insert(name, row);
                 }
                 self.try_again(name);
             }
             Err(error) => {
-                tracing::error!(%error, "a job panicked");
-                // Whoever waits for it waits no longer.
-                for (name, post) in self.jobs.board().iter() {
-                    for run in post.runs.iter().filter(|run| run.is_running()) {
-                        let row =
-                            run.ends(Ending::Failed("it panicked; the log has more".into()), run.record().started_at);
-                        self.unsaid.insert(*name, row);
-                        run.is_over();
-                    }
+                let Some(run) = self.tasks.remove(&error.id()) else { return };
+                tracing::error!(job = %run.name(), %error, "a job panicked");
+                let now = self.jobs.0.registry.now().wall;
+                let row = run.ends(Ending::Failed("it panicked; the log has more".into()), now);
+                if !row.dry_run {
+                    self.unsaid.insert(run.name(), row);
                 }
+                // Whoever waits for it waits no longer.
+                run.is_over();
             }
         }
     }
@@ -339,5 +355,54 @@ fn tell(jobs: &Jobs, name: JobName, row: &RunRow, took: Duration) {
     if outcome == Outcome::Succeeded {
         let at = row.ended_at.unwrap_or(row.started_at);
         metrics.job_success.get_or_create(&JobLabel { job }).set(at.as_secs());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rollcall_common::{id::PaceNo, lease::Pace, time::ManualClock};
+
+    use super::*;
+    use crate::{
+        http::fixture::job_settings,
+        registry::{Registry, roster::Roster},
+        store::{flaky::Flaky, sqlite::SqliteStore},
+    };
+
+    #[tokio::test]
+    async fn a_panic_ends_one_run_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = Arc::new(SqliteStore::open(&dir.path().join("registry.db")).await.unwrap());
+        let pace = Pace { no: PaceNo(1), interval_ms: 1_000, ttl_ms: 3_000 };
+        let clock = Arc::new(ManualClock::new(Timestamp(1_795_229_160_000)));
+        let registry = Registry::still(Roster::default(), clock, pace);
+        let settings = job_settings();
+        let (_jobs, mut runner) = Jobs::new(registry, Arc::new(Flaky::new(inner)), settings);
+        let run = |name: JobName| {
+            let row = RunRow {
+                id: RowId::numbered(1),
+                cause: RunCause::Manual,
+                by: "system".into(),
+                dry_run: false,
+                started_at: Timestamp(0),
+                ended_at: None,
+                outcome: None,
+                counts: BTreeMap::new(),
+                error: None,
+                held_by: None,
+            };
+            Arc::new(Run::new(name, row))
+        };
+        let (broken, other) = (run(JobName::Archive), run(JobName::Purge));
+        for run in [&broken, &other] {
+            runner.jobs.board().get_mut(&run.name()).unwrap().runs.insert(0, Arc::clone(run));
+        }
+        runner.begin_task(&other, std::future::pending());
+        runner.begin_task(&broken, async { panic!("on cue") });
+        let done = runner.runs.join_next_with_id().await.unwrap();
+        runner.settle(done);
+        assert_eq!((broken.is_running(), broken.record().outcome), (false, Some(Outcome::Failed)));
+        assert_eq!((other.is_running(), other.record().outcome), (true, None));
+        assert_eq!(runner.unsaid.keys().collect::<Vec<_>>(), [&JobName::Archive]);
     }
 }
