@@ -447,7 +447,7 @@ fn due(roster: &Roster, now: Timestamp) -> impl Iterator<Item = (&PackageRow, Du
             PackageStatus::Issued | PackageStatus::Delivered => None,
         };
         let over = |at: Timestamp, wait: Duration| now.since(at) >= wait;
-        let due = if standing(row, now) != row.status {
+        let due = if standing(row, now) != row.status && !came_in(roster, row) {
             Due::Expire
         } else if kept.is_some_and(|kept| over(row.status_since, kept)) {
             Due::Remove
@@ -458,6 +458,12 @@ fn due(roster: &Roster, now: Timestamp) -> impl Iterator<Item = (&PackageRow, Du
         };
         Some((&**row, due))
     })
+}
+
+/// Whether its token let its service in, which is then as good as its first heartbeat: only that is still to come.
+fn came_in(roster: &Roster, row: &PackageRow) -> bool {
+    let identity = roster.get(&row.service).and_then(|entry| entry.identity.as_ref());
+    identity.is_some_and(|identity| identity.enrolled_via == row.token)
 }
 
 /// Whether there is something to sweep.

@@ -284,3 +284,17 @@ fn time_is_recorded_once() {
     fleet.later(ENDED_KEPT);
     assert_eq!(fleet.does(&SweepPackages { by: by() }).unwrap().removed, 1);
 }
+
+/// Enrolled in time and slow to beat: nobody's package expires under them.
+#[test]
+fn who_came_in_before_the_end_may_beat_after_it() {
+    let mut fleet = Fleet::new();
+    fleet.does(&fleet.create(1, "agent/edge-17")).unwrap();
+    fleet.fetch(1, 1, "192.0.2.7").unwrap();
+    fleet.enrolls("agent/edge-17", 1);
+    fleet.later(Duration::from_secs(3600));
+    assert_eq!(fleet.does(&SweepPackages { by: by() }).unwrap(), Swept { wiped: 1, ..Swept::default() });
+    assert!(!needs_sweep(&fleet.roster, fleet.now.wall));
+    fleet.beats("agent/edge-17").unwrap();
+    assert_eq!(fleet.package(1).status, PackageStatus::Activated);
+}
