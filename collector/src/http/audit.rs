@@ -1,6 +1,11 @@
 //! The audit trail over HTTP, newest first.
 
-use rollcall_common::id::Seq;
+use std::collections::HashMap;
+
+use rollcall_common::{
+    id::{Seq, ServiceKey},
+    lifecycle::Act,
+};
 
 use super::{
     access::Permission,
@@ -12,7 +17,10 @@ use super::{
     routes::{Operation, Param, Routes},
     view::AuditView,
 };
-use crate::store::rows::AuditQuery;
+use crate::{
+    registry::services::action,
+    store::rows::{AuditEvent, AuditQuery},
+};
 
 /// Most pages of the store that one page of an answer is made of.
 const MAX_LOOKS: usize = 8;
@@ -51,12 +59,17 @@ async fn list(call: Call, query: Query) -> Result<axum::Json<Page<AuditView>>, P
     let wanted = read(&query.0)?;
     let position = call.state.registry.read(|roster| roster.position());
     let (mut found, mut asked, mut looks) = (Vec::new(), wanted.clone(), 0);
+    let mut lives = Lives { call: &call, ended: HashMap::new() };
     // One more than the page holds tells whether there is a next one.
     asked.limit = wanted.limit + 1;
     let next = loop {
         let events = call.state.store.audit(&asked).await?;
         let (whole, last) = (events.len() < asked.limit, events.last().map(|event| event.seq));
-        found.extend(events.into_iter().filter(|event| call.admits_object(&event.draft.object)));
+        for event in events {
+            if call.admits_object(&event.draft.object) && lives.hold(&event).await? {
+                found.push(event);
+            }
+        }
         looks += 1;
         if found.len() > wanted.limit {
             found.truncate(wanted.limit);
@@ -71,6 +84,40 @@ async fn list(call: Call, query: Query) -> Result<axum::Json<Page<AuditView>>, P
     };
     let next = next.map(|seq| page::cursor(&seq.to_string()));
     Ok(axum::Json(Page::at(position, found.into_iter().map(AuditView::of).collect(), next)))
+}
+
+/// Whose events a caller with a scope may read. Labels are those of the service that has a name now; what stands in the
+/// trail of one that had it before may never have been within reach.
+struct Lives<'c> {
+    call: &'c Call,
+    /// The last removal of each service that was met.
+    ended: HashMap<String, Option<Seq>>,
+}
+
+impl Lives<'_> {
+    /// Whether an event is about the present holder of its object's name.
+    async fn hold(&mut self, event: &AuditEvent) -> Result<bool, Problem> {
+        let object = &event.draft.object;
+        if self.call.scope().is_everything() || object.parse::<ServiceKey>().is_err() {
+            return Ok(true);
+        }
+        let ended = match self.ended.get(object) {
+            Some(ended) => *ended,
+            None => {
+                let mut ended = None;
+                // By seq: the times of a service that was backfilled are whatever its importer says.
+                for act in [Act::Remove, Act::Purge] {
+                    let (object, action) = (Some(object.clone()), Some(action(act).to_owned()));
+                    let last = AuditQuery { object, action, limit: 1, ..AuditQuery::default() };
+                    let last = self.call.state.store.audit(&last).await?;
+                    ended = ended.max(last.first().map(|event| event.seq));
+                }
+                self.ended.insert(object.clone(), ended);
+                ended
+            }
+        };
+        Ok(ended.is_none_or(|ended| event.seq > ended))
+    }
 }
 
 fn read(query: &[(String, String)]) -> Result<AuditQuery, Problem> {

@@ -231,6 +231,32 @@ async fn acts_cascade_and_need_no_kind_where_one_has_the_id() {
     live.close().await;
 }
 
+/// A name tells nothing of those who had it before.
+#[tokio::test]
+async fn a_scope_reads_nothing_of_a_former_holder_of_a_name() {
+    let live = Live::open().await;
+    let made = live.post("/pollers", json!({"id": "r", "labels": {"site": "9"}, "metadata": {"rack": "hidden"}})).await;
+    assert_eq!(made.0, 201);
+    for act in ["revoke", "delete", "remove"] {
+        let (status, body) = live.post("/pollers/r/status", json!({"act": act})).await;
+        assert!(matches!(status, 200 | 204), "{act}: {status} {body}");
+    }
+    // Whatever its importer says of its past.
+    let item =
+        json!({"kind": "poller", "id": "r", "labels": {"site": "3"}, "first_registered": "2020-01-01T00:00:00Z"});
+    let (status, body) = live.post("/apply", json!({"items": [item], "backfill": true})).await;
+    assert_eq!(status, 200, "{body}");
+    for query in ["object=poller/r", "object=poller/r&until=2100-01-01T00:00:00Z", "action=service."] {
+        let (status, page) = live.api.get("viewer@3", &format!("/api/admin/audit?{query}")).await;
+        let actions: Vec<_> = page["items"].as_array().unwrap().iter().map(|event| event["action"].clone()).collect();
+        assert_eq!((status, actions), (200, vec![json!("service.registered")]), "{query}: {page}");
+        assert!(!page.to_string().contains("hidden"), "{page}");
+    }
+    let (_, whole) = live.api.get("viewer", "/api/admin/audit?object=poller/r").await;
+    assert_eq!(whole["items"].as_array().unwrap().len(), 5, "{whole}");
+    live.close().await;
+}
+
 #[tokio::test]
 async fn a_re_enrollment_answers_a_token_once() {
     let live = Live::open().await;
