@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_BATCH, MAX_PLANS, MAX_PUT_OFF, MAX_ROWS, Note, RENEW_AGAIN};
+use super::{
+    AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_AUDITS_AT_ONCE, MAX_BATCH, MAX_PLANS, MAX_PUT_OFF, MAX_ROWS, MAX_WEIGHT,
+    Note, RENEW_AGAIN,
+};
 use rollcall_common::{
     id::ServiceKey,
     identity::Pin,
@@ -96,7 +99,7 @@ impl Actor {
         let shared = Arc::clone(&self.shared);
         let roster = shared.roster.read().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
-        let mut put_off = Vec::new();
+        let (mut put_off, mut load) = (Vec::new(), Load::default());
         while changes.len() < MAX_BATCH && put_off.len() < MAX_PUT_OFF {
             let Some((mut job, plans)) = self.jobs.pop_front() else { break };
             if plans >= MAX_PLANS {
@@ -105,11 +108,17 @@ impl Actor {
             }
             match job.plan(World { roster: &roster, now }) {
                 Some(change) if change.writes.is_empty() && change.audit.is_empty() => job.finish(Ok(())),
+                Some(change) if !load.takes(&change) => {
+                    // First come, first served: what fits behind it does not overtake it.
+                    put_off.push((job, plans));
+                    break;
+                }
                 Some(change) if !ground.bears(&change, &roster) => {
                     // It was planned on what this very batch changes: the next one takes it.
                     put_off.push((job, plans));
                 }
                 Some(change) => {
+                    load.add(&change);
                     changes.push(change);
                     owners.push(Owner::Job(job, plans + 1));
                 }
@@ -120,12 +129,13 @@ impl Actor {
             self.jobs.push_front(job);
         }
         let mut put_off = Vec::new();
-        while changes.len() < MAX_BATCH {
+        while changes.len() < MAX_BATCH && !load.is_full() {
             let Some((slot, seen)) = self.waking.pop_first() else { break };
             let reporter = self.reporter(slot);
             let change = roster.at(slot).and_then(|entry| activation(&roster, entry, reporter.as_ref(), seen));
             let Some(change) = change else { continue };
             if ground.bears(&change, &roster) {
+                load.add(&change);
                 changes.push(change);
                 owners.push(Owner::Waking(slot, seen));
             } else {
@@ -133,12 +143,14 @@ impl Actor {
             }
         }
         self.waking.extend(put_off);
-        while changes.len() < MAX_BATCH {
+        while changes.len() < MAX_BATCH && !load.is_full() {
             let Some((slot, note)) = self.notes.pop_first() else { break };
             if let Some(entry) = roster.at(slot) {
                 let service = entry.row.key.clone();
                 let write = Write::Note { service, health: note.health.clone(), facts: note.facts.clone() };
-                changes.push(Change { writes: vec![write], audit: Vec::new() });
+                let change = Change { writes: vec![write], audit: Vec::new() };
+                load.add(&change);
+                changes.push(change);
                 owners.push(Owner::Note(slot, note));
             }
         }
@@ -154,7 +166,7 @@ impl Actor {
             owners.push(Owner::Rows(rows));
         }
         if !self.audits.is_empty() {
-            let audit: Vec<_> = self.audits.drain(..).collect();
+            let audit: Vec<_> = self.audits.drain(..self.audits.len().min(MAX_AUDITS_AT_ONCE)).collect();
             changes.push(Change { writes: Vec::new(), audit: audit.clone() });
             owners.push(Owner::Audits(audit));
         }
@@ -191,6 +203,8 @@ impl Actor {
         let Some(UnderWay { owners, changes, .. }) = self.under_way.take() else { return };
         self.metrics.commits.inc();
         self.metrics.commit_seconds.observe(committed.took.as_secs_f64());
+        let rows: usize = changes.iter().map(Load::of).sum();
+        self.metrics.commit_rows.observe(u32::try_from(rows).unwrap_or(u32::MAX).into());
         match committed.outcome {
             Ok(outcomes) => {
                 self.store_is(Ok(()));
@@ -318,6 +332,29 @@ fn removed(change: &Change) -> impl Iterator<Item = ServiceKey> {
     change.writes.iter().filter_map(service)
 }
 
+/// How many rows a batch writes: what its commit takes follows from that, not from the number of its changes.
+#[derive(Debug, Default)]
+struct Load(usize);
+
+impl Load {
+    fn of(change: &Change) -> usize {
+        change.writes.len() + change.audit.len()
+    }
+
+    /// Whether there is room for a change. Whatever it weighs, it may go alone.
+    fn takes(&self, change: &Change) -> bool {
+        self.0 == 0 || self.0 + Self::of(change) <= MAX_WEIGHT
+    }
+
+    fn add(&mut self, change: &Change) {
+        self.0 += Self::of(change);
+    }
+
+    fn is_full(&self) -> bool {
+        self.0 >= MAX_WEIGHT
+    }
+}
+
 /// What a batch stands on: every change in it was planned on the same roster, so none may change what
 /// another one looked at.
 #[derive(Debug, Default)]
@@ -421,5 +458,7 @@ impl Ground {
     }
 }
 
+#[cfg(test)]
+mod load_tests;
 #[cfg(test)]
 mod tests;
