@@ -12,6 +12,8 @@ use crate::store::suite::{
     samples::{NOON, registered},
 };
 
+mod old;
+
 struct Folder(TempDir);
 
 impl Folder {

@@ -1,8 +1,10 @@
 //! The promises of [`RegistryStore`].
 
 mod batches;
+mod knocks;
 mod packages;
 mod reads;
+mod trail;
 mod upkeep;
 mod writes;
 
@@ -40,6 +42,10 @@ pub async fn registry_suite<P: Place>(fresh: impl Fn() -> P) {
     reads::last_seen_never_moves_back(&*fresh().open().await).await;
     reads::observers_and_blind_times(&*fresh().open().await).await;
     reads::audit_pages(&*fresh().open().await).await;
+    trail::events_come_in_order(&*fresh().open().await).await;
+    trail::seals_follow_one_another(&fresh()).await;
+    trail::retired_batches_keep_their_seals(&*fresh().open().await).await;
+    knocks::knocks_are_kept_and_go(&fresh()).await;
     reads::what_was_answered_is_there_after_reopening(&fresh()).await;
     reads::a_dump_enrolls_nobody(&fresh()).await;
     reads::a_closed_store_says_so(&*fresh().open().await).await;
