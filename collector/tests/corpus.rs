@@ -35,6 +35,14 @@ fn honest_seeds_are_accepted() {
     assert_eq!(csr("seed-forged"), Err(CsrError::Signature));
     assert_eq!(csr("seed-p384"), Err(CsrError::KeyType));
     assert_eq!(csr("seed-ed25519"), Err(CsrError::KeyType));
+    use rollcall_collector::{cli::items_of_manifest, http::feeds, logincode::LoginCode};
+    let text = |target: &str, name: &str| String::from_utf8(seed(target, name)).expect("UTF-8");
+    assert!(feeds::query(&text("selection", "seed-0")) && feeds::query(&text("selection", "seed-2")));
+    assert!(!feeds::query(&text("selection", "seed-3")), "beyond the largest page");
+    assert_eq!(feeds::items(&seed("manifest", "seed-0")), 4, "two items, either way");
+    assert_eq!(items_of_manifest(&text("manifest", "seed-4")), Some(2));
+    assert!(text("login", "seed-1").parse::<LoginCode>().is_ok());
+    assert!(feeds::token(&text("jwt", "seed-0")) && !feeds::token(&text("jwt", "seed-2")));
     let cidr = |name: &str| String::from_utf8(seed("cidr", name)).expect("UTF-8").parse::<Cidr>();
     assert!(cidr("seed-0").is_ok());
     assert!(cidr("seed-6").is_err());

@@ -228,6 +228,25 @@ fn lines(bytes: &[u8]) -> Vec<Result<Value, Problem>> {
     lines.take(MAX_ITEMS + 1).map(|line| serde_json::from_slice(line).map_err(|error| unreadable(&error))).collect()
 }
 
+/// How many items of a body can be registered, in either form; each that can is told by its own name.
+#[cfg(any(test, feature = "test-util"))]
+pub(super) fn readable(bytes: &[u8]) -> usize {
+    let listed = serde_json::from_slice::<ApplyBody>(bytes).map(|body| body.items.into_iter().map(Ok).collect());
+    let mut good = 0;
+    for items in [lines(bytes), listed.unwrap_or_default()] {
+        assert!(items.len() <= MAX_ITEMS + 1 || items.len() <= bytes.len(), "items out of nothing");
+        for item in items {
+            for backfill in [false, true] {
+                if let (name, Ok(read)) = read_item(item.clone(), backfill) {
+                    assert!(name.is_some_and(|name| name == read.key.to_string()), "an item under another name");
+                    good += 1;
+                }
+            }
+        }
+    }
+    good
+}
+
 async fn apply(call: Call, query: Query, asked: Asked) -> Result<axum::Json<ApplyView>, Problem> {
     let flag = |name: &str| match query.get(name) {
         None | Some("false") => Ok(false),

@@ -89,5 +89,37 @@ pub fn check_address(text: &str, insecure_loopback: bool) -> Result<(), FetchErr
     fetch::allowed(text, insecure_loopback).map(drop)
 }
 
+/// The two halves of a token that reads as one.
+#[cfg(any(test, feature = "test-util"))]
+pub(super) struct JwtParts<'a> {
+    /// What is signed.
+    pub(super) signed: &'a str,
+    /// With what.
+    pub(super) signature: &'a str,
+}
+
+/// Reads a token as far as it goes without keys.
+#[cfg(any(test, feature = "test-util"))]
+pub(super) fn parts(text: &str) -> Option<JwtParts<'_>> {
+    let token = jwt::read(text).ok()?;
+    // Whatever it claims is judged without an answer that could panic.
+    let issuer = Issuer {
+        name: "x".into(),
+        issuer: "https://idp.example".into(),
+        audience: "rollcall".into(),
+        roles_claim: ClaimPath("/realm_access/roles".into()),
+        roles: BTreeMap::from([("ops".to_owned(), Role::Operator)]),
+        roles_allowed: Role::ALL.into_iter().collect(),
+        scope_claim: Some(ClaimPath("/sites".into())),
+        scopes: BTreeMap::new(),
+        scope: Scope::everything(),
+        ca_file: None,
+        insecure_loopback: false,
+    };
+    let judged = claims::judge(&token.claims, &issuer, rollcall_common::time::Timestamp(1_800_000_000_000));
+    assert!(judged.is_err() || token.claims.get("sub").is_some(), "somebody without a name");
+    Some(JwtParts { signed: token.signed, signature: token.signature })
+}
+
 #[cfg(test)]
 mod tests;

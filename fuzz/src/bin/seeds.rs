@@ -41,6 +41,12 @@ fn main() -> Outcome<()> {
         ("pairs", pair_lists()?),
         ("csr", requests()?),
         ("cidr", ranges()),
+        ("naming", numbered(NAMING)),
+        ("selection", numbered(SELECTION)),
+        ("manifest", numbered(MANIFEST)),
+        ("login", numbered(LOGIN)),
+        ("jwt", jwts()),
+        ("mask", numbered(MASK)),
     ] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
@@ -343,4 +349,66 @@ fn ranges() -> Seeds {
         .enumerate()
         .map(|(n, text)| (n.to_string(), text.as_bytes().to_vec()))
         .collect()
+}
+
+const NAMING: &[&str] = &[
+    "edge-*\nedge-17",
+    "*-??-*\na-b1-c",
+    "**?**\nx",
+    "edge-17\nedge-17",
+    "site=poller-{}\n3",
+    "site={}\nZ",
+    "?*?*?*?*?*?*?*?*\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+];
+const SELECTION: &[&str] = &[
+    "status=active,pending&presence=lost&health=degraded&limit=5",
+    "label=site%3D3&label=%21env&label=env%20in%20(a,b)&q=edge",
+    "subtree=poller/site-3&registered_after=2026-11-21T00:00:00Z&placeholder=true",
+    "cursor=abc&limit=1001",
+    "site in (1,2,3)",
+    "site=3,env in (prod,stage)",
+    "!gone",
+    "key notin (a,b)",
+];
+const MANIFEST: &[&str] = &[
+    "{\"kind\":\"poller\",\"id\":\"p\"}\n{\"kind\":\"agent\",\"id\":\"a\",\"parent\":\"p\",\"labels\":{\"site\":\"3\"}}\n",
+    "{\"items\":[{\"kind\":\"poller\",\"id\":\"p\"}],\"dry_run\":true}",
+    "{\"kind\":\"poller\",\"id\":\"p\",\"first_seen\":\"2026-11-21T00:00:00Z\",\"status\":\"active\"}",
+    "pollers:\n  - id: p\n    agents:\n      - id: a\n        labels: {site: \"3\"}\n",
+    "- kind: poller\n  id: p\n- kind: instance\n  id: i\n",
+    "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+];
+const LOGIN: &[&str] = &[
+    "abcde-fghij-klmno-pqrst-uvwxy",
+    "ABCDE FGHIJ KLMNO PQRST UVW10",
+    "{\"hash\":\"0000000000000000000000000000000000000000000000000000000000000000\",\"expires_at_ms\":1800000000000}\n",
+    "",
+];
+const MASK: &[&str] = &[
+    "token rollcall_enr1_aaaaaaaaaaaaaaaa_bcdefghijklmnopqrstuvwxyz234567bcdefghijkl is here",
+    "Authorization: Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl",
+    "redis://user:p@ss/word@host:6379 and abcde-fghij-klmno-pqrst-uvwxy",
+    "ROLLCALL_ADM1_AAAAAAAAAAAAAAAA_BCDEFGHIJKLMNOPQRSTUVWXYZ234567",
+    "rollcall_api1_rollcall_api1_aaaaaaaaaaaaaaaa_bcdefghijklmnopqrstuvwxyz234567",
+    "nothing of the sort, in two\nlines \u{1b}[2J",
+];
+
+/// Texts under their numbers.
+fn numbered(texts: &[&str]) -> Seeds {
+    texts.iter().enumerate().map(|(n, text)| (n.to_string(), text.as_bytes().to_vec())).collect()
+}
+
+/// Tokens whose signature is nobody's.
+fn jwts() -> Seeds {
+    let part = |text: &str| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
+    let claims = r#"{"iss":"https://idp.example","aud":["rollcall"],"sub":"alice","exp":1800000300,"realm_access":{"roles":["ops"]}}"#;
+    let tokens = [
+        (r#"{"alg":"ES256","kid":"k","typ":"JWT"}"#, claims),
+        (r#"{"alg":"none"}"#, claims),
+        (r#"{"alg":"ES256","crit":["exp"]}"#, claims),
+        (r#"{"alg":"ES256"}"#, r#"{"exp":1e400}"#),
+        (r#"{"alg":"ES256"}"#, "[]"),
+    ];
+    let text = |(header, claims): &(&str, &str)| format!("{}.{}.c2ln", part(header), part(claims)).into_bytes();
+    tokens.iter().enumerate().map(|(n, token)| (n.to_string(), text(token))).collect()
 }
