@@ -33,6 +33,8 @@ mod call;
 pub mod error;
 mod extract;
 mod feed;
+#[cfg(any(test, feature = "test-util"))]
+pub mod feeds;
 mod fields;
 mod filter;
 #[cfg(test)]
@@ -201,6 +203,8 @@ pub(crate) struct State {
     counting: overview::Counting,
     counted_labels: Vec<String>,
     failures: Mutex<Failures>,
+    /// Denied acts that the audit trail takes, whoever asks for them.
+    denials: Mutex<Failures>,
     /// Guesses of download secrets: apart, so that an installer and an account never pay for one another.
     guesses: Mutex<Failures>,
     oidc: Arc<oidc::Issuers>,
@@ -328,6 +332,7 @@ impl State {
             counting: overview::Counting::default(),
             counted_labels: settings.counted_labels,
             failures: Mutex::default(),
+            denials: Mutex::default(),
             guesses: Mutex::default(),
             oidc: parts.oidc,
             uses: keys::Uses::default(),
@@ -372,6 +377,9 @@ async fn attend(Held(state): Held<Arc<State>>, mut request: Request, next: Next)
         None => caught(&state, next.run(request)).instrument(span.clone()).await,
     };
     let answer = finish(answer, &id.0, state.certificates.is_some());
+    if let Some(code) = answer.extensions().get::<ProblemCode>() {
+        state.counts.problem(*code);
+    }
     let _entered = span.enter();
     tracing::debug!(status = answer.status().as_u16(), "answered");
     let operation = answer.extensions().get::<Arc<Operation>>().cloned();

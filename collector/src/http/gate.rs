@@ -1,6 +1,6 @@
 //! Who asks, and may they? What the guard of every route asks first.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::PoisonError, time::Duration};
 
 use axum::extract::Request;
 use rollcall_common::time::Now;
@@ -15,7 +15,13 @@ use super::{
     routes::Operation,
     server::Peer,
 };
-use crate::scope::Scope;
+use crate::{
+    registry::{credentials::NoteDenied, services::By},
+    scope::Scope,
+};
+
+/// How long a refusal waits for its entry in the audit trail.
+const NOTE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a request shows of whoever sends it.
 pub(super) struct Showing {
@@ -31,7 +37,7 @@ impl Showing {
     }
 
     /// How whoever sends it means to prove who it is.
-    fn way(&self) -> &'static str {
+    pub(super) fn way(&self) -> &'static str {
         match (&self.credential, self.peer) {
             (Ok(Some(Shown::Credential(_))), _) => "credential",
             (Ok(Some(Shown::Token(_))), _) => "token",
@@ -49,12 +55,12 @@ impl Showing {
     }
 }
 
-/// Tells who asks, if the operation demands that somebody does, and refuses who may not.
+/// Tells who asks, if the operation demands that somebody does.
 ///
 /// # Errors
-/// [`ProblemCode::Unauthenticated`], [`ProblemCode::Throttled`], [`ProblemCode::Forbidden`], and
-/// [`ProblemCode::IssuerUnavailable`] where nobody can tell now.
-pub(super) async fn admit(state: &State, operation: &Operation, showing: Showing) -> Result<Option<Caller>, Problem> {
+/// [`ProblemCode::Unauthenticated`], [`ProblemCode::Throttled`], and [`ProblemCode::IssuerUnavailable`] where nobody
+/// can tell now.
+pub(super) async fn know(state: &State, operation: &Operation, showing: Showing) -> Result<Option<Caller>, Problem> {
     if operation.permission == Permission::Open {
         return Ok(None);
     }
@@ -62,25 +68,55 @@ pub(super) async fn admit(state: &State, operation: &Operation, showing: Showing
     let caller = identify(state, showing, now).await.map_err(|problem| {
         if problem.code() == ProblemCode::Unauthenticated { failed(state, ip, now, problem) } else { problem }
     });
-    let caller = caller.and_then(|caller| {
-        caller.demand(operation.permission)?;
-        if !operation.scoped {
-            caller.demand_everything()?;
-        }
-        Ok(caller)
-    });
-    state.counts.authenticated(way, outcome(&caller));
-    let caller = caller?;
-    if let Via::Credential(id) = caller.via {
-        state.uses.note(id, now.wall);
+    if let Err(problem) = &caller {
+        state.counts.authenticated(way, refusal(problem));
     }
-    bootstrap::retire(state, &caller).await;
-    Ok(Some(caller))
+    caller.map(Some)
 }
 
-/// What became of somebody, as it is counted.
-fn outcome(caller: &Result<Caller, Problem>) -> &'static str {
-    let Err(problem) = caller else { return "accepted" };
+/// Refuses who may not.
+///
+/// # Errors
+/// [`ProblemCode::Forbidden`].
+pub(super) async fn permit(
+    state: &State,
+    operation: &Operation,
+    caller: &Caller,
+    way: &'static str,
+) -> Result<(), Problem> {
+    let demanded = caller.demand(operation.permission);
+    let allowed = demanded.and_then(|()| if operation.scoped { Ok(()) } else { caller.demand_everything() });
+    state.counts.authenticated(way, allowed.as_ref().err().map_or("accepted", refusal));
+    allowed?;
+    if let Via::Credential(id) = caller.via {
+        state.uses.note(id, state.registry.now().wall);
+    }
+    bootstrap::retire(state, caller).await;
+    Ok(())
+}
+
+/// Puts on record that a caller was denied what changes something or is an administrator's, whether the guard or the
+/// handler said no. Reading is only counted, and of a flood most is only counted too.
+pub(super) async fn note_denial(state: &State, operation: &Operation, by: By, problem: &Problem) {
+    if !operation.changes() && operation.permission != Permission::Administer {
+        return;
+    }
+    let (everybody, now) = (IpAddr::from([0, 0, 0, 0]), state.registry.now().boot);
+    if state.denials.lock().unwrap_or_else(PoisonError::into_inner).note(everybody, now).is_some() {
+        return;
+    }
+    let operation = format!("{} {}", operation.method, operation.path);
+    let note = state.registry.ask(NoteDenied { operation, why: problem.detail().to_owned(), by });
+    // The refusal stands whether or not it can be written down: nobody waits for a store to hear it.
+    match tokio::time::timeout(NOTE_WITHIN, note).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a denied act was not written down"),
+        Err(_) => tracing::debug!("a denied act was not written down in time"),
+    }
+}
+
+/// What became of somebody who was refused, as it is counted.
+fn refusal(problem: &Problem) -> &'static str {
     let words = [
         (ProblemCode::Forbidden, "forbidden"),
         (ProblemCode::Throttled, "throttled"),

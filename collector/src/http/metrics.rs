@@ -118,6 +118,12 @@ pub(super) struct AuthLabel {
     outcome: &'static str,
 }
 
+/// Why a request did not pass: a problem's stable word.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ProblemLabel {
+    code: &'static str,
+}
+
 /// Why a reader of the feed was dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct DropLabel {
@@ -130,6 +136,7 @@ pub(super) struct Counts {
     answers: Family<AnswerLabel, Counter>,
     seconds: Family<OperationLabel, Histogram, fn() -> Histogram>,
     authentications: Family<AuthLabel, Counter>,
+    problems: Family<ProblemLabel, Counter>,
     pub(super) connections: Counter,
     pub(super) panics: Counter,
     pub(super) repeated: Counter,
@@ -148,6 +155,7 @@ impl Default for Counts {
             answers: Family::default(),
             seconds: Family::new_with_constructor(answer_seconds),
             authentications: Family::default(),
+            problems: Family::default(),
             connections: Counter::default(),
             panics: Counter::default(),
             repeated: Counter::default(),
@@ -172,6 +180,17 @@ impl Default for Counts {
 }
 
 impl Counts {
+    /// Counts a request that did not pass.
+    pub(super) fn problem(&self, code: ProblemCode) {
+        self.problems.get_or_create(&ProblemLabel { code: code.as_str() }).inc();
+    }
+
+    /// How many did not pass for this reason.
+    #[cfg(test)]
+    pub(super) fn problems_of(&self, code: ProblemCode) -> u64 {
+        self.problems.get_or_create(&ProblemLabel { code: code.as_str() }).get()
+    }
+
     /// Counts a reader of the feed that was dropped.
     pub(super) fn drop_reader(&self, reason: &'static str) {
         self.feed_dropped.get_or_create(&DropLabel { reason }).inc();
@@ -197,6 +216,8 @@ impl Counts {
         exposition.register("rollcall_http_answer_seconds", seconds, self.seconds.clone());
         let authentications = "Requests that needed somebody's permission, by the way they proved who sent them";
         exposition.register("rollcall_http_authentications", authentications, self.authentications.clone());
+        let problems = "HTTP requests that were refused or failed, by the problem's code";
+        exposition.register("rollcall_http_problems", problems, self.problems.clone());
         exposition.register("rollcall_http_connections", "HTTP connections accepted", self.connections.clone());
         exposition.register("rollcall_http_panics", "HTTP requests that ended in a panic", self.panics.clone());
         let repeated = "Requests that were answered by an earlier one of their key";

@@ -69,8 +69,8 @@ use super::{
     State,
     access::Caller,
     error::{Problem, ProblemCode},
-    extract::Query,
-    gate::{Showing, admit},
+    extract::{Query, RequestId},
+    gate::{self, Showing},
     once::{self, Begun},
     position,
 };
@@ -161,7 +161,15 @@ struct Gate {
 async fn guard(Held(gate): Held<Gate>, mut request: Request, next: Next) -> Response {
     let operation = gate.operation;
     let shown = Showing::of(&request);
-    let passed = admit(&gate.state, &operation, shown).await.and_then(|caller| {
+    let way = shown.way();
+    let known = gate::know(&gate.state, &operation, shown).await;
+    let request_id = request.extensions().get::<RequestId>().cloned();
+    let by = known.as_ref().ok().and_then(Option::as_ref).zip(request_id).map(|(caller, id)| caller.by(&id.0));
+    let passed = match known {
+        Ok(Some(caller)) => gate::permit(&gate.state, &operation, &caller, way).await.map(|()| Some(caller)),
+        Ok(None) | Err(_) => known,
+    };
+    let passed = passed.and_then(|caller| {
         let query = Query::read(request.uri().query().unwrap_or_default(), &operation)?;
         Ok((caller, query))
     });
@@ -179,6 +187,10 @@ async fn guard(Held(gate): Held<Gate>, mut request: Request, next: Next) -> Resp
         }
         Err(problem) => problem.into_response(),
     };
+    let denied = answer.extensions().get::<Problem>().filter(|problem| problem.code() == ProblemCode::Forbidden);
+    if let Some((by, problem)) = by.zip(denied.cloned()) {
+        gate::note_denial(&gate.state, &operation, by, &problem).await;
+    }
     if operation.changes() && answer.status().is_success() {
         position::stamp(&mut answer, gate.state.registry.read(|roster| roster.position()));
     }

@@ -469,6 +469,7 @@ async fn readiness_falls_when_the_collector_drains() {
 
 mod discovery;
 mod lifecycle;
+mod refusals;
 mod once;
 mod scoped;
 mod scopes;

@@ -14,6 +14,27 @@ pub const MAX_CREDENTIALS: usize = 10_000;
 /// from an administrator's key.
 pub const BOOTSTRAP: &str = "bootstrap";
 
+/// Notes that somebody whom we know asked for what it may not do. It changes nothing.
+#[derive(Debug, Clone)]
+pub struct NoteDenied {
+    /// What was asked: method and path as declared.
+    pub operation: String,
+    /// Why it was refused, as the caller was told.
+    pub why: String,
+    /// Who asked.
+    pub by: By,
+}
+
+impl Request for NoteDenied {
+    type Answer = ();
+
+    fn plan(&self, world: World<'_>) -> Result<(Change, ()), Refusal> {
+        let details = [("operation", json!(self.operation)), ("why", json!(self.why))];
+        let audit = self.by.did(world.now.wall, "access.denied", "api".into(), details);
+        Ok((Change { writes: Vec::new(), audit: vec![audit] }, ()))
+    }
+}
+
 /// Adds a key. The secret is made by the asker and never reaches the registry.
 #[derive(Debug, Clone)]
 pub struct CreateKey {

@@ -78,14 +78,14 @@ impl Live {
         self.send_as("admin", method, path, body).await
     }
 
-    async fn send_as(&self, role: &str, method: Method, path: &str, body: Value) -> (u16, Value) {
+    pub(super) async fn send_as(&self, role: &str, method: Method, path: &str, body: Value) -> (u16, Value) {
         let path = format!("/api/admin/services{path}");
         let request = self.api.request(role, &method, &path).header(header::CONTENT_TYPE, "application/json");
         let (status, _, body) = self.api.send(request.body(Body::from(body.to_string())).unwrap()).await;
         (status.as_u16(), body)
     }
 
-    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+    pub(super) async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         self.send(Method::POST, path, body).await
     }
 
