@@ -4,7 +4,7 @@
 //! It owns the rule when one is made, and so how it is rotated. It does not write files: the caller brings the reading and writing,
 //! so that modes, owners and atomic replacement stay in one place.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use rollcall_common::{
     id::NoRandomness,
@@ -24,6 +24,9 @@ use crate::{
 
 pub use crate::registry::credentials::BOOTSTRAP as WORD;
 
+/// How long it is good for. It is there to make the first administrators; afterwards whoever is root on the host has
+/// the administrators' socket, login codes, and a restart, which makes another one.
+pub const LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Why it was closed: an operator asked.
 pub(super) const ASKED: &str = "asked";
 /// Why it was closed: an administrator came in through an identity provider.
@@ -130,7 +133,10 @@ fn standing(roster: &Roster, found: Option<&[u8]>, now: Timestamp) -> Standing {
 
 fn make(now: Timestamp) -> Result<(CredentialRow, Zeroizing<String>), NoRandomness> {
     let credential = Credential::random(CredentialKind::Bootstrap)?;
-    let row = CredentialRow::new(credential.id, credential.hash(), WORD, now);
+    let row = CredentialRow {
+        expires_at: Some(now.after(LIFE)),
+        ..CredentialRow::new(credential.id, credential.hash(), WORD, now)
+    };
     let mut text = credential.reveal();
     text.push('\n');
     Ok((row, text))

@@ -48,6 +48,7 @@ fn one_is_made_where_none_works_and_ends_all_others() {
     assert_eq!(given(&[&row], None), wanted(&[&row]), "a deleted file");
     assert_eq!(given(&[&row], Some(b"rubbish")), wanted(&[&row]));
     assert_eq!(given(&[&other], text), wanted(&[&other]), "a stale file");
+    assert_eq!(row.expires_at, Some(NOW.after(LIFE)), "it is for the first day");
     let ended = CredentialRow { expires_at: Some(NOW), ..row.clone() };
     assert_eq!(given(&[&ended], text), wanted(&[&ended]), "time closes no door");
     let key = CredentialRow { role: "admin".into(), ..row };
@@ -68,6 +69,7 @@ fn a_door_is_closed_only_where_every_one_is_revoked() {
 }
 
 struct Started {
+    clock: Arc<ManualClock>,
     registry: Registry,
     store: Arc<dyn RegistryStore>,
     stop: CancellationToken,
@@ -85,10 +87,12 @@ impl Started {
         let pace = Pace { no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 };
         let clock = Arc::new(ManualClock::new(NOW));
         let (actor, registry) =
-            Actor::open(Arc::clone(&store), clock, whoami, (pace, None), Arc::default()).await.unwrap();
+            Actor::open(Arc::clone(&store), Arc::<ManualClock>::clone(&clock), whoami, (pace, None), Arc::default())
+                .await
+                .unwrap();
         let stop = CancellationToken::new();
         let task = run(actor, stop.clone());
-        Self { registry, store, stop, task }
+        Self { clock, registry, store, stop, task }
     }
 
     /// Does what a start of the collector does with the file.
@@ -151,6 +155,31 @@ async fn deleting_the_file_rotates_and_the_old_credential_ends_at_once() {
     let replaced = third_start.registry.read(|roster| roster.credential(first).unwrap().revoked_at);
     assert_eq!(replaced, Some(NOW));
     third_start.close().await;
+}
+
+/// H10: it is good for a day and not a moment longer, and a restart makes the next one.
+#[tokio::test]
+async fn it_ends_after_a_day_and_a_restart_makes_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = None;
+    let started = Started::open(dir.path()).await;
+    assert_eq!(started.ensure(&mut file).await, Bootstrap::Made);
+    let shown: Credential = std::str::from_utf8(file.as_ref().unwrap()).unwrap().parse().unwrap();
+    let checked = |at: Timestamp| {
+        started.registry.read(|roster| crate::http::access::check(roster, &shown, at).map(|caller| caller.actor))
+    };
+    assert_eq!(checked(NOW).unwrap(), format!("credential:{}", shown.id));
+    checked(NOW.after(LIFE - Duration::from_millis(1))).unwrap();
+    let over = checked(NOW.after(LIFE)).unwrap_err();
+    assert_eq!(over.code(), crate::http::error::ProblemCode::Unauthenticated);
+    // The next start after its end replaces it; one before its end keeps it.
+    started.clock.advance(LIFE - Duration::from_secs(1));
+    assert_eq!(started.ensure(&mut file).await, Bootstrap::Kept);
+    started.clock.advance(Duration::from_secs(1));
+    assert_eq!(started.ensure(&mut file).await, Bootstrap::Made);
+    assert_ne!(id_in(file.as_ref()), shown.id);
+    assert_eq!(started.audit("credential.revoked").await, [format!("credential:{}", shown.id)]);
+    started.close().await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{FutureExt as _, Stream, stream};
 use rollcall_common::id::Seq;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
@@ -144,6 +144,10 @@ impl Follower {
             if self.call.state.draining.is_cancelled() {
                 return Some(self.end("bye", "the collector is stopping: come back with the last id"));
             }
+            // A feed that is never silent leaves no pause in which to ask.
+            if self.ask.tick().now_or_never().is_some() && !is_in(&self.call) {
+                return Some(self.shut_out());
+            }
             match self.call.state.registry.feed().after(self.at) {
                 Next::Gone => {
                     self.call.state.counts.drop_reader("lagged");
@@ -181,11 +185,14 @@ impl Follower {
             _ = self.head.changed() => None,
             // An id without data moves a reader's position although nothing passed its filter.
             _ = self.beat.tick() => Some(format!(": alive\nid: {}\n\n", self.place()).into()),
-            _ = self.ask.tick() => (!is_in(&self.call)).then(|| {
-                self.call.state.counts.drop_reader("credential");
-                self.end("dropped", "credential: it has ended or was revoked")
-            }),
+            _ = self.ask.tick() => (!is_in(&self.call)).then(|| self.shut_out()),
         }
+    }
+
+    /// Its credential has ended: whoever reads on is nobody.
+    fn shut_out(&mut self) -> Bytes {
+        self.call.state.counts.drop_reader("credential");
+        self.end("dropped", "credential: it has ended or was revoked")
     }
 
     fn place(&self) -> Place {
