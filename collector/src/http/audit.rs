@@ -24,6 +24,8 @@ use crate::{
 
 /// Most pages of the store that one page of an answer is made of.
 const MAX_LOOKS: usize = 8;
+/// Longest text to look for, in bytes.
+const MAX_TEXT: usize = 128;
 
 const QUERY: &[Param] = &[
     Param::of::<words::Text>("object", "Only events of this object, as in `agent/edge-17`"),
@@ -33,6 +35,11 @@ const QUERY: &[Param] = &[
     ),
     Param::of::<words::Text>("actor", "Only what this actor did, as in `credential:ID`"),
     Param::of::<words::Text>("request_id", "Only what this request caused"),
+    Param::of::<words::Search>(
+        "text",
+        "Only where object, actor or details hold this text, in any case: a page looks at the newest 8,000 events behind \
+         its beginning and may be short, or empty, with a cursor to go on",
+    ),
     Param::of::<words::Time>("since", "Only at or after this moment"),
     Param::of::<words::Time>("until", "Only before this moment"),
     Param::of::<words::Seq>("before", "Only events before this seq"),
@@ -57,16 +64,18 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 async fn list(call: Call, query: Query) -> Result<axum::Json<Page<AuditView>>, Problem> {
     let wanted = read(&query.0)?;
+    let text = query.get("text").map(text_of).transpose()?;
     let position = call.state.registry.read(|roster| roster.position());
     let (mut found, mut asked, mut looks) = (Vec::new(), wanted.clone(), 0);
     let mut lives = Lives { call: &call, ended: HashMap::new() };
     // One more than the page holds tells whether there is a next one.
-    asked.limit = wanted.limit + 1;
+    asked.limit = if text.is_some() { page::MAX_LIMIT } else { wanted.limit + 1 };
     let next = loop {
         let events = call.state.store.audit(&asked).await?;
         let (whole, last) = (events.len() < asked.limit, events.last().map(|event| event.seq));
+        let holds = |event: &AuditEvent| text.as_ref().is_none_or(|text| mentions(event, text));
         for event in events {
-            if call.admits_object(&event.draft.object) && lives.hold(&event).await? {
+            if holds(&event) && call.admits_object(&event.draft.object) && lives.hold(&event).await? {
                 found.push(event);
             }
         }
@@ -120,6 +129,35 @@ impl Lives<'_> {
     }
 }
 
+/// The text to look for, in lower case.
+fn text_of(text: &str) -> Result<String, Problem> {
+    if (1..=MAX_TEXT).contains(&text.len()) {
+        return Ok(text.to_lowercase());
+    }
+    let detail = format!("text is 1 to {MAX_TEXT} bytes");
+    Err(Problem::new(ProblemCode::InvalidQuery, detail).with("parameter", "text"))
+}
+
+/// Whether an event holds a text. No index knows: whoever asks bounds how many are looked at.
+fn mentions(event: &AuditEvent, text: &str) -> bool {
+    let draft = &event.draft;
+    let holds = |word: &str| word.to_lowercase().contains(text);
+    let details = draft.details.iter().any(|(name, value)| holds(name) || said(value, &holds));
+    details || holds(&draft.object) || holds(&draft.actor)
+}
+
+/// Whether a value, or the name of one, anywhere inside passes.
+fn said(details: &serde_json::Value, passes: &impl Fn(&str) -> bool) -> bool {
+    use serde_json::Value as V;
+    match details {
+        V::Null => false,
+        V::Bool(_) | V::Number(_) => passes(&details.to_string()),
+        V::String(text) => passes(text),
+        V::Array(items) => items.iter().any(|item| said(item, passes)),
+        V::Object(members) => members.iter().any(|(name, value)| passes(name) || said(value, passes)),
+    }
+}
+
 fn read(query: &[(String, String)]) -> Result<AuditQuery, Problem> {
     let mut wanted = AuditQuery { limit: page::DEFAULT_LIMIT, ..AuditQuery::default() };
     for (name, value) in query {
@@ -159,6 +197,35 @@ mod tests {
     fn asked(pairs: &[(&str, &str)]) -> Result<AuditQuery, Problem> {
         let pairs: Vec<_> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         read(&pairs)
+    }
+
+    #[test]
+    fn a_text_is_found_wherever_it_stands() {
+        use rollcall_common::time::Timestamp;
+        use serde_json::json;
+
+        use crate::store::rows::AuditDraft;
+
+        let details = json!({ "before": { "labels": { "Site": "Zürich" } }, "uses": 41, "list": ["a", true] });
+        let draft = AuditDraft {
+            at: Timestamp(0),
+            action: "service.edited".into(),
+            actor: "credential:abc".into(),
+            object: "agent/edge-17".into(),
+            request_id: Some("hidden".into()),
+            details: details.as_object().unwrap().clone().into_iter().collect(),
+        };
+        let event = AuditEvent { seq: Seq(1), draft };
+        for text in ["ZÜRICH", "site", "labels", "41", "edge-17", "credential:", "true"] {
+            assert!(mentions(&event, &text_of(text).unwrap()), "{text}");
+        }
+        // What has a parameter of its own is no part of it.
+        for text in ["service.edited", "hidden", "zurich", "null"] {
+            assert!(!mentions(&event, &text_of(text).unwrap()), "{text}");
+        }
+        for bad in ["", &"x".repeat(129)] {
+            assert_eq!(text_of(bad).unwrap_err().code(), ProblemCode::InvalidQuery);
+        }
     }
 
     #[test]

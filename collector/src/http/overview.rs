@@ -24,6 +24,7 @@ use super::{
     openapi::words,
     routes::{Operation, Param, Routes},
     scan::{Seen, presence_of, walk},
+    view::Time,
 };
 use crate::scope::Scope;
 
@@ -109,8 +110,25 @@ pub(super) struct Stats {
     ttl_ms: u32,
     collector: String,
     trust_domain: String,
+    /// The newest seal of the audit trail, to be noted where the collector cannot change it; nothing before the first.
+    audit_head: Option<AuditHead>,
     seq: u64,
     epoch: u64,
+}
+
+/// The newest link of the audit trail's chain.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditHead {
+    /// Its number.
+    no: u64,
+    /// Its hash.
+    #[schema(value_type = words::Hash)]
+    hash: String,
+    /// The seq of the last event that it seals.
+    last: u64,
+    /// When it was sealed.
+    #[schema(value_type = words::Time)]
+    sealed_at: Time,
 }
 
 /// A node of the tree.
@@ -194,6 +212,12 @@ async fn stats(call: Call) -> Result<axum::Json<Stats>, Problem> {
         ttl_ms: pace.ttl_ms,
         collector: registry.whoami().collector.to_string(),
         trust_domain: registry.whoami().trust_domain.to_string(),
+        audit_head: call.state.sealed.get().map(|seal| AuditHead {
+            no: seal.no,
+            hash: seal.hash.to_string(),
+            last: seal.last.0,
+            sealed_at: Time(seal.sealed_at),
+        }),
         seq: position.seq.0,
         epoch: position.epoch,
     }))
