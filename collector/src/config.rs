@@ -183,10 +183,21 @@ pub enum LogFormat {
 pub struct AuditOut {
     /// A file of JSON lines.
     pub file: Option<PathBuf>,
-    /// A syslog server, `host:port`, and the file of the authorities that vouch for it.
-    pub syslog: Option<(String, PathBuf)>,
+    /// A syslog server.
+    pub syslog: Option<SyslogAt>,
     /// A web hook, and the file of the secret that signs what it gets.
     pub webhook: Option<(String, PathBuf)>,
+}
+
+/// The `[audit.syslog]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyslogAt {
+    /// `host:port`.
+    pub address: String,
+    /// The authorities that vouch for it, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that is shown to it, and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// The `[feed]` table.
@@ -408,9 +419,27 @@ impl Reader<'_> {
     fn audit(&mut self) -> AuditOut {
         AuditOut {
             file: self.text("audit.file.path", || None, |text| absolute(text).map(Some)),
-            syslog: self.with_file("audit.syslog.address", "audit.syslog.ca_file"),
+            syslog: self.syslog(),
             webhook: self.with_file("audit.webhook.url", "audit.webhook.secret_file"),
         }
+    }
+
+    fn syslog(&mut self) -> Option<SyslogAt> {
+        let address = self.text("audit.syslog.address", || None, |text| Ok::<_, String>(Some(text.to_owned())));
+        let mut file = |key| self.text(key, || None, |text| absolute(text).map(Some));
+        let (ca_file, cert, key) =
+            (file("audit.syslog.ca_file"), file("audit.syslog.cert_file"), file("audit.syslog.key_file"));
+        if cert.is_some() != key.is_some() {
+            let (given, missing) = if cert.is_some() { ("cert", "key") } else { ("key", "cert") };
+            self.wrong(&format!("audit.syslog.{given}_file"), format!("needs audit.syslog.{missing}_file beside it"));
+        }
+        if address.is_none() {
+            let files = [("ca_file", &ca_file), ("cert_file", &cert), ("key_file", &key)];
+            if let Some((name, _)) = files.into_iter().find(|(_, file)| file.is_some()) {
+                self.wrong(&format!("audit.syslog.{name}"), "needs audit.syslog.address beside it");
+            }
+        }
+        Some(SyslogAt { address: address?, ca_file, client: cert.zip(key) })
     }
 
     /// A text that needs a file beside it: both or none.

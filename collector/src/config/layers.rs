@@ -24,6 +24,8 @@ pub(super) const KEYS: &[&str] = &[
     "audit.file.path",
     "audit.syslog.address",
     "audit.syslog.ca_file",
+    "audit.syslog.cert_file",
+    "audit.syslog.key_file",
     "audit.webhook.secret_file",
     "audit.webhook.url",
     "feed.events",

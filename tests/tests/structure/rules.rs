@@ -15,6 +15,7 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("utoipa", &["collector/src/http"]),
     ("utoipa_swagger_ui", &["collector/src/http"]),
     ("tokio_rustls", &["collector/src/http", "collector/src/audit/outlet"]),
+    ("rustls_native_certs", &["collector/src/audit/outlet"]),
     ("redis", &["collector/src/store/redis"]),
     ("sqlx", &["collector/src/store/sqlite", "collector/src/store/postgres"]),
     ("sysinfo", &["agent/src/sample/host"]),

@@ -185,9 +185,9 @@ async fn a_syslog_server_gets_counted_messages_and_only_if_it_is_the_right_one()
     });
     trail.did(2).await;
     trail.sealed().await;
-    let mut wrong = trail.run(Syslog::new(&address, other.cert.pem().as_bytes(), "main").unwrap());
+    let mut wrong = trail.run(Syslog::new(&address, Some(other.cert.pem().as_bytes()), None, "main").unwrap());
     assert!(wrong.once().await.is_err(), "a stranger gets nothing");
-    let mut run = trail.run(Syslog::new(&address, made.cert.pem().as_bytes(), "main").unwrap());
+    let mut run = trail.run(Syslog::new(&address, Some(made.cert.pem().as_bytes()), None, "main").unwrap());
     let mut tries = 0;
     while run.once().await.is_err() {
         tries += 1;
@@ -210,6 +210,74 @@ async fn a_syslog_server_gets_counted_messages_and_only_if_it_is_the_right_one()
         );
         rest = behind;
     }
-    assert!(Syslog::new("logs.example.net", b"", "main").is_err());
+    assert!(Syslog::new("logs.example.net", Some(b""), None, "main").is_err());
+    trail.store.close().await;
+}
+
+/// A server that asks who comes: without the certificate, and with another's, nothing is taken; with it everything is.
+/// Where no authority is named the system's count, and a server of our own is none of theirs.
+#[tokio::test]
+async fn a_syslog_server_may_ask_for_a_certificate() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let trail = Trail::new().await;
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let made_up = || rcgen::generate_simple_self_signed(["main".to_owned()]).unwrap();
+    let (ours, another) = (made_up(), made_up());
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut admitted = rustls::RootCertStore::empty();
+    admitted.add(ours.cert.der().clone()).unwrap();
+    let asks = rustls::server::WebPkiClientVerifier::builder(Arc::new(admitted)).build().unwrap();
+    let config = rustls::ServerConfig::builder()
+        .with_client_cert_verifier(asks)
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let mut server = JoinSet::new();
+    let held = Arc::clone(&heard);
+    server.spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut buffer = vec![0; 65_536];
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                held.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
+        }
+    });
+    trail.did(2).await;
+    trail.sealed().await;
+    let root = made.cert.pem();
+    let shown = |pair: &rcgen::CertifiedKey<rcgen::KeyPair>| (pair.cert.pem(), pair.signing_key.serialize_pem());
+    let outlet = |roots: Option<&str>, client: Option<(String, String)>| {
+        let client = client.as_ref().map(|(cert, key)| (cert.as_bytes(), key.as_bytes()));
+        Syslog::new(&address, roots.map(str::as_bytes), client, "main")
+    };
+    for client in [None, Some(shown(&another))] {
+        let mut refused = trail.run(outlet(Some(&root), client).unwrap());
+        assert!(refused.once().await.is_err(), "somebody else was let in");
+    }
+    if let Ok(by_system) = outlet(None, Some(shown(&ours))) {
+        assert!(trail.run(by_system).once().await.is_err(), "the system vouches for our test");
+    }
+    assert!(heard.lock().unwrap().is_empty());
+    let mut run = trail.run(outlet(Some(&root), Some(shown(&ours))).unwrap());
+    run.once().await.unwrap();
+    crate::store::suite::until("the messages arrive", async || {
+        String::from_utf8(heard.lock().unwrap().clone()).unwrap().contains("audit.sealed").then_some(())
+    })
+    .await;
+    let (cert, _) = shown(&ours);
+    let (_, key) = shown(&another);
+    for (client, word) in [
+        ((cert.clone(), key), "pair"),
+        ((String::new(), String::new()), "cert_file"),
+        ((cert, "no key".into()), "key_file"),
+    ] {
+        let refused = outlet(Some(&root), Some(client)).unwrap_err();
+        assert!(refused.contains(word), "{refused}");
+    }
     trail.store.close().await;
 }
