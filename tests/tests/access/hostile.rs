@@ -76,17 +76,22 @@ async fn hostile_names_are_refused() -> Result<()> {
             }
         }
         same("what is there", &all(&api).await?, &before)?;
+        let counted = api.metric("rollcall_http_problems_total", "code=\"invalid\"").await?;
+        ensure!(counted > 30.0, "{counted} were counted");
         same("the files", &files(world)?, &kept)
     })
     .await
 }
 
-/// H12: whatever stands in a record, no answer is run by a browser.
+/// H12: whatever stands in a record, no answer is run by a browser, lists and exports included.
 #[tokio::test]
 async fn answers_are_inert() -> Result<()> {
     world::run(Plan::calm(), async |world| {
         let api = world.api().clone();
-        let metadata = json!({ "note": "<script>alert(1)</script>", "link": "javascript:alert(1)", "t": "{{7*7}}" });
+        let metadata = json!({
+            "note": "<script>alert(1)</script>", "link": "javascript:alert(1)", "t": "{{7*7}}",
+            "i": "\"><img onerror=alert(1)>", "sheet": "=HYPERLINK(\"http://evil.example\")",
+        });
         let made = json!({ "id": "p", "metadata": metadata });
         api.post("/api/admin/services/pollers", &made).await?.expect(201)?;
         same("the text", &api.service("poller/p").await?["metadata"], &metadata)?;
@@ -96,7 +101,14 @@ async fn answers_are_inert() -> Result<()> {
             ("/api/admin/services/pollers/p", "application/json"),
             ("/api/admin/services/pollers/<script>", "application/problem+json"),
             ("/api/admin/nothing?x=<script>", "application/problem+json"),
+            ("/api/admin/services/tree", "application/json"),
+            ("/api/admin/sd", "application/json"),
+            ("/api/admin/config", "application/json"),
+            ("/api/admin/config/pollers/p.json", "application/json"),
+            ("/api/admin/config.tar.gz", "application/gzip"),
             ("/api/admin/audit", "application/json"),
+            ("/api/admin/audit/export", "application/x-ndjson"),
+            ("/metrics", "application/openmetrics-text"),
             ("/api/docs", "text/html"),
         ] {
             let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", api.addr());
@@ -109,6 +121,7 @@ async fn answers_are_inert() -> Result<()> {
             ensure!(head.contains(&format!("content-type: {kind}")), "{path}: {head}");
             ensure!(head.contains("x-content-type-options: nosniff"), "{path}: {head}");
             ensure!(head.contains("content-security-policy: default-src 'self'"), "{path}: {head}");
+            ensure!(kind != "application/gzip" || head.contains("content-disposition: attachment"), "{path}: {head}");
         }
         Ok(())
     })
@@ -135,6 +148,11 @@ async fn large_and_deep_bodies_are_refused() -> Result<()> {
         ensure!(matches!(status_of(&answer)?, 400 | 413 | 422), "{answer}");
         let answer = raw(api.addr(), format!("{}{{", head(100)).as_bytes()).await?;
         same("a body that does not come", &status_of(&answer)?, &408)?;
+        let counted = |code: &'static str| {
+            let api = api.clone();
+            async move { api.metric("rollcall_http_problems_total", &format!("code=\"{code}\"")).await }
+        };
+        ensure!(counted("too_large").await? >= 1.0 && counted("slow_body").await? >= 1.0, "they are not counted");
         for path in ["services?limit=99999999", "audit?limit=99999999", "tokens?limit=-1", "services?limit=1e400"] {
             same(path, &api.get(&format!("/api/admin/{path}")).await?.status, &400)?;
         }
@@ -181,6 +199,7 @@ async fn other_origins_and_hosts_are_refused() -> Result<()> {
         for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example"] {
             same(host, &status_of(&ask("GET", host, &auth, "").await?)?, &421)?;
         }
+        ensure!(api.metric("rollcall_http_problems_total", "code=\"wrong_host\"").await? >= 3.0, "not counted");
         same("this host", &status_of(&ask("GET", &here, &auth, "").await?)?, &200)?;
         let body = json!({ "id": "p" }).to_string();
         let origin = "Origin: https://evil.example\r\n";
@@ -228,6 +247,24 @@ async fn strangers_make_no_series() -> Result<()> {
         }
         let new: Vec<_> = series().await?.difference(&before).cloned().collect();
         ensure!(new.is_empty(), "{new:?}");
+        // H1: neither another scheme nor another place, nor two credentials, is a credential.
+        let ours = credential(world)?;
+        for more in [
+            format!("Authorization: Basic {ours}\r\n"),
+            format!("Authorization: {ours}\r\n"),
+            format!("Authorization: Bearer {ours}\r\nAuthorization: Bearer {ours}\r\n"),
+            format!("Cookie: access_token={ours}\r\n"),
+            format!("X-Api-Key: {ours}\r\n"),
+            String::new(),
+        ] {
+            let head = format!("GET /api/admin/services HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", api.addr());
+            same(
+                "a way that is none",
+                &status_of(&raw(api.addr(), format!("{head}{more}\r\n").as_bytes()).await?)?,
+                &401,
+            )?;
+        }
+        ensure!(api.metric("rollcall_http_problems_total", "code=\"unauthenticated\"").await? >= 6.0, "not counted");
         let named = api.anonymous().get(&format!("/api/admin/services?access_token={}", credential(world)?)).await?;
         same("a credential in a query", &named.status, &401)?;
         api.get("/livez").await?.expect(200).map(drop).context("it lives")

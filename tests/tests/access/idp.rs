@@ -60,8 +60,13 @@ impl Signer {
 
     /// A token with this header and these claims, signed with ES256 whatever the header says.
     pub(crate) fn sign(&self, header: &Value, claims: &Value) -> Result<String> {
-        let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
-        let signed = format!("{}.{}", part(header), part(claims));
+        self.sign_text(header, &claims.to_string())
+    }
+
+    /// The same with claims that no JSON value can hold.
+    pub(crate) fn sign_text(&self, header: &Value, claims: &str) -> Result<String> {
+        let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+        let signed = format!("{}.{}", part(&header.to_string()), part(claims));
         let signature = fixed(&self.key.sign(signed.as_bytes())?).context("no signature in ASN.1")?;
         Ok(format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature)))
     }

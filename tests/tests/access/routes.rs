@@ -1,5 +1,7 @@
 //! H6 and H8: every route of the served contract under every role, and a key that reaches one site.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result, ensure};
 use reqwest::Method;
 use rollcall_tests::{
@@ -62,6 +64,9 @@ async fn every_route_demands_what_it_declares() -> Result<()> {
             }
         }
         let (before, operations) = (all(&api).await?, operations(&api).await?);
+        let counted = async |code: &str| api.metric("rollcall_http_problems_total", &format!("code=\"{code}\"")).await;
+        let (unknown, denied) = (counted("unauthenticated").await?, counted("forbidden").await?);
+        let mut heard = (0.0, 0.0);
         let mut host = 2;
         for (who, credential) in &credentials {
             let may = MATRIX.iter().find(|(role, _)| role == who).context("a role")?.1;
@@ -71,6 +76,11 @@ async fn every_route_demands_what_it_declares() -> Result<()> {
                 for (method, path, permission) in chunk {
                     let status = door.status(method.clone(), path, credential.as_deref()).await?;
                     let told = format!("{method} {path} ({permission}) as {who}: {status}");
+                    match status {
+                        401 => heard.0 += 1.0,
+                        403 => heard.1 += 1.0,
+                        _ => {}
+                    }
                     let nobody = matches!(*who, "none" | "revoked");
                     match (may.contains(&permission.as_str()), nobody) {
                         (true, _) => ensure!(!matches!(status, 401 | 403 | 405 | 429 | 500), "{told}"),
@@ -80,7 +90,14 @@ async fn every_route_demands_what_it_declares() -> Result<()> {
                 }
             }
         }
-        same("what is there", &all(&api).await?, &before)
+        same("what is there", &all(&api).await?, &before)?;
+        // Each refusal is counted once, and denied acts are on record under whoever tried them.
+        same("refused", &(counted("unauthenticated").await? - unknown, counted("forbidden").await? - denied), &heard)?;
+        let events = api.audit("action=access.denied").await?;
+        let actors: BTreeSet<_> = events.iter().map(|event| event["actor"].to_string()).collect();
+        let all_named = events.iter().all(|event| event["details"]["operation"].is_string());
+        ensure!(actors.len() >= 2 && all_named && events.len() < 200, "{} by {actors:?}", events.len());
+        Ok(())
     })
     .await
 }
@@ -108,6 +125,8 @@ async fn a_key_for_one_site_sees_no_other() -> Result<()> {
         let act = json!({ "act": "deactivate", "reason": "a test" });
         same("an act", &scoped.post(&format!("{south}/status"), &act).await?.status, &404)?;
         let edit = json!({ "labels": { "site": "1" } });
+        let counted = api.metric("rollcall_http_problems_total", "code=\"unknown_service\"").await?;
+        ensure!(counted >= 4.0, "{counted} were counted");
         same("an edit", &scoped.call(Method::PATCH, south, Some(&edit)).await?.status, &404)?;
         let stolen = json!({ "id": "new", "labels": { "site": "2" } });
         let stolen = scoped.post("/api/admin/services/pollers", &stolen).await?;
@@ -123,7 +142,16 @@ async fn a_key_for_one_site_sees_no_other() -> Result<()> {
             ensure!(seen.status == 200, "{path}: {} {}", seen.status, seen.text);
             ensure!(seen.text.contains("north-1") && !seen.text.contains("south-2"), "{path}: {}", seen.text);
         }
-        for path in ["/api/admin/audit", "/api/admin/audit/export", "/api/admin/config.tar.gz", "/api/admin/config"] {
+        for path in [
+            "/api/admin/audit",
+            "/api/admin/audit?text=south",
+            "/api/admin/audit/export",
+            "/api/admin/config.tar.gz",
+            "/api/admin/config",
+            "/api/admin/sd",
+            "/api/admin/services?q=south",
+            "/api/admin/services?label=site%3D2",
+        ] {
             let seen = scoped.get(path).await?;
             ensure!(!seen.text.contains("south-2"), "{path}: {}", seen.text);
         }

@@ -50,6 +50,13 @@ impl Door {
         Ok(request.send().await?.status().as_u16())
     }
 
+    /// Sends something without a credential.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
+        let answer = self.client.post(format!("http://{}{path}", self.addr)).json(body).send().await?;
+        let status = answer.status().as_u16();
+        Ok((status, serde_json::from_str(&answer.text().await?).unwrap_or_default()))
+    }
+
     /// Who the collector takes a credential for.
     pub(crate) async fn whoami(&self, credential: &str) -> Result<(u16, Value)> {
         let url = format!("http://{}/api/admin/whoami", self.addr);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     idp::{CHARACTERS, Idp, Signer, now},
-    scene::{Door, all},
+    scene::{Door, all, raw, status_of},
 };
 
 /// Fetches of an issuer's keys begin this far apart; a new key must be taken soon after.
@@ -67,10 +67,14 @@ fn bent(good: &Signer, other: &Signer, idp: &Idp) -> Result<Vec<(&'static str, S
         *last ^= 1;
     }
     let swapped = BASE64URL_NOPAD.encode(with(&claims, "sub", json!("mallory")).to_string().as_bytes());
+    let boundless = claims.to_string().replace(&format!("\"exp\":{}", claims["exp"]), "\"exp\":1e400");
     let trap = format!("{}/keys", idp.issuer("other"));
     Ok(vec![
         ("no algorithm", head("alg", json!("none"))?),
         ("no algorithm, spelt oddly", head("alg", json!("nOnE"))?),
+        ("no algorithm, spelt in capitals", head("alg", json!("None"))?),
+        ("an unknown key id", head("kid", json!("k9"))?),
+        ("a certificate elsewhere", other.sign(&with(&header, "x5u", json!(trap)), &claims)?),
         ("a shared secret", head("alg", json!("HS256"))?),
         ("another algorithm than its key's", head("alg", json!("ES384"))?),
         ("a key id that is a path", head("kid", json!("../../k1"))?),
@@ -80,6 +84,9 @@ fn bent(good: &Signer, other: &Signer, idp: &Idp) -> Result<Vec<(&'static str, S
         ("expired", body("exp", json!(now() - 31))?),
         ("not yet", body("nbf", json!(now() + 120))?),
         ("an expiry that is text", body("exp", json!((now() + 300).to_string()))?),
+        ("an expiry beyond all numbers", good.sign_text(&header, &boundless)?),
+        ("made in the far future", body("iat", json!(now() + 86_400))?),
+        ("too long", good.token(&with(&claims, "pad", json!("x".repeat(9_000))))?),
         ("no expiry", good.token(&without(&claims, "exp"))?),
         ("for somebody else", body("aud", json!("another"))?),
         ("for nobody", good.token(&without(&claims, "aud"))?),
@@ -117,6 +124,11 @@ async fn a_bent_token_is_nobodys() -> Result<()> {
         // Bad issuers are asked again after a while; a key that nobody knows may cost one fetch each.
         ensure!(idp.asked() - asked <= 2 * CHARACTERS.len() as u64, "{} fetches", idp.asked() - asked);
         same("connections elsewhere", &idp.trapped(), &0)?;
+        // A megabyte does not come so far as to be looked at.
+        let (api, long) = (world.api(), "x".repeat(1 << 20));
+        let head = format!("GET /api/admin/whoami HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", api.addr());
+        let answer = raw(api.addr(), format!("{head}Authorization: Bearer ey{long}\r\n\r\n").as_bytes()).await;
+        ensure!(answer.is_err() || matches!(status_of(&answer?)?, 401 | 431), "a megabyte of token");
         same("what is there", &all(world.api()).await?, &before)
     })
     .await

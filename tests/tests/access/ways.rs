@@ -1,6 +1,10 @@
 //! H10 and H16: the ways in that a host has, their end, and files that others could have touched.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use reqwest::Method;
@@ -11,6 +15,9 @@ use rollcall_tests::{
 use serde_json::json;
 
 use super::scene::key;
+
+/// Who nobody is on every distribution.
+const NOBODY: u32 = 65_534;
 
 /// H10: a closed bootstrap credential is nobody's, and the end is on record.
 #[tokio::test]
@@ -47,6 +54,22 @@ async fn refuses_to_start(world: &mut World, named: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Gives a file to a user; who is not root asks root to.
+fn owner(path: &Path, uid: u32) -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return std::os::unix::fs::chown(path, Some(uid), None).with_context(|| path.display().to_string());
+    }
+    let done = std::process::Command::new("sudo").args(["-n", "chown", &uid.to_string()]).arg(path).status()?;
+    ensure!(done.success(), "giving a file away takes root or sudo without a password");
+    Ok(())
+}
+
+fn keys_in(state: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(state)?.collect::<Result<Vec<_>, _>>()?;
+    let paths = entries.iter().map(fs::DirEntry::path);
+    Ok(paths.filter(|path| path.to_string_lossy().contains("key") && path.is_file()).collect())
+}
+
 fn mode(path: &Path, mode: u32) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(|| path.display().to_string())
 }
@@ -57,13 +80,8 @@ async fn files_that_are_open_to_others_are_named() -> Result<()> {
     world::run(Plan::calm(), async |world| {
         world.collector().kill9().await?;
         let state = world.state();
-        let entries = fs::read_dir(&state)?.collect::<Result<Vec<_>, _>>()?;
-        let keys: Vec<_> = entries
-            .iter()
-            .map(fs::DirEntry::path)
-            .filter(|path| path.to_string_lossy().contains("key") && path.is_file())
-            .collect();
-        ensure!(!keys.is_empty(), "no key among {entries:?}");
+        let keys = keys_in(&state)?;
+        ensure!(!keys.is_empty(), "no key in {}", state.display());
         for path in keys {
             mode(&path, 0o644)?;
             refuses_to_start(world, &path).await?;
@@ -78,6 +96,13 @@ async fn files_that_are_open_to_others_are_named() -> Result<()> {
         mode(&state, 0o777)?;
         refuses_to_start(world, &state).await?;
         mode(&state, 0o700)?;
+        // Another's file is another's word, whatever its mode; so is another's directory.
+        let key = keys_in(&state)?.into_iter().next().context("a key")?;
+        for path in [key, state.clone()] {
+            owner(&path, NOBODY)?;
+            refuses_to_start(world, &path).await?;
+            owner(&path, rustix::process::geteuid().as_raw())?;
+        }
         world.start_collector().await?;
         world.api().call(Method::GET, "/api/admin/whoami", None).await?.expect(200).map(drop)
     })

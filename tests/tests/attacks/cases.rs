@@ -18,6 +18,28 @@ const CSR: &str = "collector/src/ca/tests/requests.rs";
 const SERVING: &str = "collector/src/ca/tests/serving.rs";
 const CODEC: &str = "common/src/wire/codec.rs";
 const VAULT: &str = "agent/src/vault/tests.rs";
+const LIFE: &str = "tests/tests/lifecycle.rs";
+const IDENTITIES: &str = "collector/src/registry/identities/tests.rs";
+const ACCESS: &str = "collector/src/http/access/tests.rs";
+const OIDC: &str = "collector/src/http/oidc/tests.rs";
+const ISSUERS: &str = "collector/src/http/oidc/issuers/tests.rs";
+const SHELF: &str = "collector/src/http/oidc/shelf.rs";
+const ROUTER: &str = "collector/src/http/tests.rs";
+const REFUSALS: &str = "collector/src/http/tests/refusals.rs";
+const SERVED: &str = "collector/src/http/tests/served.rs";
+const BOOTSTRAP: &str = "collector/src/http/bootstrap/tests.rs";
+const EXTRACT: &str = "collector/src/http/extract.rs";
+const LOG: &str = "common/src/log/tests.rs";
+const STATEDIR: &str = "collector/src/statedir.rs";
+const CALLERS: &str = "tests/tests/access/tokens.rs";
+const ROUTES: &str = "tests/tests/access/routes.rs";
+const WAYS: &str = "tests/tests/access/ways.rs";
+const ENDS: &str = "tests/tests/access/ends.rs";
+const HOSTILE: &str = "tests/tests/access/hostile.rs";
+const LOGS: &str = "tests/tests/access/logs.rs";
+const SECRETS: &str = "tests/tests/access/secrets.rs";
+const HTTPS: &str = "tests/tests/doors/https.rs";
+const LOGIN: &str = "tests/tests/doors/login.rs";
 
 /// Case, file, test.
 const CASES: &[(&str, &str, &str)] = &[
@@ -72,6 +94,8 @@ const CASES: &[(&str, &str, &str)] = &[
     ("L12", LIFECYCLE, "an_expired_identity_rejoins_within_its_bounds"),
     ("L12", LIFECYCLE, "an_outage_of_ours_does_not_count_against_a_rejoin"),
     ("L13", LIFECYCLE, "a_sidecars_clock_judges_nothing"),
+    ("L15", LIFE, "a_registration_from_its_first_word_to_its_last"),
+    ("L15", IDENTITIES, "a_re_enrollment_unbinds_and_refuses_the_old_certificate"),
     ("L16", LIFECYCLE, "a_sidecar_that_cannot_write_keeps_its_identity"),
     ("L16", VAULT, "a_full_disk_keeps_the_old_and_heals"),
     ("L17", STALL, "heartbeats_do_not_wait_for_a_stalled_store"),
@@ -92,18 +116,72 @@ const CASES: &[(&str, &str, &str)] = &[
     ("W10", WIRE, "replayed_beats_touch_no_lease"),
     ("W11", WIRE, "noise_disturbs_nobody"),
     ("W11", WIRE, "bent_transport_parameters_end_the_handshake"),
+    ("H1", HOSTILE, "strangers_make_no_series"),
+    ("H1", ROUTER, "credentials_elsewhere_and_foreign_hosts_are_refused"),
+    ("H1", ACCESS, "only_one_bearer_header_is_read"),
+    ("H2", CALLERS, "a_bent_token_is_nobodys"),
+    ("H2", OIDC, "headers_choose_nothing"),
+    ("H2", SHELF, "a_flood_of_unknown_keys_is_one_fetch_each_half_minute"),
+    ("H3", CALLERS, "a_bent_token_is_nobodys"),
+    ("H3", OIDC, "claims_are_strict"),
+    ("H4", CALLERS, "a_bent_token_is_nobodys"),
+    ("H4", OIDC, "claims_are_strict"),
+    ("H5", CALLERS, "a_bent_token_is_nobodys"),
+    ("H5", OIDC, "signatures_are_for_these_bytes"),
+    ("H6", ROUTES, "every_route_demands_what_it_declares"),
+    ("H6", ROUTER, "every_route_lets_in_exactly_its_roles"),
+    ("H6", REFUSALS, "every_refusal_is_counted_by_its_code"),
+    ("H6", REFUSALS, "denied_acts_are_on_record_and_a_flood_of_them_is_not"),
+    ("H7", CALLERS, "claims_give_no_more_than_is_configured"),
+    ("H7", OIDC, "roles_do_not_escalate"),
+    ("H8", ROUTES, "a_key_for_one_site_sees_no_other"),
+    ("H9", CALLERS, "a_provider_rotates_goes_down_and_misleads"),
+    ("H9", ISSUERS, "a_provider_that_turns_bad_is_not_believed_and_not_forgotten"),
+    ("H9", SHELF, "keys_outlive_an_outage_up_to_the_hard_limit"),
+    ("H10", WAYS, "a_closed_bootstrap_credential_is_nobodys"),
+    ("H10", BOOTSTRAP, "it_ends_after_a_day_and_a_restart_makes_another"),
+    ("H10", ENDS, "the_socket_is_for_administrators_of_the_host"),
+    ("H10", ENDS, "open_streams_end_with_their_credential"),
+    ("H10", ENDS, "an_open_stream_ends_when_its_credential_expires"),
+    ("H10", ENDS, "guesses_of_login_codes_are_braked"),
+    ("H10", LOGIN, "from_setup_to_a_session_and_out_again"),
+    ("H11", HOSTILE, "hostile_names_are_refused"),
+    ("H11", ROUTER, "hostile_ids_and_queries_are_refused_as_problems"),
+    ("H12", HOSTILE, "answers_are_inert"),
+    ("H13", HOSTILE, "hostile_names_are_refused"),
+    ("H14", LOGS, "nothing_that_callers_write_forges_a_line_of_json"),
+    ("H14", LOGS, "nothing_that_callers_write_moves_a_terminal"),
+    ("H14", HTTPS, "every_event_is_one_line_of_json"),
+    ("H14", LOG, "nothing_from_outside_makes_a_second_line"),
+    ("H15", LOG, "a_secret_is_masked_wherever_it_stands"),
+    ("H15", SECRETS, "no_secret_is_told_anywhere"),
+    ("H15", LOGIN, "from_setup_to_a_session_and_out_again"),
+    ("H16", WAYS, "files_that_are_open_to_others_are_named"),
+    ("H16", HTTPS, "a_pair_that_does_not_hold_ends_the_start"),
+    ("H16", VAULT, "exposed_linked_and_strange_files_are_refused"),
+    ("H16", STATEDIR, "refuses_what_belongs_to_another_user"),
+    ("H17", HOSTILE, "large_and_deep_bodies_are_refused"),
+    ("H17", HOSTILE, "idle_connections_keep_nobody_out"),
+    ("H17", SERVED, "connections_beyond_the_cap_wait_their_turn"),
+    ("H17", SERVED, "an_endless_head_is_refused"),
+    ("H17", ROUTER, "bodies_are_bounded_and_must_be_json"),
+    ("H17", EXTRACT, "bodies_fail_with_words_that_help"),
+    ("H18", HOSTILE, "other_origins_and_hosts_are_refused"),
+    ("H18", ACCESS, "a_loopback_listener_serves_addresses_and_known_names"),
+    ("H19", HOSTILE, "strangers_make_no_series"),
+    ("H19", ACCESS, "the_brake_remembers_a_bounded_number_of_addresses"),
 ];
 
-/// What must be in the list: T1 to T16, C1 to C13, and of the others those without a part still to come
+/// What must be in the list: T1 to T16, C1 to C13, H1 to H19, and of the others those without a part still to come
 /// (several collectors, clones, rotation, restored backups).
 fn wanted() -> BTreeSet<String> {
     let all = |letter: &str, numbers: &[u32]| -> Vec<String> {
         numbers.iter().map(|number| format!("{letter}{number}")).collect()
     };
     let to = |last: u32| (1..=last).collect::<Vec<_>>();
-    let lifecycle = all("L", &[1, 2, 4, 5, 6, 9, 12, 13, 16, 17]);
+    let lifecycle = all("L", &[1, 2, 4, 5, 6, 9, 12, 13, 15, 16, 17]);
     let wire = all("W", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
-    [all("T", &to(16)), all("C", &to(13)), lifecycle, wire].into_iter().flatten().collect()
+    [all("T", &to(16)), all("C", &to(13)), lifecycle, wire, all("H", &to(19))].into_iter().flatten().collect()
 }
 
 #[test]

@@ -250,3 +250,6 @@ impl Issuers {
         self.all.iter().filter_map(move |source| Some((source.issuer.name.as_str(), age(source)?)))
     }
 }
+
+#[cfg(test)]
+mod tests;

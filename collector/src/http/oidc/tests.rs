@@ -29,7 +29,7 @@ enum Pair {
     Ed(Ed25519KeyPair),
 }
 
-struct Signer {
+pub(super) struct Signer {
     pair: Pair,
     kid: &'static str,
 }
@@ -39,7 +39,7 @@ fn b64(bytes: &[u8]) -> String {
 }
 
 impl Signer {
-    fn ec(kid: &'static str) -> Self {
+    pub(super) fn ec(kid: &'static str) -> Self {
         Self { pair: Pair::Ec(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()), kid }
     }
 
@@ -59,7 +59,7 @@ impl Signer {
         }
     }
 
-    fn jwk(&self) -> Value {
+    pub(super) fn jwk(&self) -> Value {
         match &self.pair {
             Pair::Rsa(pair) => {
                 let public = pair.public_key();
@@ -100,7 +100,7 @@ impl Signer {
         format!("{signed}.{}", b64(&signature))
     }
 
-    fn good(&self, claims: &Value) -> String {
+    pub(super) fn good(&self, claims: &Value) -> String {
         self.token(&json!({"alg": self.alg(), "kid": self.kid, "typ": "JWT"}), claims)
     }
 }
@@ -110,7 +110,7 @@ fn set(all: &[&Signer]) -> Keys {
     Keys::read(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
 }
 
-fn issuer() -> Issuer {
+pub(super) fn issuer() -> Issuer {
     let roles = [("ops", Role::Operator), ("boss", Role::Admin), ("staff", Role::Viewer)];
     Issuer {
         name: "corp".into(),
@@ -127,7 +127,7 @@ fn issuer() -> Issuer {
     }
 }
 
-fn good_claims() -> Value {
+pub(super) fn good_claims() -> Value {
     json!({"iss": "https://idp.example", "aud": "rollcall", "sub": "alice", "exp": SECS + 300, "iat": SECS,
            "realm_access": {"roles": ["ops"]}})
 }
