@@ -3,8 +3,11 @@
 # password. Where it may not, a missing program is a failure that names the package, never a skip.
 set -euo pipefail
 
+# Servers are where an ordinary user does not look.
+PATH=$PATH:/usr/sbin:/sbin
+
 # program:package
-needed=(redis-server:redis-server curl:curl)
+needed=(redis-server:redis-server curl:curl ssh:openssh-client sshd:openssh-server script:bsdutils)
 # Of Prometheus only promtool is wanted, no server: it is taken out of its package and laid here.
 tools=${CARGO_TARGET_DIR:-$(cd "$(dirname "$0")/.." && pwd)/target}/tools
 

@@ -9,12 +9,14 @@
 //! |---|---|
 //! | `logs` | what the processes said |
 //! | [`process`] | one child process, its log, its signals |
+//! | [`dialog`] | a program at a terminal |
 //! | [`api`] | the public HTTP API, as an operator uses it |
 //! | [`policy`] | what a token should allow |
 //! | [`sidecar`] | one `rollcall-agent` with its files |
 //! | [`secrets`] | what must never be said |
 
 pub mod api;
+pub mod dialog;
 pub(crate) mod logs;
 pub mod policy;
 pub mod process;
@@ -35,6 +37,7 @@ use tempfile::TempDir;
 
 pub use self::{
     api::{Api, Reply},
+    dialog::Dialog,
     policy::Policy,
     process::Process,
     secrets::Secrets,

@@ -1,6 +1,6 @@
 //! The life of a registration from its first word to its last, with real processes.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rollcall_common::{
@@ -10,12 +10,13 @@ use rollcall_common::{
 };
 use rollcall_tests::{
     peer::{Answer, Ask, Close, Ending, Phone, Puppet, SOON, enroll},
-    until::same,
+    until::{same, until},
     world::{
         self, Plan, Policy, World,
         api::{moment, word},
     },
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// What a revoked certificate meets in the handshake.
@@ -141,6 +142,44 @@ async fn a_registration_from_its_first_word_to_its_last() -> Result<()> {
         same("the removed one", &turned_away(puppet.dial(&phone, world.quic()).await?)?, &REFUSED)?;
         same("the one before", &turned_away(old.dial(&phone, world.quic()).await?)?, &REFUSED)?;
         sidecar.terminate().await.map(drop)
+    })
+    .await
+}
+
+/// The list of the configuration is taken on SIGHUP, and one that is wrong changes nothing.
+#[tokio::test]
+async fn known_pollers_are_read_again() -> Result<()> {
+    world::run(Plan::calm(), async |world| {
+        let config = world.dir().join("collector.toml");
+        let text = fs::read_to_string(&config)?;
+        let tell = |world: &mut World, more: &str| -> Result<()> {
+            // Replaced as a whole: it may be read at any moment.
+            let next = config.with_extension("next");
+            fs::write(&next, format!("{more}\n{text}"))?;
+            fs::rename(next, &config)?;
+            world.collector().signal(Signal::HUP).map(drop)
+        };
+        post(world, "/pollers", json!({"id": "p"}), 201).await?;
+        post(world, "/pollers/p/status", json!({"act": "revoke", "reason": "stolen"}), 200).await?;
+        ensure!(!known(world, "pollers/old-1").await?, "nobody named it yet");
+        tell(world, "known_pollers = [\"old-1\", \"p\"]")?;
+        until(SOON, "the list is taken", async || {
+            ensure!(known(world, "pollers/old-1").await?, "it is not known");
+            Ok(())
+        })
+        .await?;
+        ensure!(!known(world, "pollers/p").await?, "a list overruled a revocation");
+        tell(world, "known_pollers = [\"NOT A NAME\"]")?;
+        until(SOON, "the wrong list is complained about", async || world.collector().line_with("is wrong")).await?;
+        ensure!(known(world, "pollers/old-1").await?, "a wrong file took something away");
+        tell(world, "known_pollers = [\"old-2\"]\nleaf_ttl = \"5d\"")?;
+        until(SOON, "the next list is taken", async || {
+            ensure!(known(world, "pollers/old-2").await? && !known(world, "pollers/old-1").await?, "not yet");
+            Ok(())
+        })
+        .await?;
+        until(SOON, "what waits is told", async || world.collector().line_with("take a restart")).await?;
+        Ok(())
     })
     .await
 }

@@ -239,13 +239,17 @@ fn remote(host: &str, script: &str) -> Result<(), Failure> {
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes()).map_err(|error| failed(error.to_string()))?;
+        // One that ended before it read everything says itself why.
+        let written = stdin.write_all(script.as_bytes());
+        if let Some(error) = written.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+            return Err(failed(error.to_string()));
+        }
     }
     let status = child.wait().map_err(|error| failed(error.to_string()))?;
     if status.success() { Ok(()) } else { Err(failed(format!("the script ended with {status}"))) }
 }
 
-/// Tells how far the sidecar has come.
+/// Tells how far the sidecar has come, and at once when it is turned away.
 async fn wait(
     client: &Client,
     screen: &mut Screen,
@@ -255,7 +259,9 @@ async fn wait(
 ) -> Result<(), Failure> {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = String::new();
+    let (mut told, mut refusals) = (String::new(), Vec::new());
+    // What was refused before is another story.
+    let begun: BTreeMap<String, String> = knocks(client, key, token).await.into_iter().collect();
     let watching = async {
         loop {
             ticks.tick().await;
@@ -268,37 +274,55 @@ async fn wait(
             if field(&item, "status") == "active" && field(&item, "presence") == "alive" {
                 return Ok(());
             }
+            for (id, said) in knocks(client, key, token).await {
+                if begun.get(&id) != Some(&said) && !refusals.contains(&said) {
+                    screen.remark(&said)?;
+                    refusals.push(said);
+                }
+            }
         }
     };
     match tokio::time::timeout(patience, watching).await {
         Ok(ended) => ended,
         Err(_) => {
             let mut message = format!("{key} has not come alive within {}", duration::print(patience));
-            match knocks(client, key, token).await {
-                Some(why) => message.push_str(&why),
-                None => message.push_str(
+            if refusals.is_empty() {
+                message.push_str(
                     "\nnobody knocked with its token: on the host see `rollcall-agent status` and `journalctl -u \
                      rollcall-agent`, and whether UDP port 7411 of the collector can be reached",
-                ),
+                );
+            } else {
+                message.push_str("\nit was turned away, as told above; see also `rollcall-collector knocks list`");
             }
             Err(Failure::new(Exit::Unreachable, message))
         }
     }
 }
 
-/// The refusals that concern a service or its token, in words.
-async fn knocks(client: &Client, key: &ServiceKey, token: &str) -> Option<String> {
-    let mut lines = Vec::new();
+/// The refusals that concern a service or its token, each with its id and in words: the latest first, three at most.
+async fn knocks(client: &Client, key: &ServiceKey, token: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
     for (name, value) in [("token", token), ("claimed_id", key.id.as_str())] {
-        let page = client.get("/api/admin/knocks", &[(name.to_owned(), value.to_owned())]).await.ok()?;
-        for line in page.get("items")?.as_array()?.iter().filter(|knock| concerns(knock, key, token)).map(told) {
-            if !lines.contains(&line) {
-                lines.push(line);
+        let query = [(name.to_owned(), value.to_owned()), ("limit".to_owned(), "100".to_owned())];
+        // Whoever may not see them waits without.
+        let page = client.get("/api/admin/knocks", &query).await.unwrap_or_default();
+        let items = page.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        for knock in items.iter().filter(|knock| concerns(knock, key, token)).take(3).map(refusal) {
+            if !found.contains(&knock) {
+                found.push(knock);
             }
         }
     }
-    lines.truncate(3);
-    (!lines.is_empty()).then(|| format!("\nwho knocked was refused:\n  {}", lines.join("\n  ")))
+    found.truncate(3);
+    found
+}
+
+/// A knock in one line, with the fix.
+fn refusal(item: &Value) -> (String, String) {
+    let unproven = item.get("proven").and_then(Value::as_bool) == Some(false);
+    let (from, reason, fix) = (field(item, "from"), field(item, "reason"), field(item, "fix"));
+    let doubt = if unproven { ", who proved nothing," } else { "" };
+    (field(item, "id"), format!("turned away: {from}{doubt} {reason}: {fix}"))
 }
 
 /// Whether a knock was made with this token, or in this very name.
@@ -306,11 +330,6 @@ fn concerns(knock: &Value, key: &ServiceKey, token: &str) -> bool {
     let named = field(knock, "claimed_id") == key.id.as_str();
     let kind = field(knock, "kind");
     field(knock, "token") == token || named && (kind.is_empty() || kind == key.kind.as_str())
-}
-
-fn told(knock: &Value) -> String {
-    let words = ["last_at", "from", "reason", "fix"].map(|name| field(knock, name));
-    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -389,8 +408,18 @@ mod tests {
         ] {
             assert_eq!(concerns(&knock, &key, "t"), wanted, "{knock}");
         }
-        let knock = json!({"last_at": "now", "from": "192.0.2.1", "reason": "EXPIRED", "fix": "make another"});
-        assert_eq!(told(&knock), "now, 192.0.2.1, EXPIRED, make another");
+    }
+
+    #[test]
+    fn a_refusal_names_whence_why_and_the_fix() {
+        let knock = json!({
+            "id": "k", "proven": true, "from": "192.0.2.7", "reason": "ID_TAKEN", "code": "ID_TAKEN", "times": 3,
+            "fix": "re-enroll it", "claimed_id": "edge-17", "kind": "agent", "last_at": "2026-11-21T17:00:00.000Z",
+        });
+        let said = refusal(&knock);
+        assert_eq!(said, ("k".into(), "turned away: 192.0.2.7 ID_TAKEN: re-enroll it".into()));
+        let noise = json!({ "proven": false, "from": "192.0.2.7", "reason": "WRONG_SECRET", "fix": "look" });
+        assert_eq!(refusal(&noise).1, "turned away: 192.0.2.7, who proved nothing, WRONG_SECRET: look");
     }
 
     #[test]

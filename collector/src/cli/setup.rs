@@ -321,7 +321,14 @@ fn ask(screen: &mut Screen, source: &dyn Source, old: Answers) -> Result<Answers
     } else {
         "3"
     };
-    let (tls, hosts, usual_listen) = match line(screen, "Which", usual)?.as_str() {
+    let which = loop {
+        let answer = line(screen, "Which", usual)?;
+        if matches!(answer.as_str(), "1" | "2" | "3") {
+            break answer;
+        }
+        screen.remark(&format!("{answer:?} is none of them: 1, 2 or 3"))?;
+    };
+    let (tls, hosts, usual_listen) = match which.as_str() {
         "2" => {
             let (cert, key) = old.tls.clone().unwrap_or_else(|| {
                 ("/etc/rollcall/collector/web.pem".into(), "/etc/rollcall/collector/web.key".into())

@@ -40,7 +40,9 @@ impl Process {
     /// When it is not installed.
     pub fn installed(program: &str, name: &str, dir: &Path) -> Result<Self> {
         let path = env::var_os("PATH").unwrap_or_default();
-        let found = env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
+        // Servers are where an ordinary user does not look.
+        let dirs = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+        let found = dirs.map(|dir| dir.join(program)).find(|path| path.is_file());
         let program = found.with_context(|| format!("{program} is not installed"))?;
         Ok(Self { program, args: Vec::new(), env: Vec::new(), log: dir.join(format!("{name}.log")), child: None })
     }

@@ -3,3 +3,4 @@
 mod https;
 mod login;
 mod place;
+mod setup;

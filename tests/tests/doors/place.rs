@@ -125,8 +125,13 @@ impl Place {
         self.cli(&line, "").await?.expect(0)
     }
 
-    /// Starts the collector and waits until it listens.
+    /// Starts the collector and waits until it listens, encrypted.
     pub(crate) async fn start(&mut self) -> Result<SocketAddr> {
+        self.start_speaking("https").await
+    }
+
+    /// Starts the collector and waits until it listens and says so.
+    pub(crate) async fn start_speaking(&mut self, scheme: &str) -> Result<SocketAddr> {
         let endpoints = self.path("state/endpoints.json");
         if endpoints.exists() {
             fs::remove_file(&endpoints)?;
@@ -140,7 +145,7 @@ impl Place {
             Ok(serde_json::from_slice::<Value>(&fs::read(&endpoints)?)?)
         })
         .await?;
-        ensure!(told.get("scheme").and_then(Value::as_str) == Some("https"), "{told}");
+        ensure!(told.get("scheme").and_then(Value::as_str) == Some(scheme), "{told}");
         Ok(told.get("http").and_then(Value::as_str).context("no http")?.parse()?)
     }
 
