@@ -341,8 +341,8 @@ struct CodeArgs {
 /// What the command line came to.
 #[derive(Debug)]
 pub enum Start {
-    /// The collector is to run.
-    Serve(Box<Config>),
+    /// The collector is to run; the flags are there for reading the configuration again.
+    Serve(Box<Config>, Flags),
     /// Everything is done.
     Done(Exit),
     /// A command of somebody else's has run and answered so.
@@ -392,17 +392,19 @@ fn grammar() -> clap::Command {
 fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> {
     let Cli { reach, command } = cli;
     let mut screen = screen.speaking(&reach);
-    let load = |args: ServeArgs| {
-        Config::load(source, &args.flags()).map_err(|errors| Failure::new(Exit::Config, errors.to_string()))
-    };
+    let load =
+        |flags: &Flags| Config::load(source, flags).map_err(|errors| Failure::new(Exit::Config, errors.to_string()));
     let serves = matches!(command, Command::Serve(_) | Command::Check(_));
     if serves && !reach.is_default() {
         return Err(Failure::usage("serve and check reach no collector: leave --api, --context and the like out"));
     }
     match command {
-        Command::Serve(args) => return load(args).map(|config| Start::Serve(Box::new(config))),
+        Command::Serve(args) => {
+            let flags = args.flags();
+            return load(&flags).map(|config| Start::Serve(Box::new(config), flags));
+        }
         Command::Check(args) => {
-            let config = load(args)?;
+            let config = load(&args.flags())?;
             let pair = config.http_tls.as_ref().map(Pair::load).transpose();
             let pair = pair.map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
             screen.config(&config, pair.map(|pair| certificate(&pair)))?;
@@ -520,6 +522,13 @@ fn certificate(pair: &Pair) -> (Word, Vec<String>) {
         doubts.push(format!("the certificate is not valid before {}", pair.not_before));
     }
     (word, doubts)
+}
+
+/// How many items a manifest of an operator's holds; for the fuzzer, and the replay of what it kept.
+#[cfg(any(test, feature = "test-util"))]
+#[must_use]
+pub fn items_of_manifest(text: &str) -> Option<usize> {
+    apply::read(text).ok().map(|items| items.len())
 }
 
 /// Runs an operator's command to its end.

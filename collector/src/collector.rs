@@ -6,6 +6,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -137,6 +138,9 @@ pub struct Endpoints {
     /// How HTTP is spoken: `http` or `https`.
     #[serde(default)]
     pub scheme: Scheme,
+    /// The administrators' socket, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 }
 
 /// How HTTP is spoken.
@@ -259,7 +263,8 @@ impl Collector {
         let ingest = (spawn(ingest.run(stop_ingest.clone())), stop_ingest);
 
         let scheme = if http.is_encrypted() { Scheme::Https } else { Scheme::Http };
-        let endpoints = Endpoints { http: http.address(), quic: bound.address, scheme };
+        let socket = http.has_local_door().then(|| config.admin_socket.clone());
+        let endpoints = Endpoints { http: http.address(), quic: bound.address, scheme, socket };
         let text = serde_json::to_vec(&endpoints).map_err(|error| StartError::Setting(error.to_string()))?;
         state.write(ENDPOINTS_FILE, &text)?;
         tracing::info!(
@@ -285,11 +290,11 @@ impl Collector {
         &self.registry
     }
 
-    /// Reads again what may be replaced while it runs: the HTTPS certificate.
-    pub fn reload(&self) {
-        if !self.http.0.reload() {
-            tracing::info!("nothing to read again: there is no HTTPS certificate");
-        }
+    /// Takes what may be replaced while it runs: the HTTPS certificate, and of the settings as they now stand those
+    /// that need no restart.
+    pub fn reload(&self, settings: &Config) {
+        self.http.0.reload();
+        self.registry.set_known_pollers(settings.known_pollers.iter().cloned());
     }
 
     /// What tokens pin.
@@ -388,9 +393,19 @@ fn outlets(
     if let Some(path) = &config.audit.file {
         outlets.push((Box::new(outlet::JsonLines(path.clone())), "audit-file.json"));
     }
-    if let Some((address, ca)) = &config.audit.syslog {
-        let roots = read("audit.syslog.ca_file", ca)?;
-        let syslog = outlet::Syslog::new(address, &roots, config.name.as_str()).map_err(wrong("audit.syslog"))?;
+    if let Some(at) = &config.audit.syslog {
+        let roots = at.ca_file.as_ref().map(|file| read("audit.syslog.ca_file", file)).transpose()?;
+        let client = match &at.client {
+            None => None,
+            Some((cert, key)) => {
+                private(key).map_err(wrong("audit.syslog.key_file"))?;
+                let key = zeroize::Zeroizing::new(read("audit.syslog.key_file", key)?);
+                Some((read("audit.syslog.cert_file", cert)?, key))
+            }
+        };
+        let client = client.as_ref().map(|(cert, key)| (cert.as_slice(), key.as_slice()));
+        let syslog = outlet::Syslog::new(&at.address, roots.as_deref(), client, config.name.as_str());
+        let syslog = syslog.map_err(wrong("audit.syslog"))?;
         outlets.push((Box::new(syslog), "audit-syslog.json"));
     }
     if let Some((url, file)) = &config.audit.webhook {
@@ -424,6 +439,16 @@ fn outlets(
         });
     }
     Ok(runs)
+}
+
+/// Refuses a key that others on the host could read.
+fn private(path: &std::path::Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(format!("{} is open to others: chmod 600 {}", path.display(), path.display()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the handle is kept and awaited by Collector::shutdown")]

@@ -4,19 +4,19 @@ use std::process::ExitCode;
 
 use rollcall_collector::{
     cli::{self, Exit, Start},
-    config::{Config, System},
+    config::{Config, Flags, System},
     log, serve,
 };
 
 fn main() -> ExitCode {
     match cli::start(std::env::args_os(), &System) {
-        Start::Serve(config) => run(*config),
+        Start::Serve(config, flags) => run(*config, &flags),
         Start::Done(exit) => exit.into(),
         Start::Ran(code) => code.into(),
     }
 }
 
-fn run(config: Config) -> ExitCode {
+fn run(config: Config, flags: &Flags) -> ExitCode {
     if let Err(error) = log::start(&config.log) {
         return cli::fail(Exit::Config, &error);
     }
@@ -24,7 +24,7 @@ fn run(config: Config) -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(serve::WORKERS).enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve::run(config)),
+        Ok(runtime) => runtime.block_on(serve::run(config, &|| Config::load(&System, flags))),
         Err(error) => cli::fail(Exit::Output, &format!("no runtime: {error}")),
     }
 }

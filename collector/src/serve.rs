@@ -1,7 +1,8 @@
 //! Running a collector as a program: signals, the service manager.
 //!
 //! READY goes out once the listeners listen; the watchdog is fed only while the registry's ticks go on. The
-//! first SIGTERM or SIGINT drains, a second one leaves at once. SIGHUP has the HTTPS certificate read again.
+//! first SIGTERM or SIGINT drains, a second one leaves at once. SIGHUP has the configuration read again, and takes of it
+//! what needs no restart; one that is wrong changes nothing.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -10,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     collector::{Collector, Parts, StartError},
-    config::Config,
+    config::{Config, ConfigErrors},
     registry::Registry,
 };
 
@@ -26,9 +27,12 @@ pub const EXIT_CONFIG: u8 = 78;
 /// The registry counts as stuck when its ticks stay away for longer.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
+/// The configuration as it stands now.
+pub type Reread<'a> = &'a dyn Fn() -> Result<Config, ConfigErrors>;
+
 /// Runs until a signal.
-pub async fn run(config: Config) -> ExitCode {
-    match serve(config).await {
+pub async fn run(config: Config, reread: Reread<'_>) -> ExitCode {
+    match serve(config, reread).await {
         Ok(()) => ExitCode::from(EXIT_OK),
         Err(error) => {
             let chain: Vec<String> = causes(&error).collect();
@@ -38,7 +42,8 @@ pub async fn run(config: Config) -> ExitCode {
     }
 }
 
-async fn serve(config: Config) -> Result<(), StartError> {
+async fn serve(config: Config, reread: Reread<'_>) -> Result<(), StartError> {
+    let mut in_force = config.clone();
     let mut signals = Signals::new().map_err(|error| StartError::Setting(format!("no signal handler: {error}")))?;
     let collector = tokio::select! {
         started = Collector::start(config, Parts::default()) => started?,
@@ -53,7 +58,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let until_asked = async {
         loop {
             match signals.any().await {
-                Asked::Reload => collector.reload(),
+                Asked::Reload => reload(&collector, &mut in_force, reread()),
                 Asked::Stop(name) => {
                     tracing::info!(signal = name, "stopping; a second signal leaves at once");
                     return;
@@ -71,6 +76,34 @@ async fn serve(config: Config) -> Result<(), StartError> {
         name = signals.next() => tracing::warn!(signal = name, "left at once"),
     }
     Ok(())
+}
+
+/// Takes a configuration that was read again, where it holds.
+fn reload(collector: &Collector, in_force: &mut Config, read: Result<Config, ConfigErrors>) {
+    match read {
+        Ok(new) => {
+            collector.reload(&new);
+            in_force.known_pollers.clone_from(&new.known_pollers);
+            let rest_waits = takes_restart(in_force, &new);
+            tracing::info!(
+                known_pollers = in_force.known_pollers.len(),
+                rest_waits,
+                "the configuration was read again{}",
+                if rest_waits { "; other settings that changed take a restart" } else { "" }
+            );
+        }
+        Err(errors) => {
+            // The certificate is not the configuration's text: it is read again all the same.
+            collector.reload(in_force);
+            tracing::warn!(%errors, "the configuration was read again and is wrong: the one in force stays");
+        }
+    }
+}
+
+/// Whether something differs that only a start looks at. What a configuration prints of itself holds no secret, and
+/// everything else.
+fn takes_restart(in_force: &Config, new: &Config) -> bool {
+    format!("{in_force:?}") != format!("{new:?}")
 }
 
 struct Signals {

@@ -6,10 +6,7 @@
 
 mod failures;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use reqwest::{
     Method, Response, StatusCode, Url,
@@ -90,7 +87,10 @@ pub(super) fn credential_text(text: &str, place: &str) -> Result<Zeroizing<Strin
 impl Client {
     /// Makes a way to a collector. Nothing is sent yet.
     pub(super) fn open(target: Target, source: &dyn Source) -> Result<Self, Failure> {
-        let credential = credential(source, &target.credential_file)?;
+        let credential = match &target.credential_file {
+            Some(file) => credential(source, file)?,
+            None => Zeroizing::default(),
+        };
         Self::with(target, source, credential)
     }
 
@@ -124,9 +124,12 @@ impl Client {
             let certificates = certificates
                 .ok_or_else(|| config(format!("{} holds no certificate: it must be PEM", path.display())))?;
             http = http.tls_certs_only(certificates);
-        } else if target.api.scheme() == "http" {
+        } else if target.api.scheme() != "https" {
             // No TLS will be spoken: a host without certificates of its own is as good.
             http = http.tls_certs_only([]);
+        }
+        if let Some(socket) = target.socket() {
+            http = http.unix_socket(socket);
         }
         let http = http.build().map_err(|error| config(format!("the HTTP client does not start: {error}")))?;
         Ok(Self { http, target, credential })
@@ -154,7 +157,7 @@ impl Client {
 
     /// A request with everything that it can have.
     pub(super) fn call(&self, method: Method, path: &str) -> Call<'_> {
-        let mut url = self.target.api.clone();
+        let mut url = self.target.root();
         url.set_path(path);
         // What reads or replaces is the same thing done twice.
         let repeats = method != Method::POST && method != Method::PATCH;
@@ -188,9 +191,9 @@ impl Client {
         shown(&self.target.api)
     }
 
-    /// The file of the credential that it uses.
-    pub(super) fn credential_file(&self) -> &PathBuf {
-        &self.target.credential_file
+    /// The file of the credential that it uses, if it uses one.
+    pub(super) fn credential_file(&self) -> Option<&Path> {
+        self.target.credential_file.as_deref()
     }
 }
 

@@ -397,7 +397,14 @@ fn show(reach: &Reach, source: &dyn Source, screen: &mut Screen) -> Result<(), F
         |item| {
             vec![
                 ("collector", word(item, "api").because(&field(item, "api_from"))),
-                ("credential", word(item, "credential_file").because(&field(item, "credential_from"))),
+                (
+                    "credential",
+                    if target.credential_file.is_none() {
+                        Word::plain("none: over the socket the kernel says who you are")
+                    } else {
+                        word(item, "credential_file").because(&field(item, "credential_from"))
+                    },
+                ),
                 (
                     "trusts",
                     if field(item, "ca_file").is_empty() {

@@ -163,7 +163,10 @@ fn asked(screen: &mut Screen) -> Result<Zeroizing<String>, Failure> {
 /// Ends the session and forgets its credential.
 pub(super) async fn logout(client: &Client, source: &dyn Source, screen: &mut Screen) -> Result<(), Failure> {
     client.call(Method::POST, "/api/admin/logout").send().await?;
-    let gone = context::forget_credential(source, client.credential_file())?;
+    let gone = match client.credential_file() {
+        Some(file) => context::forget_credential(source, file)?,
+        None => true,
+    };
     let kept = if gone { "" } else { "; its file stays where it is" };
     Ok(screen.line(&format!("logged out of {}{kept}", client.api()))?)
 }

@@ -3,22 +3,31 @@
 //!
 //! It owns the precedence, as a pure function of what was found. It refuses to send a credential where it
 //! was not meant to go: what a context keeps is used with that context's collector alone, and the bootstrap
-//! credential of this host never leaves it.
+//! credential of this host never leaves it. Where nothing is said, the collector of this host says itself
+//! where it listens, to those who may read its state directory: they are administrators over its socket
+//! without any credential.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, ValueEnum};
 use reqwest::Url;
 
 use super::{Exit, Failure, context::Contexts};
-use crate::config::{self, CREDENTIAL_FILE, DEFAULT_HTTP, Source};
+use crate::{
+    collector::{ENDPOINTS_FILE, Endpoints, Scheme},
+    config::{self, CREDENTIAL_FILE, DEFAULT_HTTP, Source},
+};
 
 const HEADING: &str = "Reaching the collector";
 
 /// Flags that every operator's command takes, before or after its name.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Reach {
-    /// The collector's API [env: ROLLCALL_API] [default: http://127.0.0.1:7410].
+    /// The collector's API, or unix:/PATH of its administrators' socket [env: ROLLCALL_API] [default: where the
+    /// collector of this host says that it listens, else http://127.0.0.1:7410].
     #[arg(long, value_name = "URL", global = true, help_heading = HEADING)]
     pub(super) api: Option<String>,
     /// File with the credential [env: ROLLCALL_CREDENTIAL_FILE]
@@ -81,6 +90,8 @@ pub(super) enum Origin {
     Flag(&'static str),
     Variable(&'static str),
     Context(String),
+    /// What the collector of this host wrote down.
+    Host(PathBuf),
     Default,
 }
 
@@ -89,6 +100,7 @@ impl std::fmt::Display for Origin {
         match self {
             Self::Flag(name) | Self::Variable(name) => f.write_str(name),
             Self::Context(name) => write!(f, "context {name}"),
+            Self::Host(path) => write!(f, "{}", path.display()),
             Self::Default => f.write_str("the default"),
         }
     }
@@ -97,12 +109,12 @@ impl std::fmt::Display for Origin {
 /// A collector, and how to talk to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Scheme, host and port.
+    /// Scheme, host and port; or `unix:` and the path of a socket.
     pub(super) api: Url,
     /// Who named it.
     pub(super) origin: Origin,
-    /// The credential's file.
-    pub(super) credential_file: PathBuf,
+    /// The credential's file; over the socket none is needed.
+    pub(super) credential_file: Option<PathBuf>,
     /// Who named that.
     pub(super) credential_origin: Origin,
     /// Certificates to trust instead of the system's.
@@ -120,6 +132,8 @@ pub(super) struct Said<'a> {
     pub(super) contexts: Option<&'a Contexts>,
     /// The credential that a collector on this host keeps for its administrator.
     pub(super) bootstrap: PathBuf,
+    /// Where the collector of this host listens, and the file that says so.
+    pub(super) host: Option<(Endpoints, PathBuf)>,
 }
 
 impl Target {
@@ -133,7 +147,11 @@ impl Target {
         };
         let state_dir = variable("ROLLCALL_STATE_DIR").map_or_else(|| config::state_dir_of(source), PathBuf::from);
         let contexts = Contexts::load(source)?;
+        let endpoints = state_dir.join(ENDPOINTS_FILE);
+        // Whoever may not read it is told of it by nobody, and needs a credential anyway.
+        let host = source.file(&endpoints).ok().and_then(|text| serde_json::from_str(&text).ok());
         Self::resolve(&Said {
+            host: host.map(|at| (at, endpoints)),
             flags: flags.clone(),
             api: text("ROLLCALL_API")?,
             credential_file: variable("ROLLCALL_CREDENTIAL_FILE").map(PathBuf::from),
@@ -162,6 +180,7 @@ impl Target {
             Some(_) => flag.or_else(of_context),
             None => flag.or(variable).or_else(of_context),
         }
+        .or_else(|| said.host.as_ref().map(|(at, file)| (address_of(at), Origin::Host(file.clone()))))
         .unwrap_or_else(|| (format!("http://{DEFAULT_HTTP}"), Origin::Default));
         let api = base(&api, &origin)?;
         // A context's credential belongs to its collector, whoever named that one.
@@ -185,8 +204,10 @@ impl Target {
             kept(|context| context.ca_file.as_deref()),
         );
         let (credential_file, credential_origin) = match credential {
-            Some(named) => named,
-            None if is_loopback(&api) => (said.bootstrap.clone(), Origin::Default),
+            Some((path, origin)) => (Some(path), origin),
+            // There one is whoever the kernel says.
+            None if is_socket(&api) => (None, origin.clone()),
+            None if is_loopback(&api) => (Some(said.bootstrap.clone()), Origin::Default),
             None => {
                 let message = format!(
                     "no credential is named for the collector at {} ({origin}): name its file with --credential-file \
@@ -201,6 +222,51 @@ impl Target {
     }
 }
 
+impl Target {
+    /// The administrators' socket, where that is the way.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        if !is_socket(&self.api) {
+            return None;
+        }
+        // Only addresses of files have their escapes undone by the parser.
+        let mut file: Url = "file:///".parse().ok()?;
+        file.set_path(self.api.path());
+        file.to_file_path().ok()
+    }
+
+    /// What the paths of requests are put behind; a socket is on this host.
+    pub(super) fn root(&self) -> Url {
+        let mut root = self.api.clone();
+        if is_socket(&self.api)
+            && let Ok(local) = "http://localhost".parse()
+        {
+            root = local;
+        }
+        root
+    }
+}
+
+/// Where a collector of this host is best reached: over its socket, where no certificate and no credential is asked.
+fn address_of(at: &Endpoints) -> String {
+    if let Some(socket) = &at.socket {
+        return format!("unix:{}", socket.display());
+    }
+    let mut http = at.http;
+    if http.ip().is_unspecified() {
+        let loopback = if http.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
+        http.set_ip(loopback);
+    }
+    let scheme = match at.scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    format!("{scheme}://{http}")
+}
+
+fn is_socket(api: &Url) -> bool {
+    api.scheme() == "unix"
+}
+
 /// The address as people write it.
 pub(super) fn shown(api: &Url) -> &str {
     api.as_str().trim_end_matches('/')
@@ -212,6 +278,7 @@ pub(super) fn base(text: &str, origin: &Origin) -> Result<Url, Failure> {
         Origin::Flag(_) | Origin::Default => "--api (or ROLLCALL_API)".to_owned(),
         Origin::Variable(name) => (*name).to_owned(),
         Origin::Context(name) => format!("the API of context {name}"),
+        Origin::Host(path) => format!("the collector's own {}", path.display()),
     };
     let bad = |why: &str| Failure::usage(format!("{named} {text:?} {why}: write http://127.0.0.1:7410"));
     // Said before the address is shown: it may hold a secret.
@@ -219,8 +286,18 @@ pub(super) fn base(text: &str, origin: &Origin) -> Result<Url, Failure> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Failure::usage(format!("{named} takes no credential: that belongs into a file of its own")));
     }
+    if is_socket(&url) {
+        let plain = url.query().is_none() && url.fragment().is_none() && !url.has_host();
+        let is_file = url.path().len() > 1 && url.path().starts_with('/') && !url.path().ends_with('/');
+        return if plain && is_file {
+            Ok(url)
+        } else {
+            let why = "names no socket: write unix:/run/rollcall-collector/admin.sock";
+            Err(Failure::usage(format!("{named} {text:?} {why}")))
+        };
+    }
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(bad("must begin with http:// or https://"));
+        return Err(bad("must begin with http://, https:// or unix:/"));
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
         return Err(bad("must be scheme, host and port alone"));
@@ -236,7 +313,7 @@ pub(super) fn base(text: &str, origin: &Origin) -> Result<Url, Failure> {
 /// Whether an address is on this host, whoever resolves it.
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -261,7 +338,7 @@ mod tests {
         change(&mut said);
         let target = Target::resolve(&said)?;
         let ca = target.ca_file.map(|path| path.display().to_string()).unwrap_or_default();
-        let credential = target.credential_file.display().to_string();
+        let credential = target.credential_file.map(|path| path.display().to_string()).unwrap_or_default();
         Ok((shown(&target.api).to_owned(), target.origin.to_string(), credential, ca))
     }
 
@@ -320,6 +397,63 @@ mod tests {
             said.credential_file = Some("/env".into());
         });
         assert_eq!(given.unwrap().2, "/env");
+    }
+
+    #[test]
+    fn the_collector_of_this_host_says_where_it_is_where_nobody_else_does() {
+        let at = |socket: Option<&str>, http: &str, scheme| {
+            let at = Endpoints {
+                http: http.parse().unwrap(),
+                quic: "[::]:7411".parse().unwrap(),
+                scheme,
+                socket: socket.map(PathBuf::from),
+            };
+            Some((at, PathBuf::from("/state/endpoints.json")))
+        };
+        let found = |host: Option<(Endpoints, PathBuf)>| {
+            resolved(|said| (said.contexts, said.host) = (None, host.clone())).unwrap()
+        };
+        let file = "/state/endpoints.json";
+        let socket = found(at(Some("/run/x/admin.sock"), "127.0.0.1:1", Scheme::Https));
+        assert_eq!(socket, of("unix:/run/x/admin.sock", file, "", ""));
+        let plain = found(at(None, "127.0.0.1:7999", Scheme::Http));
+        assert_eq!(plain, of("http://127.0.0.1:7999", file, "/state/admin", ""));
+        let wide = found(at(None, "[::]:7410", Scheme::Https));
+        assert_eq!(wide, of("https://[::1]:7410", file, "/state/admin", ""));
+        // A word of anybody's comes first, and a credential that is named is shown over the socket too.
+        let named = resolved(|said| said.host = at(Some("/run/x/admin.sock"), "127.0.0.1:1", Scheme::Http));
+        assert_eq!(named.unwrap().0, "http://127.0.0.1:7000");
+        let shown = resolved(|said| {
+            (said.contexts, said.host) = (None, at(Some("/s"), "127.0.0.1:1", Scheme::Http));
+            said.flags.credential_file = Some("/flag".into());
+        });
+        assert_eq!(shown.unwrap(), of("unix:/s", file, "/flag", ""));
+    }
+
+    #[test]
+    fn a_socket_is_a_path() {
+        let socket = |api: &str| {
+            let target = resolved(|said| said.flags.api = Some(api.into()));
+            assert_eq!(target.as_ref().unwrap().2, "", "no credential is needed");
+            let target = Target {
+                api: base(api, &Origin::Flag("--api")).unwrap(),
+                origin: Origin::Default,
+                credential_file: None,
+                credential_origin: Origin::Default,
+                ca_file: None,
+            };
+            (target.socket().unwrap(), target.root().to_string())
+        };
+        for path in ["/run/rollcall-collector/admin.sock", "/tmp/a b/ä%20.sock"] {
+            let written = path.replace('%', "%25");
+            assert_eq!(socket(&format!("unix:{written}")), (PathBuf::from(path), "http://localhost/".into()));
+        }
+        for bad in
+            ["unix:", "unix:/", "unix:admin.sock", "unix://host/admin.sock", "unix:/a?b", "unix:/a#b", "unix:/a/"]
+        {
+            let failure = base(bad, &Origin::Flag("--api")).unwrap_err();
+            assert!(failure.to_string().contains("names no socket"), "{bad}: {failure}");
+        }
     }
 
     #[test]

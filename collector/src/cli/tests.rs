@@ -208,7 +208,7 @@ fn nonsense_ends_with_64_and_help_with_0() {
     let world = World::default();
     let exit = |line: &str| match start(line.split_whitespace().map(OsString::from), &world) {
         Start::Done(exit) => exit,
-        Start::Serve(_) | Start::Ran(_) => panic!("{line} would run"),
+        Start::Serve(..) | Start::Ran(_) => panic!("{line} would run"),
     };
     for line in [
         "x",
@@ -248,7 +248,7 @@ fn nonsense_ends_with_64_and_help_with_0() {
 fn serve_hands_back_a_checked_configuration() {
     let line = "x serve --name c1 --interval 1s --ttl 3s --log-format json --http-listen 127.0.0.1:0";
     match run(parsed(line).unwrap(), &World::default(), Screen::kept(Box::new(io::sink()))) {
-        Ok(Start::Serve(config)) => {
+        Ok(Start::Serve(config, _)) => {
             assert_eq!(config.name.as_str(), "c1");
             assert_eq!(config.pace.ttl_ms, 3_000);
             assert_eq!(config.log.format, crate::config::LogFormat::Json);

@@ -103,6 +103,7 @@ pub struct Server {
     stop: CancellationToken,
     tasks: JoinSet<()>,
     certificates: Option<Arc<Certificates>>,
+    local_door: bool,
 }
 
 impl Server {
@@ -118,7 +119,7 @@ impl Server {
         let bound = listener.local_addr().map_err(failed)?;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let certificates = state.certificates.clone();
+        let (certificates, local_door) = (state.certificates.clone(), door.is_some());
         if let Some(certificates) = &certificates {
             let registry = state.registry.clone();
             tasks.spawn(Arc::clone(certificates).watch(move || registry.now().wall, stop.clone()));
@@ -133,7 +134,7 @@ impl Server {
         let room = Arc::new(Semaphore::new(bounds.connections));
         let accepting = Accepting { listener, router, state, stop: stop.clone(), room, bounds };
         tasks.spawn(accepting.run());
-        Ok(Self { address: bound, stop, tasks, certificates })
+        Ok(Self { address: bound, stop, tasks, certificates, local_door })
     }
 
     /// The real address.
@@ -148,8 +149,13 @@ impl Server {
         self.certificates.is_some()
     }
 
-    /// Has the certificate read again; whether there is one.
+    /// Whether the administrators' socket listens.
     #[must_use]
+    pub fn has_local_door(&self) -> bool {
+        self.local_door
+    }
+
+    /// Has the certificate read again; answers whether there is one.
     pub fn reload(&self) -> bool {
         self.certificates.as_ref().inspect(|certificates| certificates.reload()).is_some()
     }

@@ -29,7 +29,22 @@ impl Target {
             return Failure::new(Exit::Unreachable, message);
         }
         let certificate = causes.iter().any(|cause| cause.contains("certificate") || cause.contains("UnknownIssuer"));
-        let hint = if certificate {
+        let hint = if let Some(socket) = self.socket() {
+            let denied = causes.iter().any(|cause| cause.contains("ermission denied"));
+            if denied {
+                format!(
+                    "{} is for root and the collector's own user and group: use sudo, or name another way with --api \
+                     and --credential-file",
+                    socket.display()
+                )
+            } else {
+                format!(
+                    "is it running? The socket is the collector's ({}); start it with `systemctl start \
+                     rollcall-collector` or `rollcall-collector serve`, or name another way with --api",
+                    named_by(&self.origin)
+                )
+            }
+        } else if certificate {
             match &self.ca_file {
                 Some(path) => format!(
                     "its certificate is not vouched for by {}: name the right file with --ca-file or ROLLCALL_CA_FILE",
@@ -49,6 +64,16 @@ impl Target {
             )
         };
         Failure::new(Exit::Unreachable, format!("cannot reach the collector at {}: {cause}\n{hint}", shown(&self.api)))
+    }
+
+    /// What else there is for whoever stands on the collector's host with a credential that has ended.
+    fn other_way(&self) -> String {
+        if self.credential_origin != Origin::Default {
+            return String::new();
+        }
+        "\nit ends after a day: as root on this host use --api unix:/run/rollcall-collector/admin.sock (the socket in its \
+         state directory where systemd did not start it), or `rollcall-collector login-code` and `login`"
+            .to_owned()
     }
 
     /// No answer came in time.
@@ -75,23 +100,28 @@ impl Target {
         let code = text("code").map(|code| format!(" ({code}{request})")).unwrap_or_default();
         let mut message = match status {
             // The body proved something, not a credential.
-            StatusCode::UNAUTHORIZED if self.credential_file == Path::new("/dev/null") => format!("{detail}{code}"),
-            StatusCode::UNAUTHORIZED => {
-                format!(
-                    "the collector at {} did not accept the credential in {} ({}): {detail}{code}",
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => match (&self.credential_file, status) {
+                (Some(file), StatusCode::UNAUTHORIZED) if file != Path::new("/dev/null") => format!(
+                    "the collector at {} did not accept the credential in {} ({}): {detail}{code}{}",
                     shown(&self.api),
-                    self.credential_file.display(),
-                    named_by(&self.credential_origin)
-                )
-            }
-            StatusCode::FORBIDDEN => {
-                format!(
+                    file.display(),
+                    named_by(&self.credential_origin),
+                    self.other_way()
+                ),
+                (Some(file), StatusCode::FORBIDDEN) => format!(
                     "{detail}{code}\nthe credential is the one in {} ({}); name one that may with --credential-file or \
                      --context",
-                    self.credential_file.display(),
+                    file.display(),
                     named_by(&self.credential_origin)
-                )
-            }
+                ),
+                (None, StatusCode::FORBIDDEN) => format!(
+                    "{detail}{code}\nover {} ({}) the kernel says who you are: run as root or as the collector's own \
+                     user, or name a credential with --credential-file",
+                    shown(&self.api),
+                    named_by(&self.origin)
+                ),
+                _ => format!("{detail}{code}"),
+            },
             _ => format!("{detail}{code}"),
         };
         for (name, value) in members(&document) {
@@ -107,7 +137,7 @@ impl Target {
 fn named_by(origin: &Origin) -> String {
     match origin {
         Origin::Default => "by default".into(),
-        Origin::Flag(_) | Origin::Variable(_) | Origin::Context(_) => format!("named by {origin}"),
+        Origin::Flag(_) | Origin::Variable(_) | Origin::Context(_) | Origin::Host(_) => format!("named by {origin}"),
     }
 }
 
@@ -152,7 +182,7 @@ mod tests {
         Target {
             api: "http://127.0.0.1:7410".parse().unwrap(),
             origin: Origin::Default,
-            credential_file: "/c".into(),
+            credential_file: Some("/c".into()),
             credential_origin: Origin::Variable("ROLLCALL_CREDENTIAL_FILE"),
             ca_file: None,
         }
