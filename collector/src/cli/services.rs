@@ -29,7 +29,7 @@ use crate::config::duration;
 pub(super) enum Command {
     /// List services.
     #[command(alias = "ls", after_help = LIST_EXAMPLES)]
-    List(ListArgs),
+    List(Box<ListArgs>),
     /// Show one service with its identity and its host.
     #[command(after_help = SHOW_EXAMPLES)]
     Show {
@@ -253,7 +253,7 @@ fn version(text: &str) -> Result<String, String> {
 
 pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) -> Result<(), Failure> {
     match command {
-        Command::List(args) => list(client, screen, args).await,
+        Command::List(args) => list(client, screen, *args).await,
         Command::Approve(which) => super::approvals::decide(client, screen, which, "approve").await,
         Command::Show { which } => show(client, screen, &which).await,
         Command::Tree { root, max } => tree(client, screen, root, max).await,

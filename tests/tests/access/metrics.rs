@@ -139,7 +139,7 @@ async fn live(world: &mut World, idp: &Idp, good: &Signer) -> Result<(Live, TcpS
         // Whoever does not beat for a second is marked.
         api.post("/api/admin/jobs/mark_inactive/run", &json!({})).await?.expect(200)?;
         let text = api.get("/metrics").await?.text;
-        for family in ["rollcall_audit_head", "rollcall_job_last_success_timestamp_seconds", "rollcall_job_items_total"]
+        for family in ["rollcall_audit_seal", "rollcall_job_last_success_timestamp_seconds", "rollcall_job_items_total"]
         {
             ensure!(text.contains(&format!("{family}{{")), "no {family}");
         }
