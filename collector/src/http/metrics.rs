@@ -377,8 +377,6 @@ impl Sight {
 
     fn trail(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(seal) = self.state.sealed.get() else { return Ok(()) };
-        // The head is short-lived by nature, and one series: to be noted where the collector cannot change it.
-        let head = seal.hash.to_string();
         // Its hash would be a series of its own with each seal: who notes heads asks for the seals.
         single(encoder, "rollcall_audit_seal", "The number of the newest seal of the audit trail.", seal.no)?;
         single(encoder, "rollcall_audit_sealed_seq", "The last seq that is sealed.", seal.last.0)
