@@ -528,7 +528,7 @@ fn certificate(pair: &Pair) -> (Word, Vec<String>) {
 #[cfg(any(test, feature = "test-util"))]
 #[must_use]
 pub fn items_of_manifest(text: &str) -> Option<usize> {
-    apply::read(text).ok().map(|items| items.len())
+    apply::manifest::read(text).ok().map(|items| items.len())
 }
 
 /// Runs an operator's command to its end.

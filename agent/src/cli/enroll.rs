@@ -102,17 +102,13 @@ async fn interrupted(sender: mpsc::Sender<Signal>) -> Exit {
 
 fn explain(fault: &Fault, state_dir: &Path) -> Exit {
     let exit = if fault.is_transient() { Exit::Failed } else { Exit::Config };
-    match fault {
-        Fault::Vault(VaultError::Locked(_)) => {
-            complain(&format!("{fault}\na running sidecar enrolls by itself; see `rollcall-agent status`"), exit)
-        }
-        Fault::Vault(VaultError::Foreign { .. }) => complain(
-            &format!(
-                "{fault}\nrun this as its owner: runuser -u \"$(stat -c %U {})\" -- rollcall-agent enroll",
-                state_dir.display()
-            ),
-            exit,
-        ),
-        fault => complain(fault, exit),
-    }
+    let advice = if matches!(fault, Fault::Vault(VaultError::Locked(_))) {
+        "a running sidecar enrolls by itself; see `rollcall-agent status`".to_owned()
+    } else if matches!(fault, Fault::Vault(VaultError::Foreign { .. })) {
+        let dir = state_dir.display();
+        format!("run this as its owner: runuser -u \"$(stat -c %U {dir})\" -- rollcall-agent enroll")
+    } else {
+        return complain(fault, exit);
+    };
+    complain(&format!("{fault}\n{advice}"), exit)
 }

@@ -3,7 +3,7 @@
 //! A manifest is YAML (one document or many), JSON or one JSON object a line. It is read as a whole, put in the
 //! order of the tree, and sent in slices; a slice is one durable change, and sending it again changes nothing.
 
-mod manifest;
+pub(super) mod manifest;
 mod prune;
 
 use std::{collections::HashSet, path::PathBuf};

@@ -469,8 +469,8 @@ async fn readiness_falls_when_the_collector_drains() {
 
 mod discovery;
 mod lifecycle;
-mod refusals;
 mod once;
+mod refusals;
 mod scoped;
 mod scopes;
 mod served;

@@ -15,13 +15,7 @@ use rollcall_collector::{
     naming::{IdPattern, ParentRule},
     scope::Scope,
 };
-use rollcall_common::{
-    id::ServiceId,
-    identity::Pin,
-    service::Pairs,
-    time::Timestamp,
-    wire::EXPORTER_LEN,
-};
+use rollcall_common::{id::ServiceId, identity::Pin, service::Pairs, time::Timestamp, wire::EXPORTER_LEN};
 
 /// What a target does with its bytes.
 pub type Feed = fn(&[u8]);

@@ -39,7 +39,7 @@ pub(super) fn text(source: &dyn Source, file: &Path) -> Result<String, Failure> 
 }
 
 /// Reads a manifest of whatever form into items.
-pub(super) fn read(text: &str) -> Result<Vec<Value>, Failure> {
+pub(in crate::cli) fn read(text: &str) -> Result<Vec<Value>, Failure> {
     let bad = |why: String| Failure::usage(format!("the manifest cannot be read: {why}"));
     let begins = text.trim_start();
     let yaml =

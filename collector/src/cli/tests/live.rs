@@ -35,7 +35,7 @@ fn with_trail(batches: usize, test: impl FnOnce(&mut World)) {
         let credentials = world.credentials().into_iter().map(Write::InsertCredential).collect();
         let now = world.clock.now().wall;
         store.commit(&[Change { writes: credentials, audit: Vec::new() }], now).await.unwrap()[0].as_ref().unwrap();
-        let sealer = Sealer::new(Arc::clone(&store), 1, Arc::default(), Box::new(|_| {}));
+        let sealer = Sealer::new(Arc::clone(&store), 1, Arc::default(), Arc::new(|_| {}));
         for n in 0..batches {
             let mut event = event("service.did", &format!("agent/a{n}"));
             event.details.insert("said".into(), json!("ü€".repeat(n * 5)));

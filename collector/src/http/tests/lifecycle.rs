@@ -380,7 +380,7 @@ async fn an_export_of_the_trail_is_never_silently_short() {
         let (status, answer, body) = live.api.send(request.body(Body::empty()).unwrap()).await;
         (status, answer.headers().clone(), body)
     };
-    let sealer = Sealer::new(Arc::clone(&live.store), 1, Arc::default(), Box::new(|_| {}));
+    let sealer = Sealer::new(Arc::clone(&live.store), 1, Arc::default(), Arc::new(|_| {}));
     let burst = |n: usize| {
         let audit = (0..n).map(|n| event("service.did", &format!("agent/a{n}"))).collect();
         [Change { writes: Vec::new(), audit }]

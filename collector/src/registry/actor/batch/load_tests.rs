@@ -25,7 +25,8 @@ struct Heavy {
 
 impl Job for Heavy {
     fn plan(&mut self, world: World<'_>) -> Option<Change> {
-        let event = By::system().did(world.now.wall, "test.heavy", format!("everything:{}", self.no), [("no", json!(1))]);
+        let event =
+            By::system().did(world.now.wall, "test.heavy", format!("everything:{}", self.no), [("no", json!(1))]);
         Some(Change { writes: Vec::new(), audit: vec![event; self.rows] })
     }
 
@@ -50,8 +51,7 @@ async fn a_commit_is_bounded_by_its_rows() {
     };
     let pace = Pace { no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 };
     let clock = Arc::new(ManualClock::new(Timestamp(1_795_229_160_000)));
-    let (mut actor, _registry) =
-        Actor::open(store, clock, whoami, (pace, None), Arc::default()).await.unwrap();
+    let (mut actor, _registry) = Actor::open(store, clock, whoami, (pace, None), Arc::default()).await.unwrap();
 
     // Two that fit together, one that does not fit behind them, one that fits nowhere, and small ones behind it.
     let sizes = [1_500, 2_000, 1_000, MAX_WEIGHT * 2, 1, 1, 1];
@@ -64,7 +64,8 @@ async fn a_commit_is_bounded_by_its_rows() {
         let (owners, changes) = actor.gather();
         commits.push(changes.iter().map(Load::of).collect::<Vec<_>>());
         for owner in owners {
-            actor.settle_one(owner, Ok(Applied { position: actor.shared.roster.read().unwrap().position() }));
+            let position = actor.shared.roster.read().unwrap().position();
+            actor.settle_one(owner, Ok(Applied { rows: Vec::new(), audit: Vec::new(), position }));
         }
     }
     assert_eq!(commits, [vec![1_500, 2_000], vec![1_000], vec![MAX_WEIGHT * 2], vec![1, 1, 1]]);
@@ -82,9 +83,8 @@ async fn notices_of_the_trail_are_taken_in_slices() {
     };
     let pace = Pace { no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 };
     let clock = Arc::new(ManualClock::new(Timestamp(1_795_229_160_000)));
-    let (mut actor, _registry) =
-        Actor::open(store, clock, whoami, (pace, None), Arc::default()).await.unwrap();
-    let event = By::system().did(Timestamp(0), "test.noted", "everything", [("no", json!(1))]);
+    let (mut actor, _registry) = Actor::open(store, clock, whoami, (pace, None), Arc::default()).await.unwrap();
+    let event = By::system().did(Timestamp(0), "test.noted", "everything".into(), [("no", json!(1))]);
     actor.audits.extend(vec![event; MAX_AUDITS_AT_ONCE + 7]);
     let taken = |actor: &mut Actor| actor.gather().1.iter().map(Load::of).sum::<usize>();
     assert_eq!((taken(&mut actor), taken(&mut actor), taken(&mut actor)), (MAX_AUDITS_AT_ONCE, 7, 0));

@@ -72,8 +72,8 @@ async fn what_the_first_schema_holds_is_all_there_and_goes_on() {
     let applied = store.commit(&[registered("agent/new")], NOON).await.unwrap().remove(0).unwrap();
     assert_eq!((applied.position.epoch, applied.rows[0]), (EPOCH, Some(Seq(28))));
     assert_eq!(store.last_seal().await.unwrap(), None);
-    let sealer = Sealer::new(Arc::clone(&store), EPOCH, Arc::new(Head::default()), Box::new(|_| {}));
-    assert_eq!(sealer.open(None).await.unwrap(), Ok(()));
+    let sealer = Sealer::new(Arc::clone(&store), EPOCH, Arc::new(Head::default()), Arc::new(|_| {}));
+    sealer.open().await.unwrap();
     assert!(sealer.seal(true, NOON).await.unwrap());
     let seal = store.last_seal().await.unwrap().unwrap();
     assert_eq!((seal.no, seal.first, seal.epoch), (1, Seq(1), EPOCH));
