@@ -81,13 +81,14 @@ async fn an_old_registry_is_brought_forward_with_all_it_holds() -> Result<()> {
     .await
 }
 
+/// Every file with its bytes, but for the lock, which names the process that holds it.
 fn everything(dir: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() {
             all.extend(everything(&path)?);
-        } else if path.is_file() {
+        } else if path.is_file() && path.file_name().is_none_or(|name| name != "lock") {
             all.insert(path.clone(), fs::read(&path)?);
         }
     }

