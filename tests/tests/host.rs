@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use rollcall_common::id::Kind;
 use rollcall_tests::{
     peer::SOON,
-    until::{same, until, within},
-    world::{self, Plan, Policy, Sidecar, World, api::at, process::find},
+    until::within,
+    world::{self, Plan, Policy, Sidecar, process::find},
 };
 use serde_json::Value;
 
@@ -44,20 +44,12 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn until_health(world: &World, wanted: &str) -> Result<()> {
-    until(SOON, wanted, async || {
-        let shown = world.api().service("poller/p1").await?;
-        same("the health", &at(&shown, "/health/health"), &Value::from(wanted))
-    })
-    .await
-}
-
 fn grade(shown: &str, check: &str) -> Result<String> {
     let shown: Value = serde_json::from_str(shown.lines().next().unwrap_or_default())?;
     let findings = shown.get("findings").and_then(Value::as_array).context("no findings")?;
     let found = findings.iter().find(|finding| finding.get("check").is_some_and(|name| name == check));
-    let grade = found.with_context(|| format!("no {check} in {shown}"))?.get("grade");
-    Ok(grade.and_then(Value::as_str).unwrap_or_default().to_owned())
+    let grade = found.and_then(|found| found.get("grade")).and_then(Value::as_str);
+    Ok(grade.with_context(|| format!("no {check} in {shown}"))?.to_owned())
 }
 
 #[tokio::test]
@@ -81,17 +73,17 @@ async fn what_a_program_reports_is_the_service_s_health() -> Result<()> {
         let (code, text) =
             agent(&sidecar, &["report", "unhealthy", "--source", "backup", "--reason", "no space left"]).await?;
         ensure!(code == 0, "{code}: {text}");
-        until_health(world, "unhealthy").await?;
+        world.api().wait(SOON, "poller/p1", "health", "unhealthy").await?;
         let (code, text) = agent(&sidecar, &["report", "healthy", "--source", "backup", "--ttl", "1d"]).await?;
         ensure!(code == 0, "{code}: {text}");
-        until_health(world, "healthy").await?;
+        world.api().wait(SOON, "poller/p1", "health", "healthy").await?;
         // Who promises to get on and does not is found without another word.
         let (code, text) = agent(&sidecar, &["report", "progress", "--source", "queue", "--ttl", "1s"]).await?;
         ensure!(code == 0, "{code}: {text}");
-        until_health(world, "unhealthy").await?;
+        world.api().wait(SOON, "poller/p1", "health", "unhealthy").await?;
         let (code, text) = agent(&sidecar, &["report", "withdraw", "--source", "queue"]).await?;
         ensure!(code == 0, "{code}: {text}");
-        until_health(world, "healthy").await?;
+        world.api().wait(SOON, "poller/p1", "health", "healthy").await?;
         let (code, text) = agent(&sidecar, &["report", "healthy", "--child", "checker/nobody"]).await?;
         ensure!(code == 77 && text.contains("[[child]]"), "{code}: {text}");
 
@@ -99,7 +91,7 @@ async fn what_a_program_reports_is_the_service_s_health() -> Result<()> {
         let session = async || -> Result<Value> {
             let (code, text) = agent(&sidecar, &["status", "--output", "json"]).await?;
             ensure!(code == 0, "{code}: {text}");
-            Ok(serde_json::from_str::<Value>(text.trim())?["session"].clone())
+            Ok(serde_json::from_str::<Value>(text.trim())?.get("session").cloned().context("no session")?)
         };
         let before = session().await?;
         let (code, text) = agent(&sidecar, &["doctor", "--output", "json"]).await?;
@@ -194,7 +186,7 @@ async fn a_doctor_explains_without_token_and_network() -> Result<()> {
         sidecar.give_token(&token)?;
         let (code, text) = agent(&sidecar, &["doctor", "--output", "json"]).await?;
         ensure!(code == 0 && grade(&text, "quic")? == "ok" && grade(&text, "token")? == "ok", "{code}: {text}");
-        world.collector().kill9().await?;
+        world.crash_collector().await?;
         let (code, text) = agent(&sidecar, &["doctor"]).await?;
         ensure!(code == 69 && text.contains("refuses UDP"), "{code}: {text}");
         Ok(())
