@@ -89,10 +89,11 @@ wanted() { case " $ONLY " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
 if wanted queries; then
     say "queries, 16 callers that think for 50 ms"
-    "$BIN/rollcall-swarm" queries --clients 16 --collector-pid "$pid" --save "$OUT/queries.json"
+    "$BIN/rollcall-swarm" queries --clients 16 --collector-pid "$pid" --save "$OUT/queries.json" ||
+        echo "(some queries failed: they ask for what 100,000 services hold)"
     say "the same without a pause"
     "$BIN/rollcall-swarm" queries --clients 16 --think 0s --each 3s --collector-pid "$pid" \
-        --save "$OUT/queries-closed.json"
+        --save "$OUT/queries-closed.json" || echo "(some queries failed)"
     say "20 scrapes of the metrics"
     before=$(cpu)
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
@@ -152,8 +153,6 @@ if wanted marking; then
     from=$(now)
     "$rc" jobs run mark_inactive --wait </dev/null
     echo "marking: $(took "$from")"
-    "$rc" services list --status inactive --limit 1 --output json </dev/null | head -c 300 || true
-    echo
     told
 fi
 grep -E 'WARN|ERROR' "$scratch/log" | tail -5 || true
