@@ -24,7 +24,7 @@ use rollcall_common::{
     time::{Clock, Now, SystemClock, Timestamp},
     token::Token,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
@@ -136,7 +136,12 @@ impl Lab {
         let credential = fs::read_to_string(state.join("admin.credential"))?;
         let mut secrets = Secrets::default();
         secrets.add("admin credential", credential.trim());
-        let api = Api::new(collector.endpoints().http, credential.trim());
+        let bootstrap = Api::new(collector.endpoints().http, credential.trim());
+        // The credential of the first day ends when a clock is moved by more.
+        let made = bootstrap.post("/api/admin/keys", &json!({ "role": "admin" })).await?.expect(201)?;
+        let key = made.get("key").and_then(Value::as_str).context("a key")?;
+        secrets.add("admin key", key);
+        let api = Api::new(collector.endpoints().http, key);
         Ok(Self { collector, api, store, secrets, dir })
     }
 

@@ -204,6 +204,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::scope::Scope;
     use crate::{
         registry::roster::Roster,
         store::{
@@ -254,7 +255,7 @@ mod tests {
         open.selector.subtree = None;
         open.starts_at = NOW.wall.before(Duration::from_secs(1));
         open.ends_at = NOW.wall.after(Duration::from_secs(60));
-        (open.recurrence, open.ended_early) = (None, None);
+        (open.recurrence, open.ended_early, open.selector.within) = (None, None, Scope::everything());
         for deed in [Deed::Archive, Deed::Purge, Deed::Ephemeral] {
             assert_eq!(swept(deed, &rows, vec![open.clone()]), ["poller/q"], "{deed:?}");
         }

@@ -41,7 +41,9 @@ impl Dialog {
             !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._:@=,".contains(&b))
         };
         ensure!(line.iter().all(plain), "{line:?} is not plain");
-        let mut child = Command::new("script")
+        // Whoever runs the tests in the background has Ctrl-C ignored, and that is inherited.
+        let mut child = Command::new("env")
+            .args(["--default-signal=INT", "script"])
             .args(["--quiet", "--return", "--flush", "--echo", "never", "--command", &line.join(" "), "/dev/null"])
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

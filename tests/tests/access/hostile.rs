@@ -108,7 +108,7 @@ async fn answers_are_inert() -> Result<()> {
             ("/api/admin/config.tar.gz", "application/gzip"),
             ("/api/admin/audit", "application/json"),
             ("/api/admin/audit/export", "application/x-ndjson"),
-            ("/metrics", "application/openmetrics-text"),
+            ("/metrics", "text/plain"),
             ("/api/docs", "text/html"),
         ] {
             let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", api.addr());

@@ -141,7 +141,8 @@ async fn live(world: &mut World, idp: &Idp, good: &Signer) -> Result<(Live, TcpS
         let text = api.get("/metrics").await?.text;
         for family in ["rollcall_audit_seal", "rollcall_job_last_success_timestamp_seconds", "rollcall_job_items_total"]
         {
-            ensure!(text.contains(&format!("{family}{{")), "no {family}");
+            let begins = |line: &str| line.strip_prefix(family).is_some_and(|rest| rest.starts_with(['{', ' ']));
+            ensure!(text.lines().any(begins), "no {family}");
         }
         Ok(())
     })
