@@ -138,6 +138,7 @@ pub(super) struct Counts {
     authentications: Family<AuthLabel, Counter>,
     problems: Family<ProblemLabel, Counter>,
     pub(super) connections: Counter,
+    pub(super) connections_yielded: Counter,
     pub(super) panics: Counter,
     pub(super) repeated: Counter,
     pub(super) forgotten: Counter,
@@ -157,6 +158,7 @@ impl Default for Counts {
             authentications: Family::default(),
             problems: Family::default(),
             connections: Counter::default(),
+            connections_yielded: Counter::default(),
             panics: Counter::default(),
             repeated: Counter::default(),
             forgotten: Counter::default(),
@@ -219,6 +221,11 @@ impl Counts {
         let problems = "HTTP requests that were refused or failed, by the problem's code";
         exposition.register("rollcall_http_problems", problems, self.problems.clone());
         exposition.register("rollcall_http_connections", "HTTP connections accepted", self.connections.clone());
+        exposition.register(
+            "rollcall_http_connections_yielded",
+            "HTTP connections that kept the collector waiting and were closed for a newcomer",
+            self.connections_yielded.clone(),
+        );
         exposition.register("rollcall_http_panics", "HTTP requests that ended in a panic", self.panics.clone());
         let repeated = "Requests that were answered by an earlier one of their key";
         exposition.register("rollcall_http_repeated", repeated, self.repeated.clone());

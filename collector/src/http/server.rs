@@ -1,10 +1,12 @@
 //! The listener: connections under a cap and a timer, and a stop that drains.
 //!
-//! It owns sockets and tasks and knows nothing of routes, nor how a handshake goes. When the cap is reached, new connections wait in
-//! the kernel's backlog; a connection that sends no whole head within [`HEAD_WITHIN`] is closed, idle ones
-//! included, so that waiting ends.
+//! It owns sockets and tasks and knows nothing of routes, nor how a handshake goes. When the cap is reached, one
+//! that keeps us waiting yields to a newcomer; where all are being served, new connections wait in the kernel's
+//! backlog. A connection that sends no whole head within [`HEAD_WITHIN`] is closed, idle ones included.
 
+mod hall;
 mod seat;
+mod whole;
 
 use std::{
     io,
@@ -20,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -28,9 +30,13 @@ use tower::ServiceExt;
 
 pub(super) use self::seat::Paced;
 pub(super) use self::seat::{Seat, Seated};
+use self::{
+    hall::{Guest, Hall},
+    whole::{Arriving, Leaving},
+};
 use super::{
     Settings, State, local,
-    tls::{Certificates, Place},
+    tls::{self, Certificates, Place},
 };
 
 /// How long a request's head may take, the wait for it included.
@@ -184,29 +190,38 @@ impl Accepting {
     /// Runs until it is told to stop and its last connection has ended. Dropping it aborts them.
     async fn run(self) {
         let mut connections = JoinSet::new();
+        let (hall, idle) = (Arc::new(Hall::default()), Arc::new(Notify::new()));
+        let (mut newcomer, mut made) = (None, false);
         loop {
-            let room = Arc::clone(&self.room);
-            let next = async {
-                let permit = room.acquire_owned().await;
-                (self.listener.accept().await, permit)
-            };
+            if newcomer.is_some() && !made && self.room.available_permits() == 0 {
+                made = hall.make_room();
+                self.state.counts.connections_yielded.inc_by(u64::from(made));
+            }
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                (accepted, permit) = next => match accepted {
+                accepted = self.listener.accept(), if newcomer.is_none() => match accepted {
                     Ok((stream, peer)) => {
                         self.state.counts.connections.inc();
                         prepare(&stream);
-                        let seat = Arc::new(Seat::taken(Arc::clone(&self.room), permit.ok()));
-                        let seat = (seat, self.bounds.write_within);
-                        let place = self.state.certificates.as_ref().map(|certificates| certificates.enter(peer.ip()));
-                        let ways = (self.router.clone(), self.stop.clone());
-                        connections.spawn(open((stream, place), peer, seat, Arc::clone(&self.state), ways));
+                        newcomer = Some((stream, peer));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "an HTTP connection could not be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
+                permit = Arc::clone(&self.room).acquire_owned(), if newcomer.is_some() => {
+                    let Some((stream, peer)) = newcomer.take() else { continue };
+                    made = false;
+                    let seat = Arc::new(Seat::taken(Arc::clone(&self.room), permit.ok()).tells(&idle));
+                    let guest = hall.enter(tls::network(peer.ip()), Arc::clone(&seat));
+                    let seat = (seat, guest, self.bounds.write_within);
+                    let place = self.state.certificates.as_ref().map(|certificates| certificates.enter(peer.ip()));
+                    let ways = (self.router.clone(), self.stop.clone());
+                    connections.spawn(open((stream, place), peer, seat, Arc::clone(&self.state), ways));
+                }
+                // One that was served keeps us waiting now.
+                () = idle.notified(), if newcomer.is_some() => made = false,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
             }
         }
@@ -225,7 +240,7 @@ fn prepare(stream: &TcpStream) {
 async fn open(
     (stream, place): (TcpStream, Option<Place>),
     peer: SocketAddr,
-    (seat, within): (Arc<Seat>, Duration),
+    (seat, _guest, within): (Arc<Seat>, Guest, Duration),
     state: Arc<State>,
     (router, stop): (Router, CancellationToken),
 ) {
@@ -233,7 +248,11 @@ async fn open(
     match state.certificates.as_ref().zip(place) {
         None => serve(Paced::new(stream, within, seat), caller, router, stop).await,
         Some((certificates, place)) => {
-            if let Some(stream) = certificates.shake(stream, place, &stop).await {
+            let shaken = tokio::select! {
+                shaken = certificates.shake(stream, place, &stop) => shaken,
+                _ = seat.asked_to_yield() => None,
+            };
+            if let Some(stream) = shaken {
                 serve(Paced::new(stream, within, seat), caller, router, stop).await;
             }
         }
@@ -249,7 +268,12 @@ where
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(Arc::clone(&held));
-        router.clone().oneshot(request.map(Body::new))
+        let (router, seat) = (router.clone(), Arc::clone(&held));
+        async move {
+            let request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&seat))));
+            let answer = router.oneshot(request).await;
+            answer.map(|answer| answer.map(|body| Leaving::new(body, seat)))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -260,6 +284,13 @@ where
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        at_once = seat.asked_to_yield() => {
+            if at_once {
+                return;
+            }
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             if seat.is_stream() {

@@ -338,7 +338,7 @@ fn settings(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, rustl
 }
 
 /// One host owns a whole /64.
-fn network(ip: IpAddr) -> IpAddr {
+pub(super) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),

@@ -14,6 +14,8 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::scene::{all, poller, raw, status_of};
 
+/// Connections of one host that queue up for few places.
+const CROWD: usize = 200;
 /// Connections that say nothing: more than the collector holds at once.
 const IDLE: usize = 600;
 
@@ -157,6 +159,43 @@ async fn large_and_deep_bodies_are_refused() -> Result<()> {
             same(path, &api.get(&format!("/api/admin/{path}")).await?.status, &400)?;
         }
         same("what is there", &all(&api).await?, &before)
+    })
+    .await
+}
+
+/// H17: a crowd that queues up for every place that falls free is no longer queue for anybody else.
+#[tokio::test]
+async fn renewed_connections_keep_nobody_out() -> Result<()> {
+    let plan = Plan::calm().with(
+        "[limits]
+http_connections = 8",
+    );
+    world::run(plan, async |world| {
+        let api = world.api().clone();
+        let mut crowd = Vec::new();
+        // From an address of its own, a hundred times what can be held at once: each that is given up after the time of
+        // a head makes room for the next of them.
+        for n in 0..CROWD {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind("127.0.0.2:0".parse()?)?;
+            let mut stream = within(SOON, "a connection", socket.connect(api.addr())).await??;
+            // Half of a head, or a head and half of a body.
+            let half: &[u8] = if n % 2 == 0 {
+                b"GET /livez HTTP/1.1\r\n"
+            } else {
+                b"POST /api/admin/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            };
+            // One that yielded already takes nothing any more.
+            let _ = stream.write_all(half).await;
+            crowd.push(stream);
+        }
+        for _ in 0..3 {
+            within(SOON * 2, "an honest client is answered", api.get("/api/admin/services")).await??.expect(200)?;
+        }
+        let yielded = api.get("/metrics").await?.text;
+        ensure!(yielded.contains("rollcall_http_connections_yielded_total"), "{yielded}");
+        drop(crowd);
+        Ok(())
     })
     .await
 }

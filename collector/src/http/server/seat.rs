@@ -2,14 +2,15 @@
 //!
 //! A connection that turns into a stream stands up: its place goes to the next in the backlog, so that
 //! streams and ordinary requests never starve one another. [`Paced`] gives a connection up whose peer takes
-//! nothing for too long; whatever waits to be written is then dropped with it.
+//! nothing for too long; whatever waits to be written is then dropped with it. A seat knows whether its
+//! connection keeps us waiting, which decides who yields to a newcomer.
 
 use std::{
     future::Future,
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -19,9 +20,10 @@ use std::{
 use axum::{extract::FromRequestParts, http::request::Parts};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 /// A connection's place.
 #[derive(Debug, Default)]
@@ -30,12 +32,78 @@ pub(in crate::http) struct Seat {
     permit: Mutex<Option<OwnedSemaphorePermit>>,
     stood: AtomicBool,
     stalled: AtomicBool,
+    stage: Mutex<Stage>,
+    yields: CancellationToken,
+    /// Told when the connection keeps us waiting again.
+    idle: Arc<Notify>,
+}
+
+/// Where a connection stands.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Something is still to come from its peer.
+    #[default]
+    Waiting,
+    /// A whole request is here.
+    Serving,
+    /// The answer is made, and not sent yet.
+    Answered,
 }
 
 impl Seat {
     /// Takes a place with its permit.
     pub(in crate::http) fn taken(room: Arc<Semaphore>, permit: Option<OwnedSemaphorePermit>) -> Self {
         Self { room: Some(room), permit: Mutex::new(permit), ..Self::default() }
+    }
+
+    /// Tells somebody when the connection keeps us waiting again.
+    pub(super) fn tells(self, idle: &Arc<Notify>) -> Self {
+        Self { idle: Arc::clone(idle), ..self }
+    }
+
+    /// Whether something is to come from its peer, and it may go for that.
+    pub(super) fn keeps_waiting(&self) -> bool {
+        *self.stage() == Stage::Waiting && !self.yields.is_cancelled()
+    }
+
+    /// Asks the connection to go.
+    pub(super) fn yields(&self) {
+        self.yields.cancel();
+    }
+
+    /// Whether it was asked to.
+    #[cfg(test)]
+    pub(super) fn has_yielded(&self) -> bool {
+        self.yields.is_cancelled()
+    }
+
+    /// Waits until it is asked to. Answers whether it may go at once: a request may have come meanwhile.
+    pub(super) async fn asked_to_yield(&self) -> bool {
+        self.yields.cancelled().await;
+        *self.stage() == Stage::Waiting
+    }
+
+    /// A whole request is here.
+    pub(super) fn serves(&self) {
+        *self.stage() = Stage::Serving;
+    }
+
+    /// Its answer is made.
+    pub(super) fn answered(&self) {
+        *self.stage() = Stage::Answered;
+    }
+
+    /// All that was written is out.
+    pub(super) fn flushed(&self) {
+        let mut stage = self.stage();
+        if *stage == Stage::Answered {
+            *stage = Stage::Waiting;
+            self.idle.notify_one();
+        }
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the place up for as long as a stream lasts.
@@ -129,6 +197,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.inner).poll_flush(cx);
+        if matches!(outcome, Poll::Ready(Ok(()))) {
+            self.seat.flushed();
+        }
         self.pace(cx, outcome)
     }
 
