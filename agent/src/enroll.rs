@@ -273,6 +273,7 @@ fn explain(refused: &Refused, ours: Timestamp) -> String {
         Code::RejoinLimit => "the identity rejoined too often; an operator must re-enroll it".into(),
         Code::RejoinTooLate => "the certificate expired too long ago; an operator must re-enroll it".into(),
         Code::RejoinKey => "the collector has another key bound to this identity; an operator must re-enroll it".into(),
+        Code::RegistryFull => "the registry has no room for another service; an operator must remove some".into(),
         Code::SerialRefused => "the certificate is not one of the identity's live ones".into(),
         Code::Goodbye
         | Code::Draining

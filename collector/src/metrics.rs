@@ -74,6 +74,8 @@ pub struct Metrics {
     pub verdicts: Family<PresenceLabel, Counter>,
     /// Presence rows that wait for the store.
     pub unrecorded: Gauge,
+    /// Services that can still be registered.
+    pub room: Gauge,
     /// Presence rows lost because too many waited.
     pub unrecorded_lost: Counter,
     /// What waits for the next commit.
@@ -198,6 +200,7 @@ impl Default for Metrics {
             transitions: Family::default(),
             verdicts: Family::default(),
             unrecorded: Gauge::default(),
+            room: Gauge::default(),
             unrecorded_lost: Counter::default(),
             queues: Queues::default(),
             commits: Counter::default(),
@@ -300,6 +303,7 @@ impl Metrics {
             self.closed.clone(),
         );
         into.register("rollcall_presence_rows_waiting", "Presence rows waiting for the store", self.unrecorded.clone());
+        into.register("rollcall_registry_room", "Services that can still be registered", self.room.clone());
         into.register("rollcall_presence_verdicts", "Presence verdicts by kind", self.verdicts.clone());
         into.register(
             "service_registry_state_transitions",

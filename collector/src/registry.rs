@@ -177,6 +177,9 @@ pub enum Refusal {
     /// A refusal of the wire's table: enrollment, rejoin, renewal.
     #[error("refused with {0}")]
     Wire(Code),
+    /// There is no room for more services.
+    #[error("the registry is full: there is room for {0} services more; remove or purge some that are gone")]
+    Full(usize),
     /// Too many requests wait.
     #[error("the registry is busy; try again in a second")]
     Busy,
@@ -250,6 +253,7 @@ impl Refusal {
             | Self::Moved { .. }
             | Self::Spiffe(_) => Code::Protocol,
             Self::Deleted(_) => Code::Deleted,
+            Self::Full(_) => Code::RegistryFull,
             Self::Busy => Code::Busy,
             Self::Store(_) => Code::StoreUnavailable,
             Self::Stopping => Code::Draining,

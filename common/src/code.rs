@@ -163,6 +163,8 @@ codes! {
     ChildUnknown = 46, "CHILD_UNKNOWN", Retry;
     /// The parent has as many children registered by reports as it may have.
     ChildLimit = 47, "CHILD_LIMIT", Retry;
+    /// The registry has no room for another service.
+    RegistryFull = 48, "REGISTRY_FULL", RetrySlowly;
 }
 
 impl Code {
@@ -208,7 +210,7 @@ mod tests {
              29=PARENT_OTHER 30=ID_TAKEN 31=ID_RULE 32=CSR_INVALID 33=KEY_IN_USE 34=PENDING_APPROVAL \
              35=CLOCK_SKEW 36=UNKNOWN_IDENTITY 37=SERIAL_REFUSED 38=REJOIN_LIMIT 39=REJOIN_TOO_LATE \
              40=REJOIN_KEY 41=CHILD_OF_ANOTHER 42=QUARANTINED 43=DELETED 44=PARENT_LABEL \
-             45=APPROVAL_REJECTED 46=CHILD_UNKNOWN 47=CHILD_LIMIT"
+             45=APPROVAL_REJECTED 46=CHILD_UNKNOWN 47=CHILD_LIMIT 48=REGISTRY_FULL"
         );
     }
 }

@@ -182,7 +182,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
             .query(QUERY)
             .body_as::<ApplyBody>(&["application/json", NDJSON])
             .body_limit(MAX_BYTES)
-            .answer::<ApplyView>(200, "What became of each item"),
+            .answer::<ApplyView>(200, "What became of each item")
+            .gives(&[ProblemCode::RegistryFull]),
         apply,
     )
 }

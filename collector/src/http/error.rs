@@ -171,6 +171,8 @@ problems! {
     Throttled = TOO_MANY_REQUESTS, "throttled", "Too many failed attempts";
     /// A fault of the collector's own.
     Internal = INTERNAL_SERVER_ERROR, "internal", "The collector made a mistake";
+    /// There is no room for more services.
+    RegistryFull = INSUFFICIENT_STORAGE, "registry_full", "The registry is full";
     /// Too many requests wait.
     Busy = SERVICE_UNAVAILABLE, "busy", "The registry is busy";
     /// The collector has not seen yet what the caller knows.
@@ -302,6 +304,7 @@ impl From<Refusal> for Problem {
             Refusal::Settled { .. } => ProblemCode::Settled,
             Refusal::Spiffe(_) => ProblemCode::SpiffeIdentity,
             Refusal::Wire(_) => ProblemCode::Refused,
+            Refusal::Full(_) => ProblemCode::RegistryFull,
             Refusal::Busy => ProblemCode::Busy,
             Refusal::Store(error) => return error.clone().into(),
             Refusal::Stopping => ProblemCode::Draining,
@@ -329,6 +332,7 @@ impl From<Refusal> for Problem {
             | Refusal::NameReused
             | Refusal::Deleted(_)
             | Refusal::Spiffe(_)
+            | Refusal::Full(_)
             | Refusal::Busy
             | Refusal::Store(_)
             | Refusal::Stopping => problem,
@@ -430,6 +434,7 @@ mod tests {
             (Refusal::Invalid("why".into()), 422, "invalid"),
             (Refusal::NameReused, 422, "idempotency_key_reused"),
             (Refusal::Wire(Code::KeyInUse), 409, "refused"),
+            (Refusal::Full(0), 507, "registry_full"),
             (Refusal::Busy, 503, "busy"),
             (store.into(), 503, "store_unavailable"),
             (Refusal::Stopping, 503, "draining"),

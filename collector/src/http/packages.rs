@@ -100,6 +100,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
                     ProblemCode::PackageState,
                     ProblemCode::NoAddress,
                     ProblemCode::Refused,
+                    ProblemCode::RegistryFull,
                     ProblemCode::ParentMissing,
                     ProblemCode::ParentUnwanted,
                     ProblemCode::ParentUnknown,

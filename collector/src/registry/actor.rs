@@ -3,6 +3,7 @@
 //! It never waits for the store: at most one group commit is under way, in a task of its own, while ticks
 //! and notices go on. Whoever asked for a change waits for the commit that carries it; presence does not.
 
+mod announce;
 mod batch;
 
 use std::{
@@ -12,7 +13,6 @@ use std::{
 };
 
 use rollcall_common::{
-    code::Code,
     health::{HealthReport, HostFacts},
     id::ServiceKey,
     lease::{Pace, Presence},
@@ -26,20 +26,19 @@ use tokio_util::sync::CancellationToken;
 use self::batch::{Done, UnderWay};
 use super::{
     Job, Mail, Notice, Refusal, Registry, Shared, Whoami,
-    feed::{Deriver, Event, Telling},
+    feed::Deriver,
     history::{History, Ledger, Verdict},
     judge::{self, Judge, Sense},
     leases::{Leases, Origin, Phase, Sight},
-    links::Order,
     packages,
-    roster::{Entry, Roster, Slot, parent_key},
+    roster::{Entry, MAX_SERVICES, Roster, Slot, parent_key},
     services,
 };
 use crate::{
-    metrics::{self, Metrics, PresenceLabel, TransitionLabel},
+    metrics::{self, Metrics, PresenceLabel},
     store::{
         RegistryStore, StoreError,
-        rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, IntervalRow, Write},
+        rows::{AuditDraft, BlindRow, BlindScope, IntervalRow},
     },
 };
 
@@ -71,6 +70,8 @@ const COMMIT_WITHIN: Duration = Duration::from_secs(2);
 const RENEW_AGAIN: Duration = Duration::from_secs(20 * 60);
 /// How often ended certificates are looked for.
 const EXPIRY_EVERY: Duration = Duration::from_secs(1);
+/// How long the place of a removed service rests. A touch that had found its lease just before is over by then.
+const REST: Duration = Duration::from_secs(60);
 /// Services that may wait to be taken out of the liveness store; their keys end by themselves.
 const MAX_RETIRED: usize = 65_536;
 
@@ -90,6 +91,8 @@ pub struct Actor {
     /// Whose lease has run since the start without a row that says so.
     unwritten: BTreeSet<Slot>,
     notes: BTreeMap<Slot, Note>,
+    /// Places of removed services, the first to rest first; as many as there are places at most.
+    resting: VecDeque<(Slot, BootTime)>,
     audits: VecDeque<AuditDraft>,
     history: History,
     deriver: Deriver,
@@ -142,6 +145,11 @@ impl Actor {
         let chance_pace = pace.governing(previous, previous.map_or(pace.no, |old| old.no));
         let (sender, mail) = mpsc::channel(MAILBOX);
         let roster = Roster::from_loaded(&loaded);
+        if roster.len() > MAX_SERVICES {
+            let why = format!("it holds {} services, and a collector takes {MAX_SERVICES}", roster.len());
+            return Err(StoreError::Misconfigured { store: "registry".into(), why });
+        }
+        metrics.room.set(i64::try_from(roster.room()).unwrap_or(i64::MAX));
         let leases = Leases::default();
         let armed = judge::arm(&roster, &leases, &loaded, now, chance_pace);
         let mut ledger = Ledger::default();
@@ -192,6 +200,7 @@ impl Actor {
             waking: BTreeMap::new(),
             unwritten: armed.unwritten,
             notes: BTreeMap::new(),
+            resting: VecDeque::new(),
             audits: VecDeque::new(),
             history: History::default(),
             deriver: Deriver::from_loaded(&loaded),
@@ -372,7 +381,7 @@ impl Actor {
             for entry in std::iter::once(child).chain(roster.children(&child.row.key)) {
                 let sight = self.shared.leases.sight(entry.slot, now.boot);
                 if let Some(sight) = sight.filter(|sight| sight.phase == Phase::Unseen) {
-                    let chance = judge::chance(sight.pace, entry.slot.0);
+                    let chance = judge::chance(sight.pace, entry.slot.number());
                     self.shared.leases.unveil(entry.slot, now.boot.after(chance));
                 }
             }
@@ -437,12 +446,28 @@ impl Actor {
         for slot in veiled {
             self.lose(slot, true, now);
         }
+        self.release(now.boot);
         // A renewal that we cannot give must not cost a live connection.
         let renewable = self.shared.store_ok.load(Relaxed) && self.shared.signs.load(Relaxed);
         if renewable && now.boot >= self.expiry_at {
             self.expiry_at = now.boot.after(EXPIRY_EVERY);
             self.shared.links.close_expired(now.boot);
         }
+    }
+
+    /// Gives away the places that have rested.
+    fn release(&mut self, now: BootTime) {
+        let rested = self.resting.partition_point(|(_, since)| now.since(*since) >= REST);
+        if rested > 0 {
+            let places: Vec<_> = self.resting.drain(..rested).collect();
+            self.write(|roster| places.into_iter().for_each(|(slot, _)| roster.release(slot)));
+            self.count_room();
+        }
+    }
+
+    fn count_room(&self) {
+        let room = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner).room();
+        self.metrics.room.set(i64::try_from(room).unwrap_or(i64::MAX));
     }
 
     /// A lease ran out, or the time that a veiled one was given.
@@ -518,152 +543,6 @@ impl Actor {
         }
         drop(waiting);
         self.count_unrecorded();
-    }
-
-    /// Repeats a committed change in memory, announces what follows from it, and gathers what is fed of it.
-    fn apply(&mut self, change: &Change, applied: &Applied, events: &mut Vec<Event>) {
-        let before: Vec<_> = change.writes.iter().map(|write| self.before(write)).collect();
-        let now = self.clock.now();
-        let (audit, deriver, shared) = (change.audit.first(), &mut self.deriver, &self.shared);
-        let mut roster = shared.roster.write().unwrap_or_else(PoisonError::into_inner);
-        roster.repeat(change, applied, |write, seq, (before, after)| {
-            events.extend(deriver.take(Telling { write, seq, before, after, audit, at: now.wall }));
-        });
-        // A note was shown when it was heard; one that was heard since is newer than what is durable now.
-        for write in &change.writes {
-            if let Write::Note { service, .. } = write
-                && let Some(slot) = roster.get(service).map(|entry| entry.slot)
-                && let Some(newer) = self.notes.get(&slot)
-            {
-                roster.note(slot, newer.health.clone(), newer.facts.clone());
-            }
-        }
-        drop(roster);
-        for (write, before) in change.writes.iter().zip(before) {
-            self.announce(write, before, now);
-        }
-    }
-
-    fn before(&self, write: &Write) -> Option<(Slot, Status)> {
-        let key = match write {
-            Write::SetStatus { service, .. } | Write::RemoveService { service, .. } => service,
-            Write::InsertService(_)
-            | Write::Describe { .. }
-            | Write::Edit { .. }
-            | Write::Note { .. }
-            | Write::PutIdentity { .. }
-            | Write::DropIdentity(_)
-            | Write::Deny { .. }
-            | Write::Allow(_)
-            | Write::InsertToken(_)
-            | Write::RevokeToken { .. }
-            | Write::UseToken { .. }
-            | Write::InsertCredential(_)
-            | Write::TouchCredential { .. }
-            | Write::RevokeCredential { .. }
-            | Write::BeginInterval(_)
-            | Write::PutJob(_)
-            | Write::PutHold(_)
-            | Write::DropHold(_)
-            | Write::PutWindow { .. }
-            | Write::DropWindow(_)
-            | Write::PutPackage { .. }
-            | Write::DropPackage(_)
-            | Write::RemoveToken(_)
-            | Write::PutApproval(_)
-            | Write::DropApproval(_)
-            | Write::KeepAnswer(_)
-            | Write::ForgetAnswer(_) => return None,
-        };
-        let roster = self.shared.roster.read().unwrap_or_else(PoisonError::into_inner);
-        roster.get(key).map(|entry| (entry.slot, entry.row.status))
-    }
-
-    fn announce(&mut self, write: &Write, before: Option<(Slot, Status)>, now: Now) {
-        match (write, before) {
-            (Write::InsertService(row), _) => {
-                if let Some(slot) = self.find(&row.key) {
-                    self.shared.leases.reserve(slot);
-                    self.shared.leases.set_phase(slot, judge::unwritten(row));
-                }
-            }
-            (Write::SetStatus { service, to, at, .. }, Some((slot, from))) => {
-                let label = TransitionLabel { r#type: service.kind.as_str(), from: from.as_str(), to: to.as_str() };
-                self.metrics.transitions.get_or_create(&label).inc();
-                tracing::info!(%service, %from, %to, "status");
-                if let Some(code) = super::identities::barred(*to) {
-                    self.close(slot, code);
-                    self.stop_lease(slot, now, to.as_str(), json!({}));
-                }
-                if *to == Status::Inactive {
-                    // Its lease may run on: then its next beat has to be told of, and one that came while this was
-                    // being written down was told of to nobody.
-                    self.shared.leases.rouse(slot);
-                    let sight = self.shared.leases.sight(slot, now.boot).filter(|sight| sight.phase == Phase::Live);
-                    if let Some(heard) = sight.and_then(|sight| sight.last_seen(now)).filter(|heard| heard >= at) {
-                        self.awaken(slot, heard);
-                    }
-                }
-            }
-            (Write::RemoveService { service, .. }, Some((slot, _))) => {
-                self.close(slot, Code::UnknownIdentity);
-                self.shared.leases.vacate(slot);
-                self.waking.remove(&slot);
-                self.unwritten.remove(&slot);
-                self.notes.remove(&slot);
-                self.shared.children.lock().unwrap_or_else(PoisonError::into_inner).forget(slot);
-                self.retire(service.clone());
-            }
-            (Write::PutIdentity { row, .. }, _) => {
-                let Some(slot) = self.find(&row.service) else { return };
-                let held =
-                    |serial| row.current.serial == serial || row.pending.as_ref().is_some_and(|p| p.serial == serial);
-                if self.shared.links.get(slot).is_some_and(|link| !held(link.serial)) {
-                    self.close(slot, Code::Superseded);
-                }
-            }
-            (
-                Write::SetStatus { .. }
-                | Write::RemoveService { .. }
-                | Write::Describe { .. }
-                | Write::Edit { .. }
-                | Write::Note { .. }
-                | Write::DropIdentity(_)
-                | Write::Deny { .. }
-                | Write::Allow(_)
-                | Write::InsertToken(_)
-                | Write::RevokeToken { .. }
-                | Write::UseToken { .. }
-                | Write::InsertCredential(_)
-                | Write::TouchCredential { .. }
-                | Write::RevokeCredential { .. }
-                | Write::BeginInterval(_)
-                | Write::PutJob(_)
-                | Write::PutHold(_)
-                | Write::DropHold(_)
-                | Write::PutWindow { .. }
-                | Write::DropWindow(_)
-                | Write::PutPackage { .. }
-                | Write::DropPackage(_)
-                | Write::RemoveToken(_)
-                | Write::PutApproval(_)
-                | Write::DropApproval(_)
-                | Write::KeepAnswer(_)
-                | Write::ForgetAnswer(_),
-                _,
-            ) => {}
-        }
-    }
-
-    fn close(&self, slot: Slot, code: Code) {
-        self.shared.links.order(slot, Order::Close(code));
-    }
-
-    fn retire(&self, key: ServiceKey) {
-        let mut retired = self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        if retired.len() < MAX_RETIRED {
-            retired.push(key);
-        }
     }
 
     fn count_queues(&self) {

@@ -151,7 +151,7 @@ pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, p
                 });
             }
             (Some(Presence::Alive | Presence::Late | Presence::Unknown), _) | (_, Status::Active) => {
-                let spread = entry.slot.0.wrapping_mul(2_654_435_761);
+                let spread = entry.slot.number().wrapping_mul(2_654_435_761);
                 // Without an identity of its own it lives by its parent's reports, at their pace.
                 let reported = open.filter(|_| entry.identity.is_none()).and_then(|row| recorded_pace(&row.evidence));
                 match reported {

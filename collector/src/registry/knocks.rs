@@ -278,6 +278,7 @@ pub fn is_kept(code: Code) -> bool {
         | Code::ParentOther
         | Code::ParentLabel
         | Code::ApprovalRejected
+        | Code::RegistryFull
         | Code::IdTaken
         | Code::IdRule
         | Code::CsrInvalid
@@ -350,6 +351,7 @@ pub fn fix(why: Why) -> &'static str {
         Code::IdentityMismatch => "the sidecar claims to be another than its certificate says: its state was mixed up",
         Code::CertExpired => "its certificate is over: it rejoins by itself",
         Code::ClientCertRequired => "it showed no certificate: enroll it",
+        Code::RegistryFull => "the registry is full: remove or purge services that are gone",
         Code::ClockSkew => "its clock is far off: correct it on the host",
         Code::Goodbye
         | Code::Draining

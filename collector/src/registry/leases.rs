@@ -22,6 +22,8 @@ use super::roster::Slot;
 const CHUNK: usize = 4096;
 /// Chunks at most: together 4,194,304 services.
 const CHUNKS: usize = 1024;
+/// Leases that there is room for.
+pub(super) const MAX_LEASES: usize = CHUNK * CHUNKS;
 
 /// Where a lease stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,8 +118,24 @@ struct Cell {
     phase: AtomicU8,
     dirty: AtomicU8,
     origin: AtomicU8,
+    /// Whose lease it is, of those that have had its place.
+    term: AtomicU32,
     /// The deadline of [`Phase::Unseen`].
     veiled_until: AtomicU64,
+}
+
+impl Cell {
+    fn wipe(&self) {
+        self.phase.store(Phase::Vacant.byte(), SeqCst);
+        for field in [&self.deadline, &self.last_beat, &self.session, &self.beat_no, &self.veiled_until] {
+            field.store(0, SeqCst);
+        }
+        for field in [&self.interval_ms, &self.ttl_ms] {
+            field.store(0, SeqCst);
+        }
+        self.dirty.store(0, SeqCst);
+        self.origin.store(0, SeqCst);
+    }
 }
 
 /// What a touch found.
@@ -182,19 +200,26 @@ impl Default for Leases {
 
 impl Leases {
     fn cell(&self, slot: Slot) -> Option<&Cell> {
+        let cell = self.place(slot)?;
+        (cell.term.load(SeqCst) == slot.term()).then_some(cell)
+    }
+
+    /// The cell of a slot, whosever it is.
+    fn place(&self, slot: Slot) -> Option<&Cell> {
         let index = slot.index();
         self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)
     }
 
-    /// Makes room for a slot. Answers whether there is room at all.
+    /// Makes room for a slot and gives it to whoever comes. Answers whether there is room at all.
     pub fn reserve(&self, slot: Slot) -> bool {
-        match self.chunks.get(slot.index() / CHUNK) {
-            Some(chunk) => {
-                chunk.get_or_init(|| (0..CHUNK).map(|_| Cell::default()).collect());
-                true
-            }
-            None => false,
+        let Some(chunk) = self.chunks.get(slot.index() / CHUNK) else { return false };
+        chunk.get_or_init(|| (0..CHUNK).map(|_| Cell::default()).collect());
+        if let Some(cell) = self.place(slot) {
+            // Whatever was still on its way when the last one left.
+            cell.wipe();
+            cell.term.store(slot.term(), SeqCst);
         }
+        true
     }
 
     /// Accepts a beat: the whole work of a heartbeat on the collector.
@@ -366,15 +391,12 @@ impl Leases {
         over
     }
 
-    /// Empties a slot for its next service.
+    /// Empties a slot. From here on nobody finds a lease by it; a touch that had found it just before may still
+    /// write, so that its place is not given away at once.
     pub(super) fn vacate(&self, slot: Slot) {
         if let Some(cell) = self.cell(slot) {
-            cell.phase.store(Phase::Vacant.byte(), SeqCst);
-            for field in [&cell.deadline, &cell.last_beat, &cell.session, &cell.beat_no] {
-                field.store(0, SeqCst);
-            }
-            cell.dirty.store(0, SeqCst);
-            cell.origin.store(0, SeqCst);
+            cell.term.store(slot.next_term().term(), SeqCst);
+            cell.wipe();
         }
     }
 
@@ -386,7 +408,7 @@ impl Leases {
                 Pace { no: pace.no, interval_ms: cell.interval_ms.load(SeqCst), ttl_ms: cell.ttl_ms.load(SeqCst) };
             let reported = Origin::from_byte(cell.origin.load(SeqCst)) == Origin::Parent;
             let pace = if reported { own } else { pace };
-            self.rearm(slot, pace, now.after(super::judge::chance(pace, slot.0)));
+            self.rearm(slot, pace, now.after(super::judge::chance(pace, slot.number())));
         }
     }
 
@@ -455,10 +477,10 @@ impl Leases {
     fn cells(&self) -> impl Iterator<Item = (Slot, &Cell)> {
         let chunks = self.chunks.iter().enumerate().filter_map(|(n, chunk)| Some((n, chunk.get()?)));
         chunks.flat_map(|(n, cells)| {
-            cells
-                .iter()
-                .enumerate()
-                .map(move |(i, cell)| (Slot(u32::try_from(n * CHUNK + i).unwrap_or(u32::MAX)), cell))
+            cells.iter().enumerate().map(move |(i, cell)| {
+                let number = u32::try_from(n * CHUNK + i).unwrap_or(u32::MAX);
+                (Slot::new(number, cell.term.load(SeqCst)), cell)
+            })
         })
     }
 }
@@ -470,58 +492,78 @@ mod tests {
     use super::*;
 
     const PACE: Pace = Pace { no: PaceNo(1), interval_ms: 1_000, ttl_ms: 3_000 };
+    const SLOT: Slot = Slot::new(0, 0);
 
     fn leases() -> Leases {
         let leases = Leases::default();
-        leases.reserve(Slot(0));
+        leases.reserve(SLOT);
         leases
     }
 
     #[test]
     fn a_beat_wakes_once_and_then_keeps() {
         let leases = leases();
-        assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(10)), Touch::Woke);
-        leases.set_phase(Slot(0), Phase::Live);
-        assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(2), PACE, BootTime(20)), Touch::Kept);
+        assert_eq!(leases.touch(SLOT, SessionNo(1), BeatNo(1), PACE, BootTime(10)), Touch::Woke);
+        leases.set_phase(SLOT, Phase::Live);
+        assert_eq!(leases.touch(SLOT, SessionNo(1), BeatNo(2), PACE, BootTime(20)), Touch::Kept);
         assert!(leases.expire(BootTime(3_019)).is_empty());
-        assert_eq!(leases.expire(BootTime(3_020)), [Slot(0)]);
+        assert_eq!(leases.expire(BootTime(3_020)), [SLOT]);
         assert!(leases.expire(BootTime(9_000)).is_empty(), "a verdict falls once");
-        assert_eq!(leases.touch(Slot(0), SessionNo(1), BeatNo(3), PACE, BootTime(9_001)), Touch::Woke);
+        assert_eq!(leases.touch(SLOT, SessionNo(1), BeatNo(3), PACE, BootTime(9_001)), Touch::Woke);
+    }
+
+    #[test]
+    fn a_late_touch_of_who_had_the_place_before_does_nothing() {
+        let (leases, next) = (leases(), SLOT.next_term());
+        leases.touch(SLOT, SessionNo(1), BeatNo(1), PACE, BootTime(10));
+        leases.set_phase(SLOT, Phase::Live);
+        leases.vacate(SLOT);
+        let late = || leases.touch(SLOT, SessionNo(1), BeatNo(9), PACE, BootTime(99));
+        assert_eq!((late(), leases.sight(SLOT, BootTime(99))), (Touch::Woke, None));
+        leases.reserve(next);
+        leases.set_phase(next, Phase::NeverSeen);
+        late();
+        leases.set_phase(SLOT, Phase::Live);
+        let sight = leases.sight(next, BootTime(99)).unwrap();
+        assert_eq!((sight.phase, sight.last_beat, sight.beat_no), (Phase::NeverSeen, None, BeatNo(0)));
+        assert!(leases.take_unflushed().is_empty() && leases.expire(BootTime(1_000_000)).is_empty());
+        assert_eq!(leases.touch(next, SessionNo(2), BeatNo(1), PACE, BootTime(100)), Touch::Woke);
+        assert_eq!(leases.take_unflushed(), [next]);
     }
 
     #[test]
     fn a_roused_lease_runs_and_wakes_until_it_was_heard() {
         let leases = leases();
-        leases.rearm(Slot(0), PACE, BootTime(5_000));
-        leases.rouse(Slot(0));
-        let touch = |no| leases.touch(Slot(0), SessionNo(1), BeatNo(no), PACE, BootTime(10));
-        assert_eq!((touch(1), leases.take_unflushed()), (Touch::Woke, vec![Slot(0)]));
+        leases.rearm(SLOT, PACE, BootTime(5_000));
+        leases.rouse(SLOT);
+        let touch = |no| leases.touch(SLOT, SessionNo(1), BeatNo(no), PACE, BootTime(10));
+        assert_eq!((touch(1), leases.take_unflushed()), (Touch::Woke, vec![SLOT]));
         assert_eq!(touch(2), Touch::Woke, "the first notice may be lost");
-        leases.calm(Slot(0));
-        assert_eq!((touch(3), leases.expire(BootTime(3_010))), (Touch::Kept, vec![Slot(0)]));
+        leases.calm(SLOT);
+        assert_eq!((touch(3), leases.expire(BootTime(3_010))), (Touch::Kept, vec![SLOT]));
     }
 
     #[test]
     fn credit_moves_deadlines_and_shows_unknown() {
         let leases = leases();
-        leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(10));
-        leases.set_phase(Slot(0), Phase::Live);
+        leases.touch(SLOT, SessionNo(1), BeatNo(1), PACE, BootTime(10));
+        leases.set_phase(SLOT, Phase::Live);
         leases.credit(5_000);
         assert!(leases.expire(BootTime(8_009)).is_empty());
-        let sight = leases.sight(Slot(0), BootTime(4_000));
+        let sight = leases.sight(SLOT, BootTime(4_000));
         assert_eq!(sight.map(|s| s.presence), Some(Presence::Unknown));
-        assert_eq!(leases.expire(BootTime(8_010)), [Slot(0)]);
+        assert_eq!(leases.expire(BootTime(8_010)), [SLOT]);
     }
 
     #[test]
     fn dirt_is_taken_once_and_can_be_put_back() {
         let leases = leases();
-        leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(10));
-        assert_eq!(leases.take_unflushed(), [Slot(0)]);
+        leases.touch(SLOT, SessionNo(1), BeatNo(1), PACE, BootTime(10));
+        assert_eq!(leases.take_unflushed(), [SLOT]);
         assert!(leases.take_unflushed().is_empty());
-        assert_eq!(leases.take_unpublished(), [Slot(0)]);
-        leases.put_back_unflushed([Slot(0)]);
-        assert_eq!(leases.take_unflushed(), [Slot(0)]);
+        assert_eq!(leases.take_unpublished(), [SLOT]);
+        leases.put_back_unflushed([SLOT]);
+        assert_eq!(leases.take_unflushed(), [SLOT]);
     }
 
     /// The race that the module header speaks of: whatever the interleaving, a beat that is in time is
@@ -530,14 +572,14 @@ mod tests {
     fn no_beat_falls_between_touch_and_expiry() {
         for round in 0..500 {
             let leases = Arc::new(leases());
-            leases.rearm(Slot(0), PACE, BootTime(100));
+            leases.rearm(SLOT, PACE, BootTime(100));
             let toucher = {
                 let leases = Arc::clone(&leases);
-                thread::spawn(move || leases.touch(Slot(0), SessionNo(1), BeatNo(1), PACE, BootTime(100)))
+                thread::spawn(move || leases.touch(SLOT, SessionNo(1), BeatNo(1), PACE, BootTime(100)))
             };
             let expired = leases.expire(BootTime(100));
             let touched = toucher.join().unwrap();
-            let live = leases.sight(Slot(0), BootTime(101)).is_some_and(|s| s.phase == Phase::Live);
+            let live = leases.sight(SLOT, BootTime(101)).is_some_and(|s| s.phase == Phase::Live);
             assert!(live || touched == Touch::Woke, "round {round}: {expired:?} {touched:?}");
         }
     }

@@ -37,15 +37,50 @@ use crate::store::{
     rows::{Applied, Change, CredentialRow, IdentityRow, Loaded, ServiceRow, TokenRow, Write},
 };
 
-/// Index of a service in the lease table and the roster. A slot is never given to a second service while
-/// the collector runs: sessions, notices and links may still hold the number of one that was removed.
+/// Services that one collector holds, those that were removed a moment ago included.
+pub const MAX_SERVICES: usize = super::leases::MAX_LEASES;
+
+/// Place of a service in the lease table and the roster. A place is given to other services, one after the other, and
+/// its term tells them apart: sessions, notices and links may still hold the slot of one that was removed, and find
+/// nobody there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(pub u32);
+pub struct Slot {
+    number: u32,
+    term: u32,
+}
 
 impl Slot {
-    pub(crate) fn index(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
+    /// A place in one of its terms.
+    #[must_use]
+    pub(crate) const fn new(number: u32, term: u32) -> Self {
+        Self { number, term }
     }
+
+    /// The place's number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.number
+    }
+
+    pub(super) fn term(self) -> u32 {
+        self.term
+    }
+
+    /// The place once its service is gone.
+    pub(super) fn next_term(self) -> Self {
+        Self { term: self.term.wrapping_add(1), ..self }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        usize::try_from(self.number).unwrap_or(usize::MAX)
+    }
+}
+
+/// A place, and who has it in its present term.
+#[derive(Debug, Default)]
+struct Place {
+    term: u32,
+    entry: Option<Entry>,
 }
 
 /// One service in memory.
@@ -63,9 +98,13 @@ pub struct Entry {
 pub(super) type Rows<'a> = (Option<&'a Arc<ServiceRow>>, Option<&'a Arc<ServiceRow>>);
 
 /// All services, tokens and credentials.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Roster {
-    slots: Vec<Option<Entry>>,
+    places: Vec<Place>,
+    /// Places that may be given away again.
+    free: Vec<u32>,
+    /// How many places there may be.
+    most: usize,
     by_key: BTreeMap<ServiceKey, Slot>,
     tree: Tree,
     index: Index,
@@ -79,6 +118,28 @@ pub struct Roster {
     upkeep: Upkeep,
     packages: Packages,
     position: Position,
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        Self {
+            places: Vec::new(),
+            free: Vec::new(),
+            most: MAX_SERVICES,
+            by_key: BTreeMap::new(),
+            tree: Tree::default(),
+            index: Index::default(),
+            keys: HashMap::new(),
+            denied: HashMap::new(),
+            tokens: BTreeMap::new(),
+            uses: HashMap::new(),
+            approvals: Approvals::default(),
+            credentials: HashMap::new(),
+            upkeep: Upkeep::default(),
+            packages: Packages::default(),
+            position: Position::default(),
+        }
+    }
 }
 
 impl Roster {
@@ -118,7 +179,30 @@ impl Roster {
     /// The service in a slot.
     #[must_use]
     pub fn at(&self, slot: Slot) -> Option<&Entry> {
-        self.slots.get(slot.index())?.as_ref()
+        self.places.get(slot.index()).filter(|place| place.term == slot.term)?.entry.as_ref()
+    }
+
+    fn at_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
+        self.places.get_mut(slot.index()).filter(|place| place.term == slot.term)?.entry.as_mut()
+    }
+
+    /// How many services more can be registered. A removed one's place counts once it was released.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.most.saturating_sub(self.places.len()).saturating_add(self.free.len())
+    }
+
+    /// Gives the place of a removed service to whoever comes: nobody touches its lease any more.
+    pub(super) fn release(&mut self, slot: Slot) {
+        if self.places.get(slot.index()).is_some_and(|place| place.entry.is_none()) {
+            self.free.push(slot.number);
+        }
+    }
+
+    /// Has room for so many services only.
+    #[cfg(test)]
+    pub(super) fn limit(&mut self, most: usize) {
+        self.most = most;
     }
 
     /// Services in key order, of one kind or of all, after a key: the seek of a page. It costs the same
@@ -411,18 +495,24 @@ impl Roster {
     }
 
     fn insert(&mut self, row: ServiceRow) {
-        let slot = Slot(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
+        });
+        let Some(place) = self.places.get_mut(Slot::new(number, 0).index()) else { return };
+        let slot = Slot::new(number, place.term);
         self.tree.insert(&row, slot);
         self.index.insert(&row, slot);
         self.by_key.insert(row.key.clone(), slot);
-        let entry = Some(Entry { slot, row: Arc::new(row), identity: None });
-        self.slots.push(entry);
+        place.entry = Some(Entry { slot, row: Arc::new(row), identity: None });
     }
 
     fn remove(&mut self, key: &ServiceKey) {
         self.unbind(key);
         let Some(slot) = self.by_key.remove(key) else { return };
-        if let Some(entry) = self.slots.get_mut(slot.index()).and_then(Option::take) {
+        let Some(place) = self.places.get_mut(slot.index()) else { return };
+        place.term = slot.next_term().term;
+        if let Some(entry) = place.entry.take() {
             self.tree.remove(&entry.row);
             self.index.remove(&entry.row, slot);
         }
@@ -434,14 +524,14 @@ impl Roster {
             self.keys.insert(pending.key, identity.service.clone());
         }
         let slot = self.by_key.get(&identity.service).copied();
-        if let Some(entry) = slot.and_then(|slot| self.slots.get_mut(slot.index())?.as_mut()) {
+        if let Some(entry) = slot.and_then(|slot| self.at_mut(slot)) {
             entry.identity = Some(Arc::new(identity.clone()));
         }
     }
 
     fn unbind(&mut self, key: &ServiceKey) {
         let slot = self.by_key.get(key).copied();
-        let entry = slot.and_then(|slot| self.slots.get_mut(slot.index())?.as_mut());
+        let entry = slot.and_then(|slot| self.at_mut(slot));
         if let Some(identity) = entry.and_then(|entry| entry.identity.take()) {
             self.keys.remove(&identity.current.key);
             if let Some(pending) = &identity.pending {
@@ -457,7 +547,8 @@ impl Roster {
     }
 
     fn edit(&mut self, slot: Slot, change: impl FnOnce(&mut ServiceRow)) {
-        if let Some(entry) = self.slots.get_mut(slot.index()).and_then(Option::as_mut) {
+        let place = self.places.get_mut(slot.index()).filter(|place| place.term == slot.term);
+        if let Some(entry) = place.and_then(|place| place.entry.as_mut()) {
             let before = Arc::clone(&entry.row);
             change(Arc::make_mut(&mut entry.row));
             self.index.change(&before, &entry.row, slot);

@@ -30,7 +30,7 @@ fn seen(presence: Presence) -> Option<Sight> {
 fn entry(change: impl FnOnce(&mut ServiceRow)) -> Entry {
     let mut row = row("agent/edge-17");
     change(&mut row);
-    Entry { slot: Slot(0), row: row.into(), identity: None }
+    Entry { slot: Slot::new(0, 0), row: row.into(), identity: None }
 }
 
 #[test]

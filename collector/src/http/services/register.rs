@@ -83,6 +83,7 @@ pub(super) fn of_kind(routes: Routes, kind: Kind) -> Routes {
             ProblemCode::ParentRevoked,
             ProblemCode::ParentDeleted,
             ProblemCode::SpiffeIdentity,
+            ProblemCode::RegistryFull,
         ]);
     routes.add(operation, move |call: Call, body: Json<_>| register(kind, call, body))
 }

@@ -48,7 +48,7 @@ fn a_service_that_was_never_heard_has_its_released_form() {
     let domain: TrustDomain = "fleet.example".parse().unwrap();
     let mut row = row("poller/site-3");
     row.declared_spiffe = "spiffe://k8s.example/ns/edge/sa/poller".parse().ok();
-    let entry = Entry { slot: Slot(0), row: row.into(), identity: None };
+    let entry = Entry { slot: Slot::new(0, 0), row: row.into(), identity: None };
     let seen = Seen { entry, sight: None, below: Below { children: 2, checkers: 5 } };
     let shown = serde_json::to_value(ServiceView::of(&seen, None, light(&domain))).unwrap();
     assert_eq!(
@@ -109,7 +109,7 @@ fn a_service_with_everything_has_its_released_form() {
     // A bound identity is shown, whatever was declared.
     row.declared_spiffe = "spiffe://k8s.example/ns/edge/sa/poller".parse().ok();
     let identity = identity(&row);
-    let entry = Entry { slot: Slot(0), row: row.into(), identity: Some(identity.into()) };
+    let entry = Entry { slot: Slot::new(0, 0), row: row.into(), identity: Some(identity.into()) };
     let lease = sight(Presence::Unknown, Some(Unknown::CollectorBlind), BootTime(1_000_000));
     let seen = Seen { entry, sight: Some(lease), below: Below::default() };
     let link = Link {
@@ -190,7 +190,7 @@ fn the_newer_of_two_sightings_is_shown() {
     let domain: TrustDomain = "fleet.example".parse().unwrap();
     let mut row = row("poller/p");
     row.last_seen = Some(NOW);
-    let entry = Entry { slot: Slot(0), row: row.into(), identity: None };
+    let entry = Entry { slot: Slot::new(0, 0), row: row.into(), identity: None };
     let seen = Seen { entry, sight: Some(sight(Presence::Alive, None, BootTime(1_000_000))), below: Below::default() };
     assert_eq!(ServiceView::of(&seen, None, light(&domain)).last_seen, Some(Time(NOW)));
 }

@@ -100,6 +100,7 @@ impl Actor {
         let roster = shared.roster.read().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
         let (mut put_off, mut load) = (Vec::new(), Load::default());
+        let mut room = roster.room();
         while changes.len() < MAX_BATCH && put_off.len() < MAX_PUT_OFF {
             let Some((mut job, plans)) = self.jobs.pop_front() else { break };
             if plans >= MAX_PLANS {
@@ -108,6 +109,7 @@ impl Actor {
             }
             match job.plan(World { roster: &roster, now }) {
                 Some(change) if change.writes.is_empty() && change.audit.is_empty() => job.finish(Ok(())),
+                Some(change) if newcomers(&change) > room => job.finish(Err(Refusal::Full(room))),
                 Some(change) if !load.takes(&change) => {
                     // First come, first served: what fits behind it does not overtake it.
                     put_off.push((job, plans));
@@ -119,6 +121,7 @@ impl Actor {
                 }
                 Some(change) => {
                     load.add(&change);
+                    room -= newcomers(&change);
                     changes.push(change);
                     owners.push(Owner::Job(job, plans + 1));
                 }
@@ -298,7 +301,9 @@ impl Actor {
                 }
                 self.history.put_back(kept);
             }
-            (Owner::Note(slot, _), Err(conflict)) => tracing::debug!(slot = slot.0, %conflict, "a note was too late"),
+            (Owner::Note(slot, _), Err(conflict)) => {
+                tracing::debug!(slot = slot.number(), %conflict, "a note was too late")
+            }
             (Owner::Audits(_), Err(conflict)) => tracing::error!(%conflict, "audit events met a conflict"),
         }
     }
@@ -353,6 +358,11 @@ impl Load {
     fn is_full(&self) -> bool {
         self.0 >= MAX_WEIGHT
     }
+}
+
+/// How many services a change registers.
+fn newcomers(change: &Change) -> usize {
+    change.writes.iter().filter(|write| matches!(write, Write::InsertService(_))).count()
 }
 
 /// What a batch stands on: every change in it was planned on the same roster, so none may change what

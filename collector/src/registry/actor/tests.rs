@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     registry::services::{By, Move, Register},
     store::{
-        rows::{AuditQuery, IntervalRow, Said, ServiceRow},
+        rows::{AuditQuery, Change, IntervalRow, Said, ServiceRow, Write},
         sqlite::SqliteStore,
         suite::samples::{interval, service},
     },
@@ -305,6 +305,37 @@ async fn whoever_was_heard_before_it_was_registered_is_not_never_seen() {
     let after = Running::open(dir.path(), &clock).await;
     assert_eq!(all(&after), expected, "and a restart changes nothing");
     after.close().await;
+}
+
+/// Services come and go for ever; only how many there are at once is bounded.
+#[tokio::test]
+async fn a_place_is_given_away_again_and_a_full_registry_says_so() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
+    let fleet = Running::open(dir.path(), &clock).await;
+    fleet.registry.shared.roster.write().unwrap().limit(2);
+    let first = fleet.register("poller/first").await;
+    fleet.register("poller/second").await;
+    let ask = |id: &str| {
+        let key = format!("poller/{id}").parse().unwrap();
+        fleet.registry.ask(Register::new(key, None, Source::Config, By::system()))
+    };
+    assert_eq!(ask("third").await, Err(Refusal::Full(0)));
+    for act in [Act::Revoke, Act::Remove] {
+        fleet.registry.ask(Move::new("poller/first".parse().unwrap(), act, "", By::system())).await.unwrap();
+    }
+    assert_eq!(ask("third").await, Err(Refusal::Full(0)), "its place rests");
+    clock.advance(Duration::from_secs(61));
+    fleet.until("room", || fleet.registry.metrics().room.get() == 1).await;
+    ask("third").await.unwrap();
+    let third = fleet.registry.read(|roster| roster.get(&"poller/third".parse().unwrap()).unwrap().slot);
+    assert_eq!((third.index(), third == first), (first.index(), false));
+    // What the former holder's connection still says is nobody's.
+    fleet.beat(first, 7);
+    fleet.registry.tell(Notice::Goodbye(first, Goodbye { reason: GoodbyeReason::Stop, back_in_secs: None }));
+    fleet.beat(third, 1);
+    fleet.until("active", || fleet.status(third) == Status::Active).await;
+    assert_eq!((fleet.presence(third), fleet.registry.metrics().room.get()), (Presence::Alive, 0));
+    fleet.close().await;
 }
 
 #[tokio::test]

@@ -200,7 +200,7 @@ fn told(at: u64, interval_ms: u32, reason: &str) -> Told {
 fn what_is_said_reaches_the_store_once_a_second_at_most_and_never_without_change() {
     let mut book = Book::default();
     let said = |reason: &str| HealthReport { health: Health::Degraded, reason: Text::fit(reason) };
-    let slot = Slot(3);
+    let slot = Slot::new(3, 0);
     let health = |book: &mut Book, at, reason: &str, shown: Option<&HealthReport>| {
         book.keep(slot, told(at, 1_000, reason), shown, Some(1_000)).health
     };
@@ -218,7 +218,7 @@ fn what_is_said_reaches_the_store_once_a_second_at_most_and_never_without_change
 #[test]
 fn a_longer_interval_is_written_down_by_doublings() {
     let mut book = Book::default();
-    let slot = Slot(3);
+    let slot = Slot::new(3, 0);
     let mut repaced = |interval_ms, running| {
         let due = book.keep(slot, told(1, interval_ms, ""), None, running).repaced;
         if due {

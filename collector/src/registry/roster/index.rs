@@ -136,8 +136,8 @@ pub struct Index {
     values: HashMap<String, BTreeMap<String, u64>>,
     versions: BTreeMap<String, u64>,
     counted: BTreeMap<Kind, Counted>,
-    /// The kind of each slot, for counts of what the lease table alone knows.
-    kinds: Vec<Option<Kind>>,
+    /// Who has each place, by kind, for counts of what the lease table alone knows.
+    kinds: Vec<Option<(Slot, Kind)>>,
     texts: Texts,
 }
 
@@ -151,7 +151,7 @@ impl Index {
             self.kinds.resize(slot.index() + 1, None);
         }
         if let Some(kind) = self.kinds.get_mut(slot.index()) {
-            *kind = Some(row.key.kind);
+            *kind = Some((slot, row.key.kind));
         }
         self.texts.put(slot, row);
     }
@@ -267,8 +267,7 @@ impl Index {
 
     /// Every slot that holds a service, with its kind.
     pub fn slots(&self) -> impl Iterator<Item = (Slot, Kind)> {
-        let numbered = self.kinds.iter().enumerate();
-        numbered.filter_map(|(n, kind)| Some((Slot(u32::try_from(n).ok()?), (*kind)?)))
+        self.kinds.iter().flatten().copied()
     }
 
     /// Up to `most` slots from the `from`th on that hold a service, with its kind; `None` = there are none behind it.
