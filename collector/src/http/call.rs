@@ -330,7 +330,7 @@ impl Call {
                 cover: &cover,
                 recorded: (registry.metrics().unrecorded.get() == 0).then_some(true),
             };
-            let entry = Entry { slot: Slot(u32::MAX), row: Arc::new(row.clone()), identity: None };
+            let entry = Entry { slot: Slot::new(u32::MAX, 0), row: Arc::new(row.clone()), identity: None };
             ServiceDetail::of(&Seen { entry, sight: None, below: Below::default() }, None, None, light)
         }
     }

@@ -221,7 +221,7 @@ impl Accepting {
                     connections.spawn(open((stream, place), peer, seat, Arc::clone(&self.state), ways));
                 }
                 // One that was served keeps us waiting now.
-                () = idle.notified(), if newcomer.is_some() => made = false,
+                () = idle.notified(), if newcomer.is_some() && !made => {}
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
             }
         }

@@ -134,6 +134,7 @@ impl Default for Roster {
             tokens: BTreeMap::new(),
             uses: HashMap::new(),
             approvals: Approvals::default(),
+            answers: Answers::default(),
             credentials: HashMap::new(),
             upkeep: Upkeep::default(),
             packages: Packages::default(),

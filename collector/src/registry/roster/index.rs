@@ -274,8 +274,7 @@ impl Index {
     pub fn slots_from(&self, from: usize, most: usize) -> Option<impl Iterator<Item = (Slot, Kind)>> {
         let some =
             self.kinds.get(from..from.saturating_add(most).min(self.kinds.len())).filter(|some| !some.is_empty())?;
-        let numbered = some.iter().enumerate();
-        Some(numbered.filter_map(move |(n, kind)| Some((Slot(u32::try_from(from + n).ok()?), (*kind)?))))
+        Some(some.iter().flatten().copied())
     }
 
     /// The texts, to be searched without holding the roster.
