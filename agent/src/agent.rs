@@ -4,6 +4,7 @@
 //! When to do what is the session's decision, or that of `enroll`'s advice.
 
 mod joining;
+mod provision;
 
 use std::{
     ops::ControlFlow,
@@ -15,7 +16,7 @@ use rollcall_common::{
     address::Address,
     backoff::Backoff,
     health::HealthReport,
-    id::{BootId, InstanceId, NoRandomness},
+    id::{BootId, InstanceId, NoRandomness, ServiceKey},
     time::Clock,
     wire::message::{Addresses, Goodbye, GoodbyeReason},
 };
@@ -33,6 +34,7 @@ use crate::{
         answers::House,
         systemd::{self, Systemd},
     },
+    machine::{Belonging, Machine, belonging},
     sample::{
         Sampler,
         host::{BootIdError, boot_id},
@@ -40,7 +42,7 @@ use crate::{
     session::{End, Event, Notice, Paper},
     signals::{Signal, Signals},
     status::{Board, Errors, Stage, skew_warning},
-    token::{Damaged, Origin},
+    token::{self, Damaged, Origin},
     vault::{Stored, Vault, VaultError},
 };
 
@@ -50,6 +52,8 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(600);
 const QUIET: Duration = Duration::from_secs(3600);
 /// How long closes may take to leave.
 const SETTLE_WITHIN: Duration = Duration::from_millis(100);
+
+pub use self::provision::Provisioned;
 
 /// Why a sidecar cannot go on. A restart cures none of these.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +78,14 @@ pub enum Fault {
         "`kind` is not set: write kind = \"poller\", \"agent\", \"checker\" or \"instance\" into the configuration"
     )]
     NoKind,
+    /// The state directory came from another machine.
+    #[error("{}", copied(.dir, .service))]
+    Copied {
+        /// Where it is.
+        dir: std::path::PathBuf,
+        /// Whose identity is in it.
+        service: ServiceKey,
+    },
     /// Nobody could stop it in order.
     #[error("signals cannot be received: {0}")]
     Signals(#[source] std::io::Error),
@@ -100,7 +112,7 @@ impl Fault {
             Self::Vault(error) => error.is_transient(),
             Self::Signals(_) => true,
             Self::Local(_) | Self::BootId(_) | Self::Randomness(_) | Self::Token(_) => false,
-            Self::NoKind | Self::NoAddress | Self::Refused { .. } => false,
+            Self::NoKind | Self::NoAddress | Self::Refused { .. } | Self::Copied { .. } => false,
         }
     }
 }
@@ -137,8 +149,7 @@ impl Agent {
     /// # Errors
     /// [`Fault`].
     pub fn prepare(config: Config, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
-        let vault = Vault::open(&config.state_dir)?;
-        let stored = vault.load()?;
+        let (vault, stored) = open(&config, &Machine::look(config.machine_id_file.as_deref()))?;
         let mut local = Local::bind(&config.socket)?;
         let mut board = Board {
             stage: Stage::WaitingForToken { looking: String::new() },
@@ -207,7 +218,7 @@ impl Agent {
     async fn lead(&mut self, signals: &mut Signals) -> Result<(), Fault> {
         let stored = std::mem::take(&mut self.stored);
         let (current, next, addresses) = match stored {
-            Stored { current: Some(current), next, addresses } => (current, next, addresses),
+            Stored { current: Some(current), next, addresses, made_for: _ } => (current, next, addresses),
             Stored { current: None, .. } => match self.enroll(signals).await? {
                 Some(admission) => (admission.identity, None, Some(admission.addresses)),
                 None => return Ok(()),
@@ -399,6 +410,50 @@ fn warn_of(outcome: Result<(), VaultError>) {
     if let Err(error) = outcome {
         tracing::warn!(%error, "the state directory does not follow");
     }
+}
+
+/// Opens the vault and reads it, for this machine: an identity that was made for another one is not used. Where a
+/// token lies beside it, this machine asks for one of its own; otherwise nothing can be done here.
+fn open(config: &Config, machine: &Machine) -> Result<(Vault, Stored), Fault> {
+    let mut vault = Vault::open(&config.state_dir)?;
+    let mut stored = vault.load()?;
+    vault.bind(machine.tag());
+    let Some(current) = &stored.current else { return Ok((vault, stored)) };
+    let service = current.service().clone();
+    match belonging(stored.made_for, machine) {
+        Belonging::Here => {}
+        Belonging::Untold => {
+            tracing::warn!("this machine has no id: whether {service} was copied here cannot be told");
+        }
+        Belonging::Elsewhere if config.bind_machine => {
+            let fault = Fault::Copied { dir: config.state_dir.clone(), service };
+            if token::look(&config.token)?.found.is_none() {
+                return Err(fault);
+            }
+            tracing::warn!("{fault}");
+            tracing::warn!("there is a token: this machine asks for an identity of its own");
+            stored = Stored::default();
+        }
+        Belonging::Unbound | Belonging::Elsewhere => {
+            // A disk that cannot be written is told when it matters; the identity is good.
+            if machine.tag().is_some() {
+                warn_of(vault.rebind(current));
+            }
+        }
+    }
+    if let Machine::Unknown(why) = machine {
+        tracing::info!("a copied identity would not be recognized here: {why}");
+    }
+    Ok((vault, stored))
+}
+
+fn copied(dir: &std::path::Path, service: &ServiceKey) -> String {
+    let dir = dir.display();
+    format!(
+        "the identity of {service} in {dir} was made for another machine, and is not used here: it came with a disk image \
+         or a backup. Lay down a token of this machine's own, or `rollcall-agent reset`; if it is the same machine \
+         under a new machine-id, start once with bind_machine = false"
+    )
 }
 
 /// Where the configuration and the identity on disk say different things. The identity holds.

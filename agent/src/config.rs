@@ -114,6 +114,10 @@ pub struct Config {
     pub socket: PathBuf,
     /// The loopback port of the local service, if there is one.
     pub local: LocalPort,
+    /// Whether the identity belongs to this machine alone.
+    pub bind_machine: bool,
+    /// Where the machine's id is, if not where systemd keeps it; `ROLLCALL_MACHINE_ID_FILE`.
+    pub machine_id_file: Option<PathBuf>,
     /// Where the onboarding token may be.
     pub token: TokenPlaces,
     /// Addresses that override those of the token and of the collector; empty: no override.
@@ -273,6 +277,11 @@ impl Config {
             state_dir,
             socket,
             local: all.local.unwrap_or_default().port(),
+            bind_machine: all.bind_machine.unwrap_or(true),
+            machine_id_file: source
+                .variable("ROLLCALL_MACHINE_ID_FILE")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             token: TokenPlaces {
                 credential: source.variable("CREDENTIALS_DIRECTORY").map(|dir| PathBuf::from(dir).join("token")),
                 file: all.token_file.unwrap_or_else(|| TOKEN_FILE.into()),

@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod drive;
 pub mod enroll;
 pub mod health;
@@ -17,6 +18,7 @@ pub mod key;
 pub mod link;
 pub mod local;
 pub mod log;
+pub mod machine;
 pub mod rotation;
 pub mod sample;
 pub mod session;

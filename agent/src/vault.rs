@@ -10,7 +10,8 @@
 //!
 //! A file appears whole or not at all (temporary file, fsync, rename, fsync of the directory), so that
 //! whenever the process dies, `identity` is either the old or the new one, and a key that was sent is
-//! known again. The vault refuses what others could have read or written. It knows nothing of networks.
+//! known again. Each record carries the tag of the machine that it was made for, in the same file: a copy on
+//! another machine is recognized, and at no kill point does an old key get a new tag. The vault refuses what others could have read or written. It knows nothing of networks.
 
 mod disk;
 mod record;
@@ -25,12 +26,13 @@ use std::{
 
 use rollcall_common::{
     id::Generation,
+    machine::MachineTag,
     token::TokenId,
     wire::message::{Addresses, Renewed},
 };
 
 use self::{
-    disk::Disk,
+    disk::{Disk, Eyes},
     record::{AddressesRecord, IdentityRecord, PendingRecord, Purpose, RecordError},
 };
 use crate::{
@@ -47,6 +49,8 @@ const ADDRESSES: &str = "addresses";
 #[derive(Debug)]
 pub struct Vault {
     disk: Disk,
+    /// What is written is for this machine.
+    machine: Option<MachineTag>,
 }
 
 /// What the vault holds.
@@ -58,13 +62,15 @@ pub struct Stored {
     pub next: Option<Identity>,
     /// Where to dial.
     pub addresses: Option<Addresses>,
+    /// The machine that the identity in use was made for, where that was known.
+    pub made_for: Option<MachineTag>,
 }
 
 /// Why the vault cannot be used. Nothing was destroyed.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
     /// The directory cannot be made or opened.
-    #[error("state directory {}: {source}", .path.display())]
+    #[error("state directory {}: {source}{}", .path.display(), hint(.source))]
     Directory {
         /// Which.
         path: PathBuf,
@@ -90,7 +96,7 @@ pub enum VaultError {
         fix: &'static str,
     },
     /// It belongs to another user.
-    #[error("{} belongs to user {owner}, and this program runs as user {me}", .path.display())]
+    #[error("{} belongs to user {owner}, and this program runs as user {me}: run it as that user, or set another `state_dir`", .path.display())]
     Foreign {
         /// Which.
         path: PathBuf,
@@ -119,7 +125,7 @@ pub enum VaultError {
         why: String,
     },
     /// Reading failed.
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}: {source}{}", .path.display(), hint(.source))]
     Read {
         /// Which.
         path: PathBuf,
@@ -127,7 +133,7 @@ pub enum VaultError {
         source: io::Error,
     },
     /// Writing failed; what was there before is still there.
-    #[error("cannot write {}: {source}", .path.display())]
+    #[error("cannot write {}: {source}{}", .path.display(), hint(.source))]
     Write {
         /// Which.
         path: PathBuf,
@@ -158,6 +164,17 @@ impl VaultError {
     }
 }
 
+/// What to do about the system's own words.
+fn hint(error: &io::Error) -> &'static str {
+    let hints = [
+        (io::ErrorKind::StorageFull, ": make room, it is tried again by itself"),
+        (io::ErrorKind::QuotaExceeded, ": make room, it is tried again by itself"),
+        (io::ErrorKind::ReadOnlyFilesystem, ": mount it for writing, or set another `state_dir`"),
+        (io::ErrorKind::PermissionDenied, ": give the directory to the user that this program runs as"),
+    ];
+    hints.iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, hint)| hint)
+}
+
 impl Vault {
     /// Opens the directory, makes it where it is missing, and holds it until dropped.
     ///
@@ -169,7 +186,48 @@ impl Vault {
         for name in [IDENTITY, NEXT, PENDING, ADDRESSES] {
             disk.sweep(name)?;
         }
-        Ok(Self { disk })
+        Ok(Self { disk, machine: None })
+    }
+
+    /// Opens the directory to forget what is in it, as its owner or as root; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_forget(path: &Path) -> Result<Option<Self>, VaultError> {
+        let Some(disk) = Disk::open(path, Eyes::RootToo)? else { return Ok(None) };
+        disk.lock()?;
+        Ok(Some(Self { disk, machine: None }))
+    }
+
+    /// From now on what is written is for that machine.
+    pub fn bind(&mut self, machine: Option<MachineTag>) {
+        self.machine = machine;
+    }
+
+    /// Writes the identity in use again, for the machine that the vault is bound to.
+    ///
+    /// # Errors
+    /// When it cannot be written; it is untouched then.
+    pub fn rebind(&self, identity: &Identity) -> Result<(), VaultError> {
+        self.disk.write(IDENTITY, &IdentityRecord::of(identity, self.machine).encode())
+    }
+
+    /// Overwrites and removes everything, the lock last; gives the names of what was there. Where it is stopped in
+    /// between, the identity is the first thing gone.
+    ///
+    /// # Errors
+    /// When something stays.
+    pub fn forget(self) -> Result<Vec<&'static str>, VaultError> {
+        let mut forgotten = Vec::new();
+        for name in [IDENTITY, NEXT, PENDING, ADDRESSES] {
+            self.disk.sweep(name)?;
+            if self.disk.wipe(name)? {
+                forgotten.push(name);
+            }
+        }
+        // One that root made could not be opened by the next sidecar.
+        self.disk.remove_lock()?;
+        Ok(forgotten)
     }
 
     /// Reads a directory that a sidecar may be using; makes, holds and changes nothing. `None` where
@@ -178,8 +236,8 @@ impl Vault {
     /// # Errors
     /// What [`Self::open`] or [`Self::load`] would find.
     pub fn inspect(path: &Path) -> Result<Option<Stored>, VaultError> {
-        match Disk::open(path)? {
-            Some(disk) => Self { disk }.read().map(Some),
+        match Disk::open(path, Eyes::RootToo)? {
+            Some(disk) => Self { disk, machine: None }.read().map(Some),
             None => Ok(None),
         }
     }
@@ -222,7 +280,7 @@ impl Vault {
     /// When it cannot be made or kept.
     pub fn renewal_key(&self) -> Result<Key, VaultError> {
         let key = Key::generate()?;
-        self.disk.write(PENDING, &PendingRecord::new(Purpose::Renew, &key).encode())?;
+        self.disk.write(PENDING, &PendingRecord::new(Purpose::Renew, &key, self.machine).encode())?;
         Ok(key)
     }
 
@@ -231,8 +289,10 @@ impl Vault {
     /// # Errors
     /// When it cannot be written; the enrollment can then be repeated.
     pub fn keep_first(&self, identity: &Identity, addresses: &Addresses) -> Result<(), VaultError> {
+        // That of an earlier identity, which was not used, must not be taken for this one's.
+        self.disk.remove(NEXT)?;
         self.keep_addresses(addresses)?;
-        self.disk.write(IDENTITY, &IdentityRecord::of(identity).encode())?;
+        self.disk.write(IDENTITY, &IdentityRecord::of(identity, self.machine).encode())?;
         self.disk.remove(PENDING)
     }
 
@@ -241,7 +301,7 @@ impl Vault {
     /// # Errors
     /// When it cannot be written; the identity in use is untouched.
     pub fn keep_next(&self, next: &Identity) -> Result<(), VaultError> {
-        self.disk.write(NEXT, &IdentityRecord::of(next).encode())?;
+        self.disk.write(NEXT, &IdentityRecord::of(next, self.machine).encode())?;
         self.disk.remove(PENDING)
     }
 
@@ -270,8 +330,8 @@ impl Vault {
     }
 
     fn read(&self) -> Result<Stored, VaultError> {
-        let current = self.identity(IDENTITY)?;
-        let next = match self.identity(NEXT) {
+        let (current, made_for) = self.identity(IDENTITY)?.unzip();
+        let next = match self.identity(NEXT).map(|next| next.map(|(identity, _)| identity)) {
             // It never was in use: without it, the certificate is merely renewed once more.
             Err(error @ VaultError::Damaged { .. }) if current.is_some() => {
                 tracing::warn!(%error, "the next identity is passed over");
@@ -283,17 +343,18 @@ impl Vault {
             Some(bytes) => Some(AddressesRecord::decode(&bytes).map_err(|e| self.broken(ADDRESSES, e))?.into()),
             None => None,
         };
-        Ok(Stored { current, next, addresses })
+        Ok(Stored { current, next, addresses, made_for: made_for.flatten() })
     }
 
-    fn identity(&self, name: &'static str) -> Result<Option<Identity>, VaultError> {
+    fn identity(&self, name: &'static str) -> Result<Option<(Identity, Option<MachineTag>)>, VaultError> {
         let Some(bytes) = self.disk.read(name)? else { return Ok(None) };
         let record = IdentityRecord::decode(&bytes).map_err(|error| self.broken(name, error))?;
         let damaged = |why: String| VaultError::Damaged { path: self.disk.path_of(name), why };
         let key = Key::from_pkcs8(&record.key.0).map_err(|error| damaged(error.to_string()))?;
+        let machine = record.machine;
         let granted: Renewed = record.into();
         let joined: Result<Identity, IdentityError> = Identity::new(Arc::new(key), granted);
-        joined.map(Some).map_err(|error| damaged(error.to_string()))
+        joined.map(|identity| Some((identity, machine))).map_err(|error| damaged(error.to_string()))
     }
 
     fn pending(&self) -> Result<Option<PendingRecord>, VaultError> {
@@ -302,11 +363,13 @@ impl Vault {
     }
 
     fn pending_key(&self, purpose: Purpose) -> Result<Key, VaultError> {
-        if let Some(kept) = self.pending()?.filter(|kept| kept.purpose == purpose) {
+        // A key that was copied with its directory is another machine's: with it, two would be one.
+        let ours = |kept: &PendingRecord| kept.machine.is_none() || kept.machine == self.machine;
+        if let Some(kept) = self.pending()?.filter(|kept| kept.purpose == purpose && ours(kept)) {
             return Ok(Key::from_pkcs8(&kept.key.0)?);
         }
         let key = Key::generate()?;
-        self.disk.write(PENDING, &PendingRecord::new(purpose, &key).encode())?;
+        self.disk.write(PENDING, &PendingRecord::new(purpose, &key, self.machine).encode())?;
         Ok(key)
     }
 

@@ -29,6 +29,7 @@ pub mod identity;
 pub mod lease;
 pub mod lifecycle;
 pub mod log;
+pub mod machine;
 pub mod service;
 pub mod time;
 pub mod token;

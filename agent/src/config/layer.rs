@@ -33,6 +33,7 @@ pub struct Layer {
     pub consume_token_file: Option<bool>,
     pub addresses: Option<Vec<Address>>,
     pub revoked_retry: Option<Period>,
+    pub bind_machine: Option<bool>,
     pub local: Option<LocalLayer>,
     pub log: Option<LogLayer>,
 }
@@ -99,6 +100,7 @@ impl Layer {
             consume_token_file: over.consume_token_file.or(self.consume_token_file),
             addresses: over.addresses.or(self.addresses),
             revoked_retry: over.revoked_retry.or(self.revoked_retry),
+            bind_machine: over.bind_machine.or(self.bind_machine),
             local: LocalLayer::overlaid(self.local, over.local),
             log,
         }
@@ -172,6 +174,7 @@ pub(super) fn from_environment(source: &dyn Source) -> Found {
         addresses: reader
             .read("ROLLCALL_ADDRESSES", |text| text.split(',').map(|address| parsed(address.trim())).collect()),
         revoked_retry: reader.read("ROLLCALL_REVOKED_RETRY", parsed),
+        bind_machine: reader.read("ROLLCALL_BIND_MACHINE", parsed),
         local: Some(LocalLayer {
             http: reader.read("ROLLCALL_LOCAL_HTTP", parsed),
             http_reports: reader.read("ROLLCALL_LOCAL_HTTP_REPORTS", parsed),

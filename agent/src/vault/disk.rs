@@ -26,11 +26,21 @@ const LOCK: &str = "lock";
 /// Larger than anything that is kept here.
 const MAX_FILE: u64 = 256 * 1024;
 
+/// Whose files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Eyes {
+    /// Only our own user's.
+    OwnOnly,
+    /// Root reads and forgets everybody's; it never runs a sidecar on them.
+    RootToo,
+}
+
 /// The open directory.
 #[derive(Debug)]
 pub(super) struct Disk {
     path: PathBuf,
     dir: OwnedFd,
+    eyes: Eyes,
     lock: std::cell::OnceCell<OwnedFd>,
     #[cfg(test)]
     pub(super) faults: std::rc::Rc<Faults>,
@@ -49,12 +59,12 @@ impl Disk {
     pub(super) fn create(path: &Path) -> Result<Self, VaultError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|source| VaultError::Directory { path: path.into(), source })?;
-        Self::open(path)?
+        Self::open(path, Eyes::OwnOnly)?
             .ok_or_else(|| VaultError::Directory { path: path.into(), source: io::ErrorKind::NotFound.into() })
     }
 
     /// Opens the directory; `None` where it is missing.
-    pub(super) fn open(path: &Path) -> Result<Option<Self>, VaultError> {
+    pub(super) fn open(path: &Path, eyes: Eyes) -> Result<Option<Self>, VaultError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(dir) => dir,
@@ -65,14 +75,23 @@ impl Disk {
             Err(error) => return Err(VaultError::Directory { path: path.into(), source: error.into() }),
         };
         let stat = fstat(&dir).map_err(|error| VaultError::Directory { path: path.into(), source: error.into() })?;
-        check(path, &stat, "700")?;
+        check(path, &stat, "700", eyes)?;
         Ok(Some(Self {
             path: path.into(),
             dir,
+            eyes,
             lock: std::cell::OnceCell::new(),
             #[cfg(test)]
             faults: std::rc::Rc::default(),
         }))
+    }
+
+    /// The same directory with the same faults, for a test that needs it twice.
+    #[cfg(test)]
+    pub(super) fn again(&self) -> Self {
+        let dir = self.dir.try_clone().expect("a descriptor");
+        let (path, faults) = (self.path.clone(), std::rc::Rc::clone(&self.faults));
+        Self { path, dir, eyes: self.eyes, lock: std::cell::OnceCell::new(), faults }
     }
 
     /// Holds the directory for this process until dropped.
@@ -110,7 +129,7 @@ impl Disk {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(VaultError::NotA { path, wanted: "regular file" });
         }
-        check(&path, &stat, "600")?;
+        check(&path, &stat, "600", self.eyes)?;
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0)));
         let read = std::fs::File::from(file).take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
         if u64::try_from(read).is_ok_and(|read| read > MAX_FILE) {
@@ -173,6 +192,33 @@ impl Disk {
         }
     }
 
+    /// Overwrites a file and removes it; tells whether it was there. A link is removed and not followed.
+    pub(super) fn wipe(&self, name: &str) -> Result<bool, VaultError> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match openat(&self.dir, name, flags, Mode::empty()) {
+            Ok(file) => {
+                let mut file = std::fs::File::from(file);
+                let size = file.metadata().map_or(0, |metadata| metadata.len().min(MAX_FILE));
+                let zeros = vec![0; usize::try_from(size).unwrap_or(0)];
+                // Where that fails the file is removed all the same: less is worse.
+                let overwritten = file.write_all(&zeros).and_then(|()| file.sync_all());
+                if let Err(error) = overwritten {
+                    tracing::warn!(%error, "{} is removed without being overwritten", self.path_of(name).display());
+                }
+            }
+            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::LOOP | Errno::NXIO) => {}
+            Err(error) => return Err(self.unwritable(name, error)),
+        }
+        self.remove(name)?;
+        Ok(true)
+    }
+
+    /// Removes the file of the lock, which is held until dropped.
+    pub(super) fn remove_lock(&self) -> Result<(), VaultError> {
+        self.remove(LOCK)
+    }
+
     /// Removes what a killed writer left.
     pub(super) fn sweep(&self, name: &str) -> Result<(), VaultError> {
         match unlinkat(&self.dir, temporary(name), AtFlags::empty()) {
@@ -212,13 +258,13 @@ fn temporary(name: &str) -> String {
     format!(".{name}.tmp")
 }
 
-fn check(path: &Path, stat: &Stat, fix: &'static str) -> Result<(), VaultError> {
+fn check(path: &Path, stat: &Stat, fix: &'static str, eyes: Eyes) -> Result<(), VaultError> {
     let mode = stat.st_mode & 0o7777;
     if mode & 0o077 != 0 {
         return Err(VaultError::Exposed { path: path.into(), mode, fix });
     }
     let me = geteuid().as_raw();
-    if stat.st_uid != me {
+    if stat.st_uid != me && !(me == 0 && eyes == Eyes::RootToo) {
         return Err(VaultError::Foreign { path: path.into(), owner: stat.st_uid, me });
     }
     Ok(())
@@ -233,9 +279,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut stat = rustix::fs::stat(dir.path()).unwrap();
         stat.st_mode = 0o40_700;
-        assert!(check(dir.path(), &stat, "700").is_ok());
+        assert!(check(dir.path(), &stat, "700", Eyes::OwnOnly).is_ok());
         stat.st_uid += 1;
-        let error = check(dir.path(), &stat, "700").unwrap_err();
+        assert_eq!(check(dir.path(), &stat, "700", Eyes::RootToo).is_ok(), geteuid().is_root());
+        let error = check(dir.path(), &stat, "700", Eyes::OwnOnly).unwrap_err();
         assert!(matches!(error, VaultError::Foreign { owner, me, .. } if owner == me + 1), "{error}");
     }
 }

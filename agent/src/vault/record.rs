@@ -5,6 +5,7 @@ use data_encoding::BASE64;
 use rollcall_common::{
     address::Address,
     id::Generation,
+    machine::MachineTag,
     time::Timestamp,
     wire::message::{Addresses, Bytes, Renewed},
 };
@@ -38,6 +39,9 @@ pub(super) struct IdentityRecord {
     generation: Generation,
     not_after: Timestamp,
     renew_at: Timestamp,
+    /// The machine that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) machine: Option<MachineTag>,
 }
 
 /// A key that is being certified.
@@ -47,6 +51,9 @@ pub(super) struct PendingRecord {
     pub(super) purpose: Purpose,
     /// PKCS#8.
     pub(super) key: SecretBytes,
+    /// The machine that it was made on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) machine: Option<MachineTag>,
 }
 
 /// What a pending key is for.
@@ -67,7 +74,7 @@ pub(super) struct AddressesRecord {
 }
 
 impl IdentityRecord {
-    pub(super) fn of(identity: &Identity) -> Self {
+    pub(super) fn of(identity: &Identity, machine: Option<MachineTag>) -> Self {
         let granted = identity.granted();
         let public = |list: &[Bytes]| list.iter().map(|der| PublicBytes(der.0.clone())).collect();
         Self {
@@ -79,6 +86,7 @@ impl IdentityRecord {
             generation: granted.generation,
             not_after: granted.not_after,
             renew_at: granted.renew_at,
+            machine,
         }
     }
 
@@ -106,8 +114,8 @@ impl From<IdentityRecord> for Renewed {
 }
 
 impl PendingRecord {
-    pub(super) fn new(purpose: Purpose, key: &Key) -> Self {
-        Self { format: FORMAT, purpose, key: SecretBytes(key.to_pkcs8()) }
+    pub(super) fn new(purpose: Purpose, key: &Key, machine: Option<MachineTag>) -> Self {
+        Self { format: FORMAT, purpose, key: SecretBytes(key.to_pkcs8()), machine }
     }
 
     pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {

@@ -251,3 +251,121 @@ proptest! {
         let _ = AddressesRecord::decode(&bytes);
     }
 }
+
+fn tag(of: u8) -> MachineTag {
+    let id: rollcall_common::machine::MachineId = format!("{of:032x}").parse().unwrap();
+    id.tag()
+}
+
+fn opened(path: &Path, machine: u8) -> Vault {
+    let mut vault = Vault::open(path).unwrap();
+    vault.bind(Some(tag(machine)));
+    vault
+}
+
+#[test]
+fn every_record_carries_its_machine_and_renewals_keep_it() {
+    let (_dir, path) = fresh();
+    let vault = opened(&path, 1);
+    enroll(&vault, &mut Told::default()).unwrap();
+    assert_eq!(vault.load().unwrap().made_for, Some(tag(1)));
+    renew(&vault, &mut Told::default()).unwrap();
+    let stored = vault.load().unwrap();
+    assert_eq!((generation(stored.current.as_ref()), stored.made_for), (Some(2), Some(tag(1))));
+    drop(vault);
+    let vault = opened(&path, 2);
+    let stored = vault.load().unwrap();
+    assert_eq!(stored.made_for, Some(tag(1)), "opening it elsewhere makes nothing of it");
+    vault.rebind(&stored.current.unwrap()).unwrap();
+    assert_eq!(vault.load().unwrap().made_for, Some(tag(2)));
+}
+
+#[test]
+fn one_from_before_machines_were_told_apart_reads() {
+    let (_dir, path) = fresh();
+    let vault = Vault::open(&path).unwrap();
+    enroll(&vault, &mut Told::default()).unwrap();
+    let text = std::fs::read_to_string(path.join("identity")).unwrap();
+    assert!(!text.contains("machine"), "nothing is written where nothing is known");
+    assert_eq!(vault.load().unwrap().made_for, None);
+}
+
+#[test]
+fn a_copied_key_is_not_enrolled_with() {
+    let (_dir, path) = fresh();
+    let first = opened(&path, 1).enrollment_key(TOKEN).unwrap().pin();
+    assert_eq!(opened(&path, 1).enrollment_key(TOKEN).unwrap().pin(), first);
+    assert_ne!(opened(&path, 2).enrollment_key(TOKEN).unwrap().pin(), first, "or two machines would be one service");
+}
+
+/// A clone enrolls over what it was copied with: killed anywhere, no old key is ever this machine's.
+#[test]
+fn a_killed_enrollment_over_a_copy_never_adopts_it() {
+    at_every_step(
+        |vault| {
+            enroll(vault, &mut Told::default()).unwrap();
+            let next = specimen::identity(vault.renewal_key().unwrap(), "poller/p1", 2);
+            vault.keep_next(&next).unwrap();
+        },
+        |vault, told| {
+            let key = vault.enrollment_key(TokenId([9; 10]))?;
+            told.sent_key = Some(key.pin());
+            let clone = Vault { disk: vault.disk.again(), machine: Some(tag(2)) };
+            clone.keep_first(&specimen::identity(key, "poller/p2", 1), &addresses())
+        },
+        |_, stored, told, survived| {
+            let current = stored.current.as_ref().unwrap();
+            if stored.made_for == Some(tag(2)) {
+                assert_eq!(Some(current.key().pin()), told.sent_key);
+                assert!(stored.next.is_none(), "the next one of somebody else");
+            } else {
+                assert!(!survived && current.service().to_string() == "poller/p1");
+            }
+        },
+    );
+}
+
+#[test]
+fn what_is_forgotten_is_gone_with_all_its_bytes() {
+    let (dir, path) = fresh();
+    let vault = opened(&path, 1);
+    enroll(&vault, &mut Told::default()).unwrap();
+    let next = specimen::identity(vault.renewal_key().unwrap(), "poller/p1", 2);
+    vault.keep_next(&next).unwrap();
+    vault.renewal_key().unwrap();
+    assert!(matches!(Vault::open_to_forget(&path), Err(VaultError::Locked(_))), "not beside a sidecar");
+    drop(vault);
+    // Another name of the same bytes shows what becomes of them.
+    let kept = dir.path().join("kept");
+    std::fs::hard_link(path.join("identity"), &kept).unwrap();
+    let forgotten = Vault::open_to_forget(&path).unwrap().unwrap().forget().unwrap();
+    assert_eq!(forgotten, [IDENTITY, NEXT, PENDING, ADDRESSES]);
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    assert!(std::fs::read(&kept).unwrap().iter().all(|byte| *byte == 0), "overwritten before it went");
+    assert!(Vault::open_to_forget(&path).unwrap().unwrap().forget().unwrap().is_empty());
+    assert!(Vault::open_to_forget(&dir.path().join("none")).unwrap().is_none());
+    assert!(Vault::open(&path).unwrap().load().unwrap().current.is_none());
+}
+
+#[test]
+fn forgetting_follows_no_link() {
+    let (dir, path) = fresh();
+    drop(Vault::open(&path).unwrap());
+    let precious = dir.path().join("precious");
+    std::fs::write(&precious, "precious").unwrap();
+    symlink(&precious, path.join("identity")).unwrap();
+    Vault::open_to_forget(&path).unwrap().unwrap().forget().unwrap();
+    assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+    assert!(std::fs::symlink_metadata(path.join("identity")).is_err());
+}
+
+#[test]
+fn the_system_s_words_come_with_what_to_do() {
+    let words = |kind: io::ErrorKind| VaultError::Write { path: "/state/next".into(), source: kind.into() }.to_string();
+    assert!(words(io::ErrorKind::StorageFull).contains("make room"));
+    assert!(words(io::ErrorKind::ReadOnlyFilesystem).contains("mount it for writing"));
+    assert!(words(io::ErrorKind::PermissionDenied).contains("give the directory to the user"));
+    let full = VaultError::Write { path: "/x".into(), source: io::ErrorKind::StorageFull.into() };
+    let fixed = VaultError::Write { path: "/x".into(), source: io::ErrorKind::ReadOnlyFilesystem.into() };
+    assert!(full.is_transient() && !fixed.is_transient());
+}
