@@ -1,10 +1,16 @@
 //! Flags, and the commands that do not run a sidecar.
 
+mod enroll;
+mod report;
+mod reset;
+mod status;
+
 use std::{
     collections::BTreeMap,
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,13 +18,16 @@ use rollcall_common::{
     address::Address,
     id::{Kind, ServiceId},
     service::CheckerKind,
+    time::{Clock, SystemClock},
 };
 
+pub use self::{enroll::EnrollArgs, report::ReportArgs, reset::ResetArgs};
+
 use crate::{
-    agent::disagreements,
+    agent::{Fault, disagreements},
     config::{Config, HostSource, Layer, LocalLayer, LogFormat, LogLayer, LogLevel, Period, Problems, RUNTIME_SOCKET},
-    local,
-    status::Report,
+    doctor::{Outcome, diagnose},
+    machine::{Belonging, Machine, belonging},
     token,
     vault::Vault,
 };
@@ -34,6 +43,8 @@ pub enum Exit {
     Failed,
     /// Nobody answers.
     Unavailable,
+    /// The sidecar that runs refused what was asked.
+    Refused,
     /// Configuration, state or token that a restart cannot cure.
     Config,
 }
@@ -45,6 +56,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 64,
             Exit::Unavailable => 69,
+            Exit::Refused => 77,
             Exit::Config => 78,
         })
     }
@@ -63,6 +75,7 @@ First start:
   3. rollcall-agent check     tells what is wrong, if anything
   4. rollcall-agent           what systemd runs; waits for the token if there is none
   5. rollcall-agent status    tells how it is
+     rollcall-agent doctor    tells what stands in its way, and the fix
 
 The token is looked for in the systemd credential `token`, then in the token file, then in
 ROLLCALL_TOKEN; never on the command line, which every user of this host can read.
@@ -74,8 +87,27 @@ Later ones win.
 Signals: TERM and INT say goodbye and stop, the second one at once. HUP tries at once
 whatever is waited for.
 
-Exit codes: 0 well; 64 usage; 69 no sidecar answers (status); 78 configuration, state or
+Exit codes: 0 well; 64 usage; 69 nobody answers (status, doctor, enroll, report); 77 the sidecar
+refused what was reported; 78 configuration, state or
 token that a restart cannot cure.";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  rollcall-agent status
+  rollcall-agent status --output json
+  curl --unix-socket /run/rollcall-agent/agent.sock http://localhost/status
+  curl --unix-socket /run/rollcall-agent/agent.sock http://localhost/metrics
+  curl --unix-socket /run/rollcall-agent/agent.sock 'http://localhost/health?of=sidecar,service'";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  rollcall-agent doctor                          as root, to see everything
+  rollcall-agent doctor --output json
+  rollcall-agent doctor --address collector.example.net:7411    before anything is installed
+
+Each line begins with ok, note, WARN or FAIL; below a line stands what to do about it.
+
+Exit codes: 0 nothing fails; 69 no collector is reached, and this host is well; 78 something on this host.";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -88,19 +120,42 @@ pub struct Cli {
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, Default, Subcommand)]
+#[derive(Debug, Clone, Default, Subcommand)]
 pub enum Command {
     /// Run the sidecar (the default)
     #[default]
     Run,
-    /// Show how the running sidecar is
+    /// Show how the running sidecar is, or what lies on the disk where none runs
+    ///
+    /// Asks over the sidecar's socket, and so needs its user, its group or root. Exit codes: 0 a sidecar answered,
+    /// whatever it said; 69 none did, and what is shown is what lies on the disk.
+    #[command(after_help = STATUS_EXAMPLES)]
     Status {
         /// Form of the output
         #[arg(long, short, value_enum, default_value_t)]
         output: Output,
     },
     /// Check configuration, state and token; one line per problem
+    ///
+    /// Looks at files alone, and changes nothing; `doctor` looks at the network too. Exit codes: 0 well; 78 not.
     Check,
+    /// Enroll now and exit, to provision a host
+    Enroll(EnrollArgs),
+    /// Say how the service is, or that it got on, to the sidecar that runs
+    Report(ReportArgs),
+    /// Explain in plain words what keeps this host from its collectors, and the fix
+    ///
+    /// Looks at the sidecar that runs, the state directory, the token, the certificate, the names of the collectors, UDP
+    /// (with a real handshake that checks the collector's certificate), TCP at the same port, the clock, the kernel's
+    /// buffers and systemd. It changes nothing and never uses the identity, so that it may run beside a sidecar.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor {
+        /// Form of the output
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Forget the identity of this host, before it becomes an image of others
+    Reset(ResetArgs),
 }
 
 /// The form of an output.
@@ -170,7 +225,7 @@ impl Cli {
     /// What to do.
     #[must_use]
     pub fn command(&self) -> Command {
-        self.command.unwrap_or_default()
+        self.command.clone().unwrap_or_default()
     }
 
     /// The settings from all sources.
@@ -181,64 +236,96 @@ impl Cli {
         Config::load(&HostSource, self.settings.config.as_deref(), self.settings.layer())
     }
 
-    /// `status`: asks the running sidecar.
-    pub async fn status(&self, output: Output) -> Exit {
+    /// Every command but `run`.
+    pub async fn perform(&self, command: Command) -> Exit {
         let config = match self.config() {
             Ok(config) => config,
             Err(problems) => return complain(&problems, Exit::Config),
         };
-        let packaged = Path::new(RUNTIME_SOCKET).exists().then(|| PathBuf::from(RUNTIME_SOCKET));
-        // The packaged service's socket is known to systemd only: look there too, unless told otherwise.
-        let also = packaged.filter(|_| self.settings.socket.is_none() && self.settings.state_dir.is_none());
-        let mut failure = String::new();
-        for path in [Some(config.socket), also].into_iter().flatten() {
-            match local::ask(&path).await {
-                Ok(report) => return show(&report, output),
-                Err(error) => failure = format!("no sidecar answers at {}: {error}", path.display()),
+        match command {
+            // The process runs it, with signals and logs.
+            Command::Run => Exit::Well,
+            Command::Status { output } => status::status(&config, &self.sockets(&config), output).await,
+            Command::Check => check(&config),
+            Command::Enroll(args) => {
+                crate::log::start(config.log);
+                args.enroll(config).await
             }
+            Command::Report(args) => args.say(&self.sockets(&config)).await,
+            Command::Doctor { output } => doctor(&config, &self.sockets(&config), output).await,
+            Command::Reset(args) => args.reset(&config),
         }
-        complain(&failure, Exit::Unavailable)
     }
 
-    /// `check`: one line per problem.
-    #[must_use]
-    pub fn check(&self) -> Exit {
-        let config = match self.config() {
-            Ok(config) => config,
-            Err(problems) => return complain(&problems, Exit::Config),
-        };
-        let mut problems = Vec::new();
-        let mut enrolled = None;
-        match Vault::inspect(&config.state_dir) {
-            Ok(stored) => enrolled = stored.and_then(|stored| stored.current),
-            Err(error) => problems.push(error.to_string()),
+    /// Where the sidecar may answer. The packaged service's socket is known to systemd only: that one too, unless told
+    /// otherwise.
+    fn sockets(&self, config: &Config) -> Vec<PathBuf> {
+        let packaged = Path::new(RUNTIME_SOCKET).exists().then(|| PathBuf::from(RUNTIME_SOCKET));
+        let told = self.settings.socket.is_some() || self.settings.state_dir.is_some();
+        let also = packaged.filter(|packaged| !told && *packaged != config.socket);
+        std::iter::once(config.socket.clone()).chain(also).collect()
+    }
+}
+
+/// `check`: one line per problem.
+fn check(config: &Config) -> Exit {
+    let mut problems = Vec::new();
+    let (mut enrolled, mut made_for) = (None, None);
+    match Vault::inspect(&config.state_dir) {
+        Ok(stored) => {
+            let stored = stored.unwrap_or_default();
+            (enrolled, made_for) = (stored.current, stored.made_for);
         }
-        let state = match &enrolled {
-            Some(identity) => {
-                problems.extend(disagreements(&config, identity));
-                format!("enrolled as {}", identity.service())
+        Err(error) => problems.push(error.to_string()),
+    }
+    let state = match &enrolled {
+        Some(identity) => {
+            problems.extend(disagreements(config, identity));
+            if config.bind_machine
+                && belonging(made_for, &Machine::look(config.machine_id_file.as_deref())) == Belonging::Elsewhere
+            {
+                let fault = Fault::Copied { dir: config.state_dir.clone(), service: identity.service().clone() };
+                problems.push(fault.to_string());
             }
-            None => match token::look(&config.token) {
-                Ok(look) => {
-                    if config.kind.is_none() {
-                        problems.push("`kind` is not set, and there is no identity yet: enrollment needs it".into());
-                    }
-                    match look.found {
-                        Some(found) => format!("not enrolled yet; token {} in {}", found.token.id, found.origin),
-                        None => format!("not enrolled yet; waits for a token in {}", config.token.file.display()),
-                    }
-                }
-                Err(damaged) => {
-                    problems.push(damaged.to_string());
-                    "not enrolled yet".into()
-                }
-            },
-        };
-        if problems.is_empty() {
-            print(&format!("well: {state}"));
-            return Exit::Well;
+            format!("enrolled as {}", identity.service())
         }
-        complain(&problems.join("\n"), Exit::Config)
+        None => match token::look(&config.token) {
+            Ok(look) => {
+                if config.kind.is_none() {
+                    problems.push("`kind` is not set, and there is no identity yet: enrollment needs it".into());
+                }
+                match look.found {
+                    Some(found) => format!("not enrolled yet; token {} in {}", found.token.id, found.origin),
+                    None => format!("not enrolled yet; waits for a token in {}", config.token.file.display()),
+                }
+            }
+            Err(damaged) => {
+                problems.push(damaged.to_string());
+                "not enrolled yet".into()
+            }
+        },
+    };
+    if problems.is_empty() {
+        print(&format!("well: {state}"));
+        return Exit::Well;
+    }
+    complain(&problems.join("\n"), Exit::Config)
+}
+
+async fn doctor(config: &Config, sockets: &[PathBuf], output: Output) -> Exit {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let diagnosis = diagnose(config, sockets, &clock).await;
+    match output {
+        Output::Text => print(&diagnosis.text()),
+        Output::Json => match serde_json::to_string(&diagnosis) {
+            Ok(json) => print(&json),
+            Err(error) => return complain(&error, Exit::Failed),
+        },
+    }
+    match diagnosis.outcome() {
+        Outcome::Well => Exit::Well,
+        Outcome::Unreachable => Exit::Unavailable,
+        Outcome::Ill => Exit::Config,
     }
 }
 
@@ -258,17 +345,6 @@ pub fn complain(problem: &dyn std::fmt::Display, exit: Exit) -> Exit {
 
 fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-}
-
-fn show(report: &Report, output: Output) -> Exit {
-    match output {
-        Output::Text => print(&report.table()),
-        Output::Json => match serde_json::to_string(report) {
-            Ok(json) => print(&json),
-            Err(error) => return complain(&error, Exit::Unavailable),
-        },
-    }
-    Exit::Well
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -294,6 +370,7 @@ impl Settings {
             consume_token_file: self.consume_token_file.then_some(true),
             addresses: (!self.addresses.is_empty()).then(|| self.addresses.clone()),
             revoked_retry: self.revoked_retry,
+            bind_machine: None,
             local: self.local_http.map(|http| LocalLayer { http: Some(http), http_reports: None }),
             log: Some(LogLayer { format: self.log_format, level: self.log_level }),
         }

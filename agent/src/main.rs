@@ -27,8 +27,7 @@ fn main() -> ExitCode {
     };
     let exit = match cli.command() {
         Command::Run => run(&cli, &runtime),
-        Command::Status { output } => runtime.block_on(cli.status(output)),
-        Command::Check => cli.check(),
+        command => runtime.block_on(cli.perform(command)),
     };
     // A look-up that hangs must not hold the process.
     runtime.shutdown_timeout(Duration::ZERO);

@@ -13,6 +13,9 @@ use zeroize::Zeroizing;
 
 use crate::config::TokenPlaces;
 
+/// No token is longer than what is overwritten of its file.
+const MAX_WIPED: u64 = 64 * 1024;
+
 /// A token and where it came from.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -86,6 +89,27 @@ pub fn look(places: &TokenPlaces) -> Result<Look, Damaged> {
         look.found = parse(text.expose_secret(), Origin::Environment)?;
     }
     Ok(look)
+}
+
+/// Overwrites a file and removes it; tells whether it was there.
+///
+/// # Errors
+/// When it stays.
+pub fn wipe(path: &Path) -> io::Result<bool> {
+    use std::io::Write as _;
+    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        // Where it cannot be overwritten it is removed all the same: less is worse.
+        let _ = std::fs::File::options().write(true).open(path).and_then(|mut file| {
+            let size = file.metadata()?.len().min(MAX_WIPED);
+            file.write_all(&vec![0; usize::try_from(size).unwrap_or(0)])?;
+            file.sync_all()
+        });
+    }
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether others on this host can read the file.

@@ -1,0 +1,217 @@
+//! The way to the collectors: names, UDP, the handshake with its pin, and TCP at the same port for comparison.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use rollcall_common::{
+    address::Address,
+    code::Code,
+    id::TrustDomain,
+    identity::{
+        Pin,
+        tls::{Trust, enroll_config},
+    },
+    time::Clock,
+};
+use tokio::net::TcpStream;
+
+use super::{
+    Case, Finding, Grade,
+    udp::{self, Echo},
+};
+use crate::link::{Dialer, LinkError};
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a name, or TCP, may take.
+const SHORT: Duration = Duration::from_secs(3);
+/// Addresses that are looked at.
+const MOST: usize = 8;
+
+/// Looks at every way.
+pub(super) async fn ways(case: &Case<'_>, clock: &Arc<dyn Clock>) -> Vec<Finding> {
+    let (addresses, from) = case.addresses();
+    if addresses.is_empty() {
+        return vec![Finding::new("collectors", Grade::Fail, "it is not known where a collector is").fix(
+            "lay down a token, which names them, or set `addresses`; run this as root to see the state directory",
+        )];
+    }
+    let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let mut found = vec![Finding::new("collectors", Grade::Ok, format!("{} (from {from})", list.join(", ")))];
+    let mut reached = 0;
+    for address in addresses.iter().take(MOST) {
+        let (findings, is_reached) = way(case, address, clock).await;
+        reached += usize::from(is_reached);
+        found.extend(findings);
+    }
+    if reached > 0 {
+        // One that answers is enough; the others are worth a look.
+        for finding in found.iter_mut().filter(|finding| finding.grade == Grade::Fail) {
+            finding.grade = Grade::Warn;
+        }
+    }
+    found
+}
+
+async fn way(case: &Case<'_>, address: &Address, clock: &Arc<dyn Clock>) -> (Vec<Finding>, bool) {
+    let mut found = Vec::new();
+    let ips = match resolve(address).await {
+        Ok(ips) => ips,
+        Err(error) => {
+            let finding = Finding::new("name", Grade::Fail, format!("{} is not resolved: {error}", address.host()))
+                .fix("correct the name or this host's DNS (resolvectl query NAME)");
+            return (vec![finding], false);
+        }
+    };
+    if address.ip().is_none() {
+        let list: Vec<String> = ips.iter().map(|addr| addr.ip().to_string()).collect();
+        found.push(Finding::new("name", Grade::Ok, format!("{} is {}", address.host(), list.join(", "))));
+    }
+    let handshake = shake(case, address, clock).await;
+    let is_reached = matches!(handshake, Ok(_) | Err(Unmet::Unchecked));
+    let first = ips.first().copied();
+    let (echo, tcp) = match (&handshake, first) {
+        (Err(Unmet::Silent | Unmet::Lost(_)), Some(remote)) => {
+            let (echo, tcp) = tokio::join!(udp::ask(remote), knock(remote));
+            (Some(echo), Some(tcp))
+        }
+        (Ok(()) | Err(_), _) => (None, None),
+    };
+    found.push(judge(address, &handshake, echo.as_ref(), tcp));
+    (found, is_reached)
+}
+
+async fn resolve(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    if let Some(ip) = address.ip() {
+        return Ok(vec![SocketAddr::new(ip, address.port())]);
+    }
+    let host = address.host();
+    let found = tokio::time::timeout(SHORT, tokio::net::lookup_host((host.as_str(), address.port()))).await;
+    let found: Vec<SocketAddr> = found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.collect();
+    if found.is_empty() { Err(io::Error::other("the name has no IP address")) } else { Ok(found) }
+}
+
+/// Why a handshake is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unmet {
+    /// Nothing came back in time.
+    Silent,
+    /// The collector is there, and nothing at hand says whom to trust.
+    Unchecked,
+    /// Its certificate is not the one to trust.
+    Distrusted(String),
+    /// It refused, or this host did.
+    Lost(String),
+}
+
+/// A handshake as a stranger, with the pin or the roots at hand; nothing is said on it.
+async fn shake(case: &Case<'_>, address: &Address, clock: &Arc<dyn Clock>) -> Result<(), Unmet> {
+    let identity = case.stored.as_ref().and_then(|stored| stored.current.as_ref());
+    let token = case.look.as_ref().and_then(|look| look.found.as_ref()).map(|found| &found.token);
+    let (tls, is_checked) = match (identity, token) {
+        (Some(identity), _) => (identity.rejoin_tls(Arc::clone(clock)), true),
+        (None, Some(token)) => {
+            (enroll_config(Trust::Pin(token.pin), token.trust_domain.clone(), Arc::clone(clock)), true)
+        }
+        (None, None) => {
+            // No root has this pin: whoever is there is told apart from nobody, and not trusted.
+            let domain: TrustDomain = "unknown".parse().map_err(|_| Unmet::Unchecked)?;
+            (enroll_config(Trust::Pin(Pin([0; 32])), domain, Arc::clone(clock)), false)
+        }
+    };
+    let tls = tls.map_err(|error| Unmet::Lost(error.to_string()))?;
+    let dialer = Dialer::new();
+    let dialed = tokio::time::timeout(HANDSHAKE, dialer.dial(address, 0, tls)).await;
+    let outcome = match dialed {
+        Err(_) => Err(Unmet::Silent),
+        Ok(Ok(link)) => {
+            link.close(Code::Goodbye);
+            Ok(())
+        }
+        Ok(Err(LinkError::Distrusted(_))) if !is_checked => Err(Unmet::Unchecked),
+        Ok(Err(LinkError::Distrusted(words))) => Err(Unmet::Distrusted(words)),
+        Ok(Err(error)) => Err(Unmet::Lost(error.to_string())),
+    };
+    dialer.settle(Duration::from_millis(200)).await;
+    outcome
+}
+
+/// What TCP says at the same port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tcp {
+    /// Somebody listens.
+    Open,
+    /// The host is there, nobody listens.
+    Refused,
+    /// Nothing came back.
+    Silent,
+}
+
+async fn knock(remote: SocketAddr) -> Tcp {
+    match tokio::time::timeout(SHORT, TcpStream::connect(remote)).await {
+        Ok(Ok(_)) => Tcp::Open,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Tcp::Refused,
+        Ok(Err(_)) | Err(_) => Tcp::Silent,
+    }
+}
+
+/// Says what all of it means.
+pub(super) fn judge(
+    address: &Address,
+    handshake: &Result<(), Unmet>,
+    echo: Option<&Echo>,
+    tcp: Option<Tcp>,
+) -> Finding {
+    let unmet = match handshake {
+        Ok(()) => return Finding::new("quic", Grade::Ok, format!("{address} answers and has the pinned root")),
+        Err(unmet) => unmet,
+    };
+    let fail = |words: String| Finding::new("quic", Grade::Fail, words);
+    match (unmet, echo) {
+        (Unmet::Unchecked, _) => Finding::new(
+            "quic",
+            Grade::Note,
+            format!("{address} answers; neither token nor state is at hand to say whether it is the right one"),
+        )
+        .fix("run this as root, or as the sidecar's user"),
+        (Unmet::Distrusted(words), _) if words.contains("expired") || words.contains("not valid yet") => {
+            fail(format!("{address} answers, and its certificate does not hold now: {words}"))
+                .fix("compare the clocks (timedatectl), then the collector's certificate")
+        }
+        (Unmet::Distrusted(words), _) => {
+            fail(format!("{address} answers, and is not the collector that was pinned: {words}"))
+                .fix("correct the address; after a new CA, enroll again with a new token")
+        }
+        (_, Some(Echo::Answered)) => {
+            fail(format!("{address} answers over UDP, and the handshake is not completed: {}", words(unmet)))
+                .fix("large packets may be dropped on the way (tunnel, MTU below 1280), or the collector is overloaded")
+        }
+        (_, Some(Echo::Nonsense)) => {
+            fail(format!("something answers at UDP {address} that speaks no QUIC")).fix("correct address and port")
+        }
+        (_, Some(Echo::Refused)) => {
+            fail(format!("{address} refuses UDP: the host is there, and nobody listens at that port"))
+                .fix("start the collector, correct the port, or look for a firewall that rejects UDP")
+        }
+        (_, Some(Echo::Unsent(error))) => fail(format!("nothing leaves this host for {address}: {error}"))
+            .fix("look at routes and at this host's own firewall (ip route get, nft list ruleset)"),
+        (_, Some(Echo::Silent)) => {
+            let beside = match tcp {
+                Some(Tcp::Open) => "; TCP at that port is answered, so that UDP alone is blocked",
+                Some(Tcp::Refused) => "; TCP at that port is refused by the host, so that UDP alone is blocked",
+                Some(Tcp::Silent) => "; TCP at that port is silent too: the host is down, or all of it is blocked",
+                None => "",
+            };
+            fail(format!("{address} is silent over UDP{beside}"))
+                .fix(format!("let UDP {} out of this network and into the collector's, both ways", address.port()))
+        }
+        (unmet, None) => fail(format!("{address}: {}", words(unmet))).fix("see the collector's log at this moment"),
+    }
+}
+
+fn words(unmet: &Unmet) -> &str {
+    match unmet {
+        Unmet::Silent => "nothing came back in time",
+        Unmet::Unchecked => "nobody knows whom to trust",
+        Unmet::Distrusted(words) | Unmet::Lost(words) => words,
+    }
+}
