@@ -25,10 +25,9 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, Exit::Config).into(),
     };
-    let exit = match cli.command() {
-        Command::Run => run(&cli, &runtime),
-        command => runtime.block_on(cli.perform(command)),
-    };
+    let command = cli.command();
+    let exit =
+        if matches!(command, Command::Run) { run(&cli, &runtime) } else { runtime.block_on(cli.perform(command)) };
     // A look-up that hangs must not hold the process.
     runtime.shutdown_timeout(Duration::ZERO);
     exit.into()

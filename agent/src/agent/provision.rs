@@ -8,7 +8,11 @@ use rollcall_common::{
 };
 
 use super::{Agent, Fault};
-use crate::{config::Config, signals::Signals, status::Stage};
+use crate::{
+    config::{Config, LocalPort},
+    signals::Signals,
+    status::Stage,
+};
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,7 @@ impl Agent {
     /// # Errors
     /// [`Fault`].
     pub fn prepare_to_enroll(config: Config, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
+        let config = Config { local: LocalPort::default(), ..config };
         let mut agent = Self::prepare(config, clock)?;
         agent.local = None;
         Ok(agent)

@@ -22,11 +22,12 @@ Examples:
   In a container, with the token in a file that is removed afterwards:
     rollcall-agent enroll --kind agent --token-file /run/secrets/token --consume-token-file
 
-Tries again while no collector answers, until the time is over. With an identity at hand it says so and is
-done, so that it may be run again and again. It refuses where a sidecar runs: that one enrolls by itself.
+Tries again while no collector answers, until the time is over. With an identity at hand it
+says so and is done, so that it may be run again and again. It refuses where a sidecar runs:
+that one enrolls by itself.
 
-Exit codes: 0 there is an identity; 69 no collector gave one in time; 78 configuration, state or token that
-another try cannot cure.";
+Exit codes: 0 there is an identity; 69 no collector gave one in time; 78 configuration, state
+or token that another try cannot cure.";
 
 /// What `enroll` takes.
 #[derive(Debug, Clone, Args)]
@@ -102,17 +103,13 @@ async fn interrupted(sender: mpsc::Sender<Signal>) -> Exit {
 
 fn explain(fault: &Fault, state_dir: &Path) -> Exit {
     let exit = if fault.is_transient() { Exit::Failed } else { Exit::Config };
-    match fault {
-        Fault::Vault(VaultError::Locked(_)) => {
-            complain(&format!("{fault}\na running sidecar enrolls by itself; see `rollcall-agent status`"), exit)
-        }
-        Fault::Vault(VaultError::Foreign { .. }) => complain(
-            &format!(
-                "{fault}\nrun this as its owner: runuser -u \"$(stat -c %U {})\" -- rollcall-agent enroll",
-                state_dir.display()
-            ),
-            exit,
-        ),
-        fault => complain(fault, exit),
-    }
+    let hint = if let Fault::Vault(VaultError::Locked(_)) = fault {
+        "\na running sidecar enrolls by itself; see `rollcall-agent status`".to_owned()
+    } else if let Fault::Vault(VaultError::Foreign { .. }) = fault {
+        let dir = state_dir.display();
+        format!("\nrun this as its owner: runuser -u \"$(stat -c %U {dir})\" -- rollcall-agent enroll")
+    } else {
+        String::new()
+    };
+    complain(&format!("{fault}{hint}"), exit)
 }

@@ -30,12 +30,12 @@ Examples:
     rollcall-agent report withdraw --source backup
 
 Any program may say the same without this one:
-  curl --unix-socket /run/rollcall-agent/agent.sock -d '{\"source\":\"backup\",\"health\":\"healthy\",\"ttl_s\":93600}' \\
-       http://localhost/report
+  curl --unix-socket /run/rollcall-agent/agent.sock http://localhost/report \\
+       -d '{\"source\":\"backup\",\"health\":\"healthy\",\"ttl_s\":93600}'
   curl --unix-socket /run/rollcall-agent/agent.sock -X POST http://localhost/progress
 
-Who may connect is a matter of the socket's mode: its group is that of the sidecar. A name belongs to the
-user who used it first.
+Who may connect is a matter of the socket's mode: its group is that of the sidecar. A name
+belongs to the user who used it first.
 
 Exit codes: 0 said; 69 no sidecar answers; 77 it refused, and says why.";
 

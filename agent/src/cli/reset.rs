@@ -18,13 +18,15 @@ For golden images, as the last step before the snapshot:
   systemctl enable rollcall-agent
 Every machine started from it then enrolls with a token of its own, laid down at first boot.
 
-Keys are overwritten before they are removed; on flash and on file systems that copy on write older copies may
-remain, so that an identity which was in an image should be revoked at the collector too:
+Keys are overwritten before they are removed; on flash and on file systems that copy on write
+older copies may remain, so that an identity which was in an image should be revoked at the
+collector too:
   rollcall-collector services revoke KIND/ID
 
 Configuration stays. The token file stays unless --token is given.
 
-Exit codes: 0 nothing is left; 64 nobody confirmed; 78 a sidecar runs, or the directory is not ours.";
+Exit codes: 0 nothing is left; 64 nobody confirmed; 78 a sidecar runs, or the directory is
+not ours.";
 
 /// What `reset` takes.
 #[derive(Debug, Clone, Copy, Args)]
