@@ -18,6 +18,7 @@ use crate::{
     agent::disagreements,
     config::{Config, HostSource, Layer, LocalLayer, LogFormat, LogLayer, LogLevel, Period, Problems, RUNTIME_SOCKET},
     local,
+    probe::plan::Probe,
     status::Report,
     token,
     vault::Vault,
@@ -235,11 +236,36 @@ impl Cli {
             },
         };
         if problems.is_empty() {
-            print(&format!("well: {state}"));
+            print(&format!("well: {state}{}", probed(&config)));
             return Exit::Well;
         }
         complain(&problems.join("\n"), Exit::Config)
     }
+}
+
+/// What would be looked at, one line each.
+fn probed(config: &Config) -> String {
+    let lines = |whose: &str, probes: &[Probe]| {
+        let line = |probe: &Probe| {
+            let (name, every) = (probe.name.as_str(), probe.interval);
+            format!(
+                "\nprobes {whose}: {name} ({}, every {every:?}, within {:?}): {}",
+                probe.check.word(),
+                probe.timeout,
+                probe.check
+            )
+        };
+        probes.iter().map(line).collect::<String>()
+    };
+    let mut all = lines("the service", &config.probes);
+    for child in &config.children {
+        let key = child.key.to_string();
+        if child.probes.is_empty() {
+            all.push_str(&format!("\nprobes {key}: nothing; it is assumed to live while this sidecar does"));
+        }
+        all.push_str(&lines(&key, &child.probes));
+    }
+    if all.is_empty() { "\nprobes nothing: the service's health is unchecked".into() } else { all }
 }
 
 /// Help and version are an answer; anything else is a wrong use.
@@ -296,6 +322,7 @@ impl Settings {
             revoked_retry: self.revoked_retry,
             local: self.local_http.map(|http| LocalLayer { http: Some(http), http_reports: None }),
             log: Some(LogLayer { format: self.log_format, level: self.log_level }),
+            ..Layer::default()
         }
     }
 }
