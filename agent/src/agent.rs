@@ -5,6 +5,7 @@
 
 mod joining;
 mod provision;
+mod watching;
 
 use std::{
     ops::ControlFlow,
@@ -23,6 +24,7 @@ use rollcall_common::{
 use tokio::task::JoinSet;
 
 use crate::{
+    cli::Exit,
     config::Config,
     drive::{Drive, Manner, Wish},
     enroll::EnrollError,
@@ -94,6 +96,14 @@ pub enum Fault {
         "there is no collector address: neither the state directory, the token nor the configuration has one; set `addresses`"
     )]
     NoAddress,
+    /// Nobody gave an identity, and the configuration asks not to go on.
+    #[error("no identity after {tries} tries, and `enrollment.fail_on_error` is set: {last}")]
+    Unheard {
+        /// How often it asked.
+        tries: u32,
+        /// What came of the last one.
+        last: String,
+    },
     /// The token is refused for good.
     #[error("the token from {origin} cannot be used. {error}")]
     Refused {
@@ -105,14 +115,16 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether a restart may help without anybody's doing: the disk may have room again.
+    /// How the process ends: whether a restart may help without anybody's doing.
     #[must_use]
-    pub fn is_transient(&self) -> bool {
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Vault(error) => error.is_transient(),
-            Self::Signals(_) => true,
-            Self::Local(_) | Self::BootId(_) | Self::Randomness(_) | Self::Token(_) => false,
-            Self::NoKind | Self::NoAddress | Self::Refused { .. } | Self::Copied { .. } => false,
+            // The disk may have room again.
+            Self::Vault(error) if error.is_transient() => Exit::Failed,
+            Self::Signals(_) => Exit::Failed,
+            Self::Unheard { .. } => Exit::Unavailable,
+            Self::Vault(_) | Self::Local(_) | Self::BootId(_) | Self::Randomness(_) | Self::Token(_) => Exit::Config,
+            Self::NoKind | Self::NoAddress | Self::Refused { .. } | Self::Copied { .. } => Exit::Config,
         }
     }
 }
@@ -136,6 +148,7 @@ pub struct Agent {
     /// Where a session or a rejoin dials.
     addresses: Vec<Address>,
     chance: Backoff,
+    seed: u64,
     /// The current identity is still under the name of the next one, for want of a writable disk.
     unadopted: bool,
     last_end: Option<End>,
@@ -173,13 +186,18 @@ impl Agent {
         for warning in &board.warnings {
             tracing::warn!("{warning}");
         }
+        let health = SharedHealth::default();
+        for child in &config.children {
+            health.edit(|board| board.admit(child.key.clone()));
+        }
         let seed = u64::from_be_bytes(rollcall_common::id::random()?);
         Ok(Self {
             instance_id: InstanceId::random()?,
             boot_id: boot_id()?,
-            chance: Backoff::new(Duration::from_secs(1), Duration::from_secs(60), seed),
+            chance: patient(seed),
+            seed,
             board: Arc::new(Mutex::new(board)),
-            health: SharedHealth::default(),
+            health,
             systemd: Systemd::default(),
             dialer: Arc::new(Dialer::new()),
             local: Some(local),
@@ -251,20 +269,30 @@ impl Agent {
             seed: u64::from_be_bytes(rollcall_common::id::random()?),
         };
         let mut drive = Drive::new(current, next, manner, Arc::clone(&self.dialer), Arc::clone(&self.clock));
+        let mut watching = self.watching()?;
+        drive.tell(Event::ChildrenGone(self.parted()));
         let mut sampler = Sampler::default();
         let mut sampling = tokio::time::interval(SAMPLE_EVERY);
         sampling.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let health = self.health.clone();
         loop {
             let quiet = self.weigh(&mut drive);
+            watching.weigh();
             tokio::select! {
                 () = health.changed() => {}
                 () = tokio::time::sleep(quiet) => {}
-                wish = drive.next() => if self.fulfill(&mut drive, wish, signals).await.is_break() {
-                    return Ok(());
+                wish = drive.next() => {
+                    if matches!(wish, Wish::Note(Notice::Greeted { .. })) {
+                        watching.greeted();
+                    }
+                    if self.fulfill(&mut drive, wish, signals).await.is_break() {
+                        return Ok(());
+                    }
                 },
+                event = watching.next() => drive.tell(event),
                 signal = signals.next() => drive.tell(match signal {
-                    Signal::Stop => Event::Stop(goodbye()),
+                    Signal::Stop if self.config.deregister_on_stop => Event::Stop(goodbye()),
+                    Signal::Stop => Event::Leave,
                     Signal::Retry => Event::Retry,
                 }),
                 _ = sampling.tick() => if let Some(facts) = sampler.sample() {
@@ -379,6 +407,10 @@ impl Agent {
                 let (first, again_in_ms) = (refused.first().map(|first| first.code.as_str()), again_in.as_millis());
                 tracing::warn!(batch_no, refused = refused.len(), first, again_in_ms, "not every child was heard");
             }
+            Notice::ChildrenParted => {
+                warn_of(self.vault.keep_children(&self.spoken_for()));
+                tracing::info!("said goodbye for children that are not in the configuration any more");
+            }
             Notice::ChildrenTooLarge(reports) => {
                 tracing::warn!(reports, "reports of children with too many labels and metadata were not sent");
             }
@@ -399,6 +431,11 @@ impl Agent {
         board.stage = stage;
         self.systemd.status(board.line());
     }
+}
+
+/// The pauses between tries that may take as long as it takes.
+fn patient(seed: u64) -> Backoff {
+    Backoff::new(Duration::from_secs(1), Duration::from_secs(60), seed)
 }
 
 fn goodbye() -> Goodbye {

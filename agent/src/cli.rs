@@ -28,6 +28,7 @@ use crate::{
     config::{Config, HostSource, Layer, LocalLayer, LogFormat, LogLayer, LogLevel, Period, Problems, RUNTIME_SOCKET},
     doctor::{Outcome, diagnose},
     machine::{Belonging, Machine, belonging},
+    probe::plan::Probe,
     token,
     vault::Vault,
 };
@@ -306,7 +307,7 @@ fn check(config: &Config) -> Exit {
         },
     };
     if problems.is_empty() {
-        print(&format!("well: {state}"));
+        print(&format!("well: {state}{}", probed(config)));
         return Exit::Well;
     }
     complain(&problems.join("\n"), Exit::Config)
@@ -327,6 +328,31 @@ async fn doctor(config: &Config, sockets: &[PathBuf], output: Output) -> Exit {
         Outcome::Unreachable => Exit::Unavailable,
         Outcome::Ill => Exit::Config,
     }
+}
+
+/// What would be looked at, one line each.
+fn probed(config: &Config) -> String {
+    let lines = |whose: &str, probes: &[Probe]| {
+        let line = |probe: &Probe| {
+            let (name, every) = (probe.name.as_str(), probe.interval);
+            format!(
+                "\nprobes {whose}: {name} ({}, every {every:?}, within {:?}): {}",
+                probe.check.word(),
+                probe.timeout,
+                probe.check
+            )
+        };
+        probes.iter().map(line).collect::<String>()
+    };
+    let mut all = lines("the service", &config.probes);
+    for child in &config.children {
+        let key = child.key.to_string();
+        if child.probes.is_empty() {
+            all.push_str(&format!("\nprobes {key}: nothing; it is assumed to live while this sidecar does"));
+        }
+        all.push_str(&lines(&key, &child.probes));
+    }
+    if all.is_empty() { "\nprobes nothing: the service's health is unchecked".into() } else { all }
 }
 
 /// Help and version are an answer; anything else is a wrong use.
@@ -373,6 +399,7 @@ impl Settings {
             bind_machine: None,
             local: self.local_http.map(|http| LocalLayer { http: Some(http), http_reports: None }),
             log: Some(LogLayer { format: self.log_format, level: self.log_level }),
+            ..Layer::default()
         }
     }
 }

@@ -5,12 +5,15 @@
 //! An error names the file, the line and the key, or the variable. The onboarding token is not a setting:
 //! only the places where it may be found are.
 
+mod announce;
 mod layer;
 mod local;
+mod probes;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -20,15 +23,20 @@ use rollcall_common::{
     address::Address,
     id::{Kind, ServiceId},
     service::{CheckerKind, Pairs},
-    wire::message::MAX_ADDRESSES,
+    wire::{
+        children::{MAX_INTERVAL_MS, MIN_INTERVAL_MS},
+        message::MAX_ADDRESSES,
+    },
 };
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use self::announce::{with_names, with_places};
 pub use self::{
-    layer::{Layer, LogLayer, Period},
+    layer::{EnrollmentLayer, Layer, LogLayer, Period},
     local::{LocalLayer, LocalPort},
 };
+use crate::probe::plan::{Child, MAX_ALL_PROBES, MAX_CHILDREN, MAX_PROBES, Probe};
 
 /// The main file.
 pub const MAIN_FILE: &str = "/etc/rollcall/agent.toml";
@@ -41,6 +49,13 @@ pub const RUNTIME_SOCKET: &str = "/run/rollcall-agent/agent.sock";
 const SOCKET_NAME: &str = "agent.sock";
 const REVOKED_RETRY: Duration = Duration::from_secs(3600);
 const REVOKED_RETRY_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
+/// How often children are reported.
+const CHILDREN_INTERVAL: Duration = Duration::from_secs(10);
+const CHILDREN_INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(MIN_INTERVAL_MS as u64)..=Duration::from_millis(MAX_INTERVAL_MS as u64);
+
+const RETRY_DELAYS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
 
 /// Where settings come from.
 pub trait Source {
@@ -58,6 +73,11 @@ pub trait Source {
 
     /// An environment variable.
     fn variable(&self, name: &str) -> Option<String>;
+
+    /// The name of the host, where it tells one.
+    fn hostname(&self) -> Option<String> {
+        None
+    }
 
     /// Whether the program runs as root.
     fn is_root(&self) -> bool;
@@ -86,6 +106,11 @@ impl Source for HostSource {
 
     fn variable(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
+    }
+
+    fn hostname(&self) -> Option<String> {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+        Some(name.trim().to_owned()).filter(|name| !name.is_empty() && name != "(none)")
     }
 
     fn is_root(&self) -> bool {
@@ -126,6 +151,27 @@ pub struct Config {
     pub revoked_retry: Duration,
     /// How to log.
     pub log: Log,
+    /// How the service beside it is looked at.
+    pub probes: Vec<Probe>,
+    /// Services of its subtree without a sidecar of their own.
+    pub children: Vec<Child>,
+    /// How often these are reported.
+    pub children_interval: Duration,
+    /// Whether it says goodbye when it stops; otherwise its lease runs out, as if it had died.
+    pub deregister_on_stop: bool,
+    /// How a first identity is asked for.
+    pub enrollment: Enrollment,
+}
+
+/// How patiently a first identity is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Enrollment {
+    /// Tries at the pace below; none: as many as it takes.
+    pub tries: Option<u32>,
+    /// At most so long between two tries; none: a growing pause.
+    pub retry_delay: Option<Duration>,
+    /// Whether the process ends when the tries are used up; otherwise it goes on, slowly.
+    pub fail_on_error: bool,
 }
 
 /// The places where an onboarding token may be found, in this order.
@@ -249,11 +295,16 @@ impl Config {
         }
         all = all.overlaid(flags);
         problems.extend(contradictions(&all).into_iter().map(ConfigError::Contradiction));
-        let pairs = |name: &str, pairs: Option<std::collections::BTreeMap<String, String>>| {
-            let pairs = Pairs::try_from(pairs.unwrap_or_default());
-            pairs.map_err(|error| ConfigError::Contradiction(format!("{name}: {error}")))
+        let fault = |(key, why): (&str, String)| ConfigError::Contradiction(format!("{key}: {why}"));
+        let labels = with_places(all.labels.take().unwrap_or_default(), all.site.take(), all.environment.take());
+        let labels = labels.map_err(fault);
+        let metadata = match whereabouts(source, &mut all) {
+            Ok(host) => {
+                let free = all.metadata.take().unwrap_or_default();
+                with_names(free, all.display_name.take(), all.version.take(), host, all.port).map_err(fault)
+            }
+            Err(why) => Err(ConfigError::Contradiction(why)),
         };
-        let (labels, metadata) = (pairs("labels", all.labels.take()), pairs("metadata", all.metadata.take()));
         match (labels, metadata) {
             (Ok(labels), Ok(metadata)) if problems.is_empty() => Ok(Self::of(source, all, labels, metadata)),
             (labels, metadata) => {
@@ -267,6 +318,7 @@ impl Config {
         let state_dir = all.state_dir.unwrap_or_else(|| given_by_systemd(source, "STATE_DIRECTORY", STATE_DIR));
         let socket = all.socket.unwrap_or_else(|| default_socket(source, &state_dir));
         let log = all.log.unwrap_or_default();
+        let enrollment = all.enrollment.unwrap_or_default();
         Self {
             kind: all.kind,
             id: all.id,
@@ -291,6 +343,28 @@ impl Config {
             addresses: all.addresses.unwrap_or_default(),
             revoked_retry: all.revoked_retry.map_or(REVOKED_RETRY, |period| period.0),
             log: Log { format: log.format.unwrap_or_default(), level: log.level.unwrap_or_default() },
+            probes: all.probes.into_iter().map(|(probe, _)| probe).collect(),
+            children: all.children.into_iter().map(|(child, _)| child).collect(),
+            children_interval: all.children_interval.map_or(CHILDREN_INTERVAL, |period| period.0),
+            deregister_on_stop: all.deregister_on_stop.unwrap_or(true),
+            enrollment: Enrollment {
+                tries: enrollment.tries,
+                retry_delay: enrollment.retry_delay.map(|period| period.0),
+                fail_on_error: enrollment.fail_on_error.unwrap_or(false),
+            },
+        }
+    }
+}
+
+/// Under which name the service is reached, where that is announced: as it is set (flag, `ROLLCALL_HOST`, file), or as
+/// the host calls itself.
+fn whereabouts(source: &dyn Source, all: &mut Layer) -> Result<Option<String>, String> {
+    match all.host.take() {
+        Some(host) => Ok(Some(host)),
+        None if all.port.is_none() => Ok(None),
+        None => {
+            let unknown = || "host: this host does not tell its name: set it, or leave `port` out".to_owned();
+            source.hostname().map(Some).ok_or_else(unknown)
         }
     }
 }
@@ -339,6 +413,26 @@ fn contradictions(all: &Layer) -> Vec<String> {
         found.push("revoked_retry: give a time between 1s and 24h".into());
     }
     found.extend(all.local.as_ref().and_then(LocalLayer::fault));
+    if let Some(Period(period)) = all.children_interval
+        && !CHILDREN_INTERVALS.contains(&period)
+    {
+        found.push("children_interval: give a time between 1s and 1h".into());
+    }
+    if all.port == Some(0) {
+        found.push("port: give a number between 1 and 65535".into());
+    }
+    if let Some(enrollment) = all.enrollment {
+        if enrollment.tries == Some(0) {
+            found.push("enrollment.tries: give at least 1, or leave it out to try for ever".into());
+        }
+        if enrollment.fail_on_error == Some(true) && enrollment.tries.is_none() {
+            found.push("enrollment.fail_on_error: say with `tries` after how many".into());
+        }
+        if enrollment.retry_delay.is_some_and(|Period(delay)| !RETRY_DELAYS.contains(&delay)) {
+            found.push("enrollment.retry_delay: give a time between 100ms and 1h".into());
+        }
+    }
+    found.extend(crowds(all));
     let paths = [("state_dir", &all.state_dir), ("socket", &all.socket), ("token_file", &all.token_file)];
     for (name, path) in paths {
         if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
@@ -346,4 +440,49 @@ fn contradictions(all: &Layer) -> Vec<String> {
         }
     }
     found
+}
+
+/// What several files say together.
+fn crowds(all: &Layer) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut seen: BTreeMap<&str, &Path> = BTreeMap::new();
+    for (probe, file) in &all.probes {
+        if let Some(other) = seen.insert(probe.name.as_str(), file) {
+            let (name, other, file) = (probe.name.as_str(), other.display(), file.display());
+            found.push(format!("[[probe]] {name:?} is in {other} and in {file}: give each its own name"));
+        }
+    }
+    if all.probes.len() > MAX_PROBES {
+        found.push(format!("[[probe]]: {} are given; at most {MAX_PROBES} of one service", all.probes.len()));
+    }
+    let mut seen: BTreeMap<String, &Path> = BTreeMap::new();
+    for (child, file) in &all.children {
+        let key = child.key.to_string();
+        if let Some(other) = seen.insert(key.clone(), file) {
+            found.push(format!("[[child]] {key} is in {} and in {}: remove one", other.display(), file.display()));
+        }
+        found.extend(misplaced(all.kind, child).map(|why| format!("{}: [[child]] {key}: {why}", file.display())));
+    }
+    if all.children.len() > MAX_CHILDREN {
+        found.push(format!("[[child]]: {} are given; at most {MAX_CHILDREN} for one sidecar", all.children.len()));
+    }
+    let probes = all.probes.len() + all.children.iter().map(|(child, _)| child.probes.len()).sum::<usize>();
+    if probes > MAX_ALL_PROBES {
+        found.push(format!("{probes} probes are given, children's included; at most {MAX_ALL_PROBES} for one sidecar"));
+    }
+    found
+}
+
+/// Why a child does not stand below a service of that kind.
+fn misplaced(own: Option<Kind>, child: &Child) -> Option<String> {
+    let kind = child.key.kind;
+    let Some(above) = kind.parent() else { return Some(format!("a {kind} is nobody's child")) };
+    let own = own?;
+    if above == own {
+        return None;
+    }
+    if above.parent() != Some(own) {
+        return Some(format!("a {kind} does not stand below this {own}"));
+    }
+    child.parent.is_none().then(|| format!("parent: name the {above} that it stands below"))
 }

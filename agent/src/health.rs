@@ -223,6 +223,15 @@ impl HealthBoard {
         worst(self.of(subject).filter(|(source, _)| source.fact == fact), now)
     }
 
+    /// Whether a program speaks of a subject, and has done so within a time: that is a sign of life, whatever it says.
+    #[must_use]
+    pub fn is_spoken_of(&self, subject: &Subject, within: Duration, now: BootTime) -> bool {
+        let speaks = |(source, said): (&Source, &Statement)| {
+            source.sort == Sort::Pushed && !said.is_stale(now) && now.since(said.as_of) <= within
+        };
+        self.of(subject).any(speaks)
+    }
+
     /// When a verdict changes by itself because somebody was expected to speak again.
     #[must_use]
     pub fn next_change(&self, now: BootTime) -> Option<BootTime> {
@@ -281,6 +290,11 @@ impl SharedHealth {
         let outcome = change(&mut self.board());
         self.0.changed.notify_one();
         outcome
+    }
+
+    /// Changes what wakes nobody: the same was said again.
+    pub fn note<T>(&self, change: impl FnOnce(&mut HealthBoard) -> T) -> T {
+        change(&mut self.board())
     }
 
     /// Waits until something was said. Cancel-safe.

@@ -1,8 +1,9 @@
 //! The Rollcall sidecar: enrolls once, then heartbeats for the service beside it.
 //!
-//! Decisions are pure: [`session`] for a session, [`rotation`] for addresses. Everything that touches the
-//! world has one home: [`link`] QUIC, [`vault`] the state directory, [`key`] the private key,
-//! [`sample`] the host, [`local`] the Unix socket and systemd. [`agent`] builds these parts and takes a
+//! Decisions are pure: [`session`] for a session, [`rotation`] for addresses, [`health`] for what probes saw,
+//! [`rounds`] for when children are told of. Everything that touches the world has one home: [`link`] QUIC,
+//! [`vault`] the state directory, [`key`] the private key, [`sample`] the host, [`probe`] the services,
+//! [`local`] the Unix socket and systemd. [`agent`] builds these parts and takes a
 //! sidecar from its token to its goodbye. [`drive`] and [`enroll`] work without a disk as well: a load
 //! generator runs thousands of them in one process.
 
@@ -19,7 +20,9 @@ pub mod link;
 pub mod local;
 pub mod log;
 pub mod machine;
+pub mod probe;
 pub mod rotation;
+pub mod rounds;
 pub mod sample;
 pub mod session;
 pub mod signals;

@@ -20,8 +20,8 @@ fn main() -> ExitCode {
     };
     // Our own TLS settings name their provider; the default is for whoever asks for one.
     let _ = rustls::crypto::CryptoProvider::install_default((*tls::provider()).clone());
-    // Threads are for name look-ups only.
-    let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(2).build() {
+    // Threads are for what may hang in the kernel: names, and files and programs of probes, which take half of them.
+    let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, Exit::Config).into(),
     };
@@ -52,7 +52,7 @@ fn run(cli: &Cli, runtime: &Runtime) -> Exit {
         Ok(()) => Exit::Well,
         Err(fault) => {
             tracing::error!("{fault}");
-            if fault.is_transient() { Exit::Failed } else { Exit::Config }
+            fault.exit()
         }
     }
 }

@@ -29,7 +29,10 @@ use rollcall_common::{
     id::{BeatNo, BootId, InstanceId, ServiceKey, SessionNo},
     lease::Pace,
     time::{BootTime, Now, Timestamp},
-    wire::message::{Down, Granted, Up},
+    wire::{
+        children::ChildGone,
+        message::{Down, Granted, Up},
+    },
 };
 
 pub use self::vocabulary::{Action, Dial, End, Event, Notice, Paper};
@@ -102,6 +105,8 @@ pub struct Session {
     facts: Option<Box<HostFacts>>,
     /// What is said of the service beside us.
     health: Option<HealthReport>,
+    /// Children to say goodbye for.
+    gone: Vec<ChildGone>,
     /// The collector's wall clock at a moment of our boot clock.
     anchor: Option<(Timestamp, BootTime)>,
     skew_ms: Option<i64>,
@@ -151,6 +156,10 @@ struct Live {
     takes_children: bool,
     /// The last batch of child reports.
     batch_no: u64,
+    /// Whether it takes goodbyes for them.
+    parts_children: bool,
+    /// The last batch of goodbyes that was not answered yet.
+    parting_no: Option<u64>,
     /// A second connection that proves the next certificate.
     successor: Option<Attempt>,
 }
@@ -222,6 +231,7 @@ impl Session {
             last_ack: None,
             facts: None,
             health: None,
+            gone: Vec::new(),
             anchor: None,
             skew_ms: None,
             last_end: None,
@@ -320,6 +330,10 @@ impl Session {
                 self.facts = Some(facts);
             }
             Event::Health(report) => self.health(report, now),
+            Event::ChildrenGone(gone) => {
+                self.gone = gone;
+                self.part_children();
+            }
             Event::Children { interval_ms, reports } => self.report_children(interval_ms, reports),
             Event::Retry => {
                 self.rotation.hurry();
@@ -327,7 +341,8 @@ impl Session {
                     *at = now.boot;
                 }
             }
-            Event::Stop(goodbye) => self.stop(goodbye, now),
+            Event::Stop(goodbye) => self.stop(Some(goodbye), now),
+            Event::Leave => self.stop(None, now),
         }
         self.pass_time(now);
     }

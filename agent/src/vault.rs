@@ -6,6 +6,7 @@
 //! | `next` | the same of a renewal or rejoin | before it is dialed with |
 //! | `pending` | a key that is being certified | before it is sent |
 //! | `addresses` | the collectors' addresses | when they change |
+//! | `children` | who was spoken for, to say goodbye for those that are no longer | when the configuration changed |
 //! | `lock` | nothing | held while a sidecar runs |
 //!
 //! A file appears whole or not at all (temporary file, fsync, rename, fsync of the directory), so that
@@ -19,13 +20,14 @@ mod record;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rollcall_common::{
-    id::Generation,
+    id::{Generation, ServiceId, ServiceKey},
     machine::MachineTag,
     token::TokenId,
     wire::message::{Addresses, Renewed},
@@ -44,6 +46,10 @@ const IDENTITY: &str = "identity";
 const NEXT: &str = "next";
 const PENDING: &str = "pending";
 const ADDRESSES: &str = "addresses";
+const CHILDREN: &str = "children";
+
+/// No more of them are remembered than were ever told of at a time, twice over.
+const MAX_KEPT_CHILDREN: usize = 2 * crate::probe::plan::MAX_CHILDREN;
 
 /// The state directory of one sidecar, held exclusively.
 #[derive(Debug)]
@@ -219,7 +225,7 @@ impl Vault {
     /// When something stays.
     pub fn forget(self) -> Result<Vec<&'static str>, VaultError> {
         let mut forgotten = Vec::new();
-        for name in [IDENTITY, NEXT, PENDING, ADDRESSES] {
+        for name in [IDENTITY, NEXT, PENDING, ADDRESSES, CHILDREN] {
             self.disk.sweep(name)?;
             if self.disk.wipe(name)? {
                 forgotten.push(name);
@@ -327,6 +333,32 @@ impl Vault {
     /// When they cannot be written; the old ones are untouched.
     pub fn keep_addresses(&self, addresses: &Addresses) -> Result<(), VaultError> {
         self.disk.write(ADDRESSES, &AddressesRecord::of(addresses).encode())
+    }
+
+    /// Remembers which children were spoken for, each as `kind/id`, with its parent's id where that is another's.
+    ///
+    /// # Errors
+    /// When they cannot be written; the old ones are untouched.
+    pub fn keep_children(&self, children: &BTreeMap<ServiceKey, Option<ServiceId>>) -> Result<(), VaultError> {
+        let line = |(key, parent): (&ServiceKey, &Option<ServiceId>)| match parent {
+            Some(parent) => format!("{key} {}\n", parent.as_str()),
+            None => format!("{key}\n"),
+        };
+        self.disk.write(CHILDREN, children.iter().map(line).collect::<String>().as_bytes())
+    }
+
+    /// Which children were spoken for. Lines that do not read are passed over: they cost a goodbye, no more.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn children(&self) -> Result<BTreeMap<ServiceKey, Option<ServiceId>>, VaultError> {
+        let Some(bytes) = self.disk.read(CHILDREN)? else { return Ok(BTreeMap::new()) };
+        let text = String::from_utf8_lossy(&bytes);
+        let child = |line: &str| {
+            let (key, parent) = line.split_once(' ').map_or((line, None), |(key, parent)| (key, parent.parse().ok()));
+            Some((key.parse().ok()?, parent))
+        };
+        Ok(text.lines().filter_map(child).take(MAX_KEPT_CHILDREN).collect())
     }
 
     fn read(&self) -> Result<Stored, VaultError> {

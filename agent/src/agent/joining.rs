@@ -3,9 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rollcall_common::{address::Address, id::Kind, identity::Pin};
+use rollcall_common::{address::Address, backoff::Backoff, id::Kind, identity::Pin};
 
-use super::{Agent, Fault};
+use super::{Agent, Fault, patient};
 use crate::{
     enroll::{Admission, EnrollError, Next, Request, Target, enroll, rejoin},
     identity::Identity,
@@ -26,6 +26,8 @@ struct Campaign {
     found: Found,
     key: Arc<Key>,
     rotation: Rotation,
+    /// Tries that gave nothing.
+    tries: u32,
 }
 
 impl Agent {
@@ -68,6 +70,9 @@ impl Agent {
                             continue;
                         }
                         current.rotation.failed(self.clock.now().boot, Duration::ZERO);
+                        current.tries = current.tries.saturating_add(1);
+                        let tries = current.tries;
+                        self.persist(tries, &error)?;
                         if self.pause(false, &pick.address, error.to_string(), delay, signals).await {
                             return Ok(None);
                         }
@@ -180,8 +185,25 @@ impl Agent {
         };
         self.edit(|board| board.addresses.clone_from(&addresses));
         self.show(Stage::Asking { rejoin: false, last: None, again_at: None });
-        self.chance.reset();
-        Ok(Campaign { found, key, rotation: Rotation::new(addresses) })
+        self.chance = match self.config.enrollment.retry_delay {
+            Some(delay) => Backoff::new(delay, delay, self.seed),
+            None => patient(self.seed),
+        };
+        Ok(Campaign { found, key, rotation: Rotation::new(addresses), tries: 0 })
+    }
+
+    /// Whether it goes on after so many tries, and how.
+    fn persist(&mut self, tries: u32, last: &EnrollError) -> Result<(), Fault> {
+        let enrollment = self.config.enrollment;
+        if enrollment.tries != Some(tries) {
+            return Ok(());
+        }
+        if enrollment.fail_on_error {
+            return Err(Fault::Unheard { tries, last: last.to_string() });
+        }
+        tracing::warn!(tries, "no identity yet: going on with longer pauses");
+        self.chance = patient(self.seed);
+        Ok(())
     }
 
     fn request(&self, kind: Kind) -> Request {

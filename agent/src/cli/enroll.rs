@@ -102,7 +102,7 @@ async fn interrupted(sender: mpsc::Sender<Signal>) -> Exit {
 }
 
 fn explain(fault: &Fault, state_dir: &Path) -> Exit {
-    let exit = if fault.is_transient() { Exit::Failed } else { Exit::Config };
+    let exit = fault.exit();
     let hint = if let Fault::Vault(VaultError::Locked(_)) = fault {
         "\na running sidecar enrolls by itself; see `rollcall-agent status`".to_owned()
     } else if let Fault::Vault(VaultError::Foreign { .. }) = fault {

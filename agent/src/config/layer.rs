@@ -13,8 +13,13 @@ use rollcall_common::{
     service::CheckerKind,
 };
 use serde::Deserialize;
+use toml::Spanned;
 
-use super::{ConfigError, LocalLayer, LogFormat, LogLevel, MAIN_FILE, Source};
+use super::{
+    ConfigError, LocalLayer, LogFormat, LogLevel, MAIN_FILE, Source,
+    probes::{self, ChildTable, ProbeTable, Wrong},
+};
+use crate::probe::plan::{Child, Probe};
 
 /// The settings of one source; whatever is absent is left to the sources below.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -35,7 +40,26 @@ pub struct Layer {
     pub revoked_retry: Option<Period>,
     pub bind_machine: Option<bool>,
     pub local: Option<LocalLayer>,
+    pub children_interval: Option<Period>,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub display_name: Option<String>,
+    pub version: Option<String>,
+    pub site: Option<String>,
+    pub environment: Option<String>,
+    pub deregister_on_stop: Option<bool>,
+    pub enrollment: Option<EnrollmentLayer>,
     pub log: Option<LogLayer>,
+    #[serde(default)]
+    pub probe: Vec<Spanned<ProbeTable>>,
+    #[serde(default)]
+    pub child: Vec<Spanned<ChildTable>>,
+    /// What the tables say, and in which file they stand.
+    #[serde(skip)]
+    pub probes: Vec<(Probe, PathBuf)>,
+    /// What the tables say, and in which file they stand.
+    #[serde(skip)]
+    pub children: Vec<(Child, PathBuf)>,
 }
 
 /// The `[log]` table.
@@ -47,7 +71,17 @@ pub struct LogLayer {
     pub level: Option<LogLevel>,
 }
 
-/// A length of time, written as `90s`, `15m`, `1h` or `2d`.
+/// The `[enrollment]` table.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each field is documented in Enrollment")]
+pub struct EnrollmentLayer {
+    pub tries: Option<u32>,
+    pub retry_delay: Option<Period>,
+    pub fail_on_error: Option<bool>,
+}
+
+/// A length of time, written as `500ms`, `90s`, `15m`, `1h` or `2d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Period(pub Duration);
@@ -55,10 +89,13 @@ pub struct Period(pub Duration);
 impl FromStr for Period {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no length of time: write 90s, 15m, 1h or 2d");
+        let wrong = || format!("{text:?} is no length of time: write 500ms, 90s, 15m, 1h or 2d");
         let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (count, unit) = text.split_at_checked(split).ok_or_else(wrong)?;
         let count: u64 = count.parse().map_err(|_| wrong())?;
+        if unit == "ms" {
+            return Ok(Self(Duration::from_millis(count)));
+        }
         let secs = match unit {
             "s" => Some(count),
             "m" => count.checked_mul(60),
@@ -78,13 +115,24 @@ impl TryFrom<String> for Period {
 }
 
 impl Layer {
-    /// These settings with others laid over them. Labels and metadata are joined key by key.
+    /// These settings with others laid over them. Labels and metadata are joined key by key; probes and children
+    /// of all sources stand side by side.
     #[must_use]
-    pub fn overlaid(self, over: Self) -> Self {
+    pub fn overlaid(mut self, over: Self) -> Self {
+        self.probes.extend(over.probes);
+        self.children.extend(over.children);
         let log = match (self.log, over.log) {
             (Some(under), Some(over)) => {
                 Some(LogLayer { format: over.format.or(under.format), level: over.level.or(under.level) })
             }
+            (under, over) => over.or(under),
+        };
+        let enrollment = match (self.enrollment, over.enrollment) {
+            (Some(under), Some(over)) => Some(EnrollmentLayer {
+                tries: over.tries.or(under.tries),
+                retry_delay: over.retry_delay.or(under.retry_delay),
+                fail_on_error: over.fail_on_error.or(under.fail_on_error),
+            }),
             (under, over) => over.or(under),
         };
         Self {
@@ -102,7 +150,20 @@ impl Layer {
             revoked_retry: over.revoked_retry.or(self.revoked_retry),
             bind_machine: over.bind_machine.or(self.bind_machine),
             local: LocalLayer::overlaid(self.local, over.local),
+            children_interval: over.children_interval.or(self.children_interval),
+            host: over.host.or(self.host),
+            port: over.port.or(self.port),
+            display_name: over.display_name.or(self.display_name),
+            version: over.version.or(self.version),
+            site: over.site.or(self.site),
+            environment: over.environment.or(self.environment),
+            deregister_on_stop: over.deregister_on_stop.or(self.deregister_on_stop),
+            enrollment,
             log,
+            probe: Vec::new(),
+            child: Vec::new(),
+            probes: self.probes,
+            children: self.children,
         }
     }
 }
@@ -145,7 +206,33 @@ fn from_file(source: &dyn Source, path: &Path, required: bool) -> Found {
         Ok(None) => return Ok(Layer::default()),
         Err(error) => return Err(vec![ConfigError::Unreadable { path: path.into(), source: error }]),
     };
-    toml::from_str(&text).map_err(|error| vec![in_file(path, &text, &error)])
+    let layer = toml::from_str(&text).map_err(|error| vec![in_file(path, &text, &error)])?;
+    with_probes(layer, path, &text)
+}
+
+/// Checks the tables of probes and children while their file is at hand.
+fn with_probes(mut layer: Layer, path: &Path, text: &str) -> Found {
+    let mut wrong = Vec::new();
+    let probes = probes::probes(std::mem::take(&mut layer.probe), "", &mut wrong);
+    layer.probes = probes.into_iter().map(|probe| (probe, path.to_owned())).collect();
+    for table in std::mem::take(&mut layer.child) {
+        layer.children.extend(probes::child(table, &mut wrong).map(|child| (child, path.to_owned())));
+    }
+    if wrong.is_empty() {
+        return Ok(layer);
+    }
+    Err(wrong.into_iter().map(|wrong| in_table(path, text, wrong)).collect())
+}
+
+/// Names the line of the key within its table, or of the table.
+fn in_table(path: &Path, text: &str, wrong: Wrong) -> ConfigError {
+    let Wrong { table, of, key, why } = wrong;
+    let before = text.get(..table).unwrap_or_default().matches('\n').count();
+    let names = |line: &str| key.is_some_and(|key| line.split_once('=').is_some_and(|(name, _)| name.trim() == key));
+    let body = text.lines().skip(before + 1).take_while(|line| !line.trim_start().starts_with('['));
+    let line = body.zip(before + 2..).find(|(line, _)| names(line)).map_or(before + 1, |(_, line)| line);
+    let key = key.map_or_else(|| of.clone(), |key| format!("{of}: {key}"));
+    ConfigError::Line { path: path.into(), line, key: Some(key), why }
 }
 
 /// Names the line and the key, so that an editor can jump there and a reader sees what is meant.
@@ -179,10 +266,24 @@ pub(super) fn from_environment(source: &dyn Source) -> Found {
             http: reader.read("ROLLCALL_LOCAL_HTTP", parsed),
             http_reports: reader.read("ROLLCALL_LOCAL_HTTP_REPORTS", parsed),
         }),
+        children_interval: reader.read("ROLLCALL_CHILDREN_INTERVAL", parsed),
+        host: reader.read("ROLLCALL_HOST", parsed),
+        port: reader.read("ROLLCALL_PORT", parsed),
+        display_name: reader.read("ROLLCALL_DISPLAY_NAME", parsed),
+        version: reader.read("ROLLCALL_VERSION", parsed),
+        site: reader.read("ROLLCALL_SITE", parsed),
+        environment: reader.read("ROLLCALL_ENVIRONMENT", parsed),
+        deregister_on_stop: reader.read("ROLLCALL_DEREGISTER_ON_STOP", parsed),
+        enrollment: Some(EnrollmentLayer {
+            tries: reader.read("ROLLCALL_ENROLLMENT_TRIES", parsed),
+            retry_delay: reader.read("ROLLCALL_ENROLLMENT_RETRY_DELAY", parsed),
+            fail_on_error: reader.read("ROLLCALL_ENROLLMENT_FAIL_ON_ERROR", parsed),
+        }),
         log: Some(LogLayer {
             format: reader.read("ROLLCALL_LOG_FORMAT", word),
             level: reader.read("ROLLCALL_LOG_LEVEL", word),
         }),
+        ..Layer::default()
     };
     if reader.problems.is_empty() { Ok(layer) } else { Err(reader.problems) }
 }

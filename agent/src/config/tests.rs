@@ -8,6 +8,7 @@ use super::*;
 struct Fake {
     files: BTreeMap<PathBuf, String>,
     variables: BTreeMap<String, String>,
+    hostname: Option<String>,
     root: bool,
 }
 
@@ -38,6 +39,10 @@ impl Source for Fake {
 
     fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
+    }
+
+    fn hostname(&self) -> Option<String> {
+        self.hostname.clone()
     }
 
     fn is_root(&self) -> bool {
@@ -151,6 +156,126 @@ fn contradictions_are_refused_with_the_fix() {
 }
 
 #[test]
+fn a_service_calls_itself_as_it_is_told_to() {
+    let at = |text: &str| Fake { hostname: Some("found".into()), ..Fake::default() }.file(MAIN_FILE, text);
+    let host = |fake: Fake| fake.load().unwrap().metadata.get("host").map(str::to_owned);
+    assert_eq!(host(at("")), None, "nobody asked");
+    assert_eq!(host(at("port = 8000")).as_deref(), Some("found"));
+    assert_eq!(host(at("port = 8000\nhost = \"set\"")).as_deref(), Some("set"));
+    assert_eq!(host(at("host = \"set\"").variable("ROLLCALL_HOST", "env")).as_deref(), Some("env"));
+    let nameless = Fake::default().file(MAIN_FILE, "port = 8000").load().unwrap_err();
+    assert_eq!(nameless, "host: this host does not tell its name: set it, or leave `port` out");
+    let all = "display_name = \"Edge 17\"\nversion = \"2.1\"\nsite = \"zrh\"\nenvironment = \"prod\"\n\
+               deregister_on_stop = false\n[enrollment]\ntries = 5\nretry_delay = \"2s\"\nfail_on_error = true";
+    let config = at(all).load().unwrap();
+    let pairs = |pairs: &Pairs| pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+    assert_eq!(pairs(&config.metadata), "display_name=Edge 17,version=2.1");
+    assert_eq!(pairs(&config.labels), "environment=prod,site=zrh");
+    let enrollment = Enrollment { tries: Some(5), retry_delay: Some(Duration::from_secs(2)), fail_on_error: true };
+    assert_eq!((config.deregister_on_stop, config.enrollment), (false, enrollment));
+    for (text, part) in [
+        ("port = 0", "port: give a number"),
+        ("version = \"1\"\n[metadata]\nversion = \"2\"", "version: \"1\" is given, and \"2\" as `version` of metadata"),
+        ("[enrollment]\ntries = 0", "enrollment.tries: give at least 1"),
+        ("[enrollment]\nfail_on_error = true", "enrollment.fail_on_error: say with `tries`"),
+        ("[enrollment]\nretry_delay = \"1ms\"", "enrollment.retry_delay: give a time between"),
+    ] {
+        let error = at(text).load().unwrap_err();
+        assert!(error.contains(part), "{text:?} gave {error:?}");
+    }
+}
+
+#[test]
+fn probes_and_children_of_all_files_stand_side_by_side() {
+    let fake = Fake::default()
+        .file(MAIN_FILE, "kind = \"agent\"\n[[probe]]\ntype = \"tcp\"\naddress = \"localhost:80\"\n")
+        .file(
+            "/etc/rollcall/agent.d/db.toml",
+            "[[probe]]\nname = \"db\"\ntype = \"exec\"\ncommand = [\"/bin/true\"]\ninterval = \"30s\"\ntimeout = \"500ms\"\n\
+             rise = 1\nfall = 2\nstart_grace = \"1m\"\nworst = \"degraded\"\n",
+        )
+        .file(
+            "/etc/rollcall/agent.d/ping.toml",
+            "[[child]]\nkind = \"checker\"\nid = \"ping\"\nversion = \"3\"\nlabels = { site = \"x\" }\n\
+             [[child.probe]]\ntype = \"process\"\nprocess = \"pinger\"\n[[child.probe]]\ntype = \"systemd\"\nunit = \"ping.service\"\n\
+             [[child]]\nkind = \"checker\"\nid = \"dull\"\nassume_alive = true\n",
+        );
+    let config = fake.load().unwrap();
+    let shown: Vec<_> = config.probes.iter().map(|probe| format!("{}: {}", probe.name.as_str(), probe.check)).collect();
+    assert_eq!(shown, ["tcp: connect to localhost:80", "db: run /bin/true"]);
+    let db = &config.probes[1];
+    assert_eq!((db.interval, db.timeout), (Duration::from_secs(30), Duration::from_millis(500)));
+    assert_eq!((db.rules.rise, db.rules.fall, db.rules.grace), (1, 2, Duration::from_secs(60)));
+    let [ping, dull] = &config.children[..] else { panic!("{:?}", config.children) };
+    assert_eq!((ping.key.to_string().as_str(), ping.probes.len()), ("checker/ping", 2));
+    assert_eq!(ping.about.metadata.get("version"), Some("3"));
+    assert!(dull.assume_alive && dull.probes.is_empty());
+    assert_eq!(config.children_interval, Duration::from_secs(10));
+}
+
+#[test]
+fn a_wrong_probe_is_told_with_file_table_and_key() {
+    let wrong = |text: &str| Fake::default().file(MAIN_FILE, text).load().unwrap_err();
+    let tcp = "[[probe]]\ntype = \"tcp\"\naddress = \"localhost:80\"\n";
+    for (text, start) in [
+        ("[[probe]]\ntype = \"tcp\"\naddress = \"x\"", ":3: [[probe]]: address: \"x\" is no address: write host:port"),
+        ("\n[[probe]]\ntype = \"tcp\"", ":2: [[probe]]: address: a probe of type tcp needs it"),
+        (
+            "[[probe]]\nname = \"a\"\ntype = \"tcp\"\nurl = \"x\"",
+            ":4: [[probe]] \"a\": url: belongs to type http or grpc, not to tcp",
+        ),
+        ("[[probe]]\ntype = \"ping\"", ":2: type: unknown variant `ping`"),
+        ("[[probe]]\ntype = \"tcp\"\ncolour = 1", ":3: colour: unknown field `colour`"),
+        (
+            "[[probe]]\ntype = \"exec\"\ncommand = [\"ls -l\"]",
+            ":3: [[probe]]: command: is a list that begins with the program's whole path",
+        ),
+        (
+            "[[probe]]\ntype = \"http\"\nurl = \"localhost\"",
+            ":3: [[probe]]: url: \"localhost\" is no address of a page",
+        ),
+        (
+            "[[probe]]\ntype = \"http\"\nurl = \"http://x\"\nstatus = [99]",
+            ":4: [[probe]]: status: give numbers from 100",
+        ),
+        ("[[probe]]\ntype = \"http\"\nurl = \"http://x\"\nverify = false", ":4: [[probe]]: verify: belongs to https"),
+        ("[[probe]]\ntype = \"systemd\"\nunit = \"nginx\"", ":3: [[probe]]: unit: \"nginx\" is no unit"),
+        ("[[probe]]\ntype = \"process\"", ":1: [[probe]]: a probe of type process needs `pid_file`"),
+        ("[[probe]]\ntype = \"process\"\ncgroup = \"../x\"", ":3: [[probe]]: cgroup: write its path"),
+        ("[[probe]]\ntype = \"progress\"\nfile = \"x\"\nwithin = \"5m\"", ":3: [[probe]]: file: is not a whole path"),
+        (&format!("{tcp}interval = \"10ms\""), ":4: [[probe]]: interval: give a time between 1s and 1h"),
+        (
+            &format!("{tcp}timeout = \"20s\""),
+            ":4: [[probe]]: timeout: a look of 20s does not fit into an interval of 10s",
+        ),
+        (&format!("{tcp}rise = 0"), ":4: [[probe]]: rise: give a count between 1 and 100"),
+        (&format!("{tcp}{tcp}"), ":4: [[probe]]: name: there are two named \"tcp\""),
+        ("[[child]]\nkind = \"checker\"\nid = \"c\"", ":1: [[child]] checker/c: it has no probe"),
+        (
+            "[[child]]\nkind = \"agent\"\nid = \"c\"\nassume_alive = true\nchecker_kind = \"x\"",
+            ":5: [[child]] agent/c: checker_kind: only a checker",
+        ),
+        (
+            "[[child]]\nkind = \"checker\"\nid = \"c\"\n[[child.probe]]\ntype = \"tcp\"",
+            ":4: [[child.probe]]: address: a probe of type tcp needs it",
+        ),
+    ] {
+        let error = wrong(text);
+        assert!(error.starts_with(&format!("{MAIN_FILE}{start}")), "{text:?} gave {error:?}");
+    }
+    let both = Fake::default().file(MAIN_FILE, tcp).file("/etc/rollcall/agent.d/x.toml", tcp).load().unwrap_err();
+    assert!(
+        both.starts_with("[[probe]] \"tcp\" is in /etc/rollcall/agent.toml and in /etc/rollcall/agent.d/x.toml"),
+        "{both}"
+    );
+    let child = "[[child]]\nkind = \"checker\"\nid = \"c\"\nassume_alive = true\n";
+    for (own, part) in [("checker", "does not stand below this checker"), ("poller", "parent: name the agent")] {
+        let error = wrong(&format!("kind = {own:?}\n{child}"));
+        assert!(error.contains(part), "{own}: {error}");
+    }
+}
+
+#[test]
 fn a_file_that_was_asked_for_must_be_there() {
     let asked = Config::load(&Fake::default(), Some(Path::new("/x/y.toml")), Layer::default()).unwrap_err();
     assert_eq!(asked.to_string(), "/x/y.toml: there is no such file");
@@ -186,6 +311,27 @@ fn the_packaged_file_reads() {
         }
     }
     assert!(read > 10, "{read} settings are too few to be all");
+}
+
+/// What is shown as an example is accepted as it stands, and shows every type and key.
+#[test]
+fn the_packaged_examples_read() {
+    let probes = include_str!("../../../packaging/config/examples/probes.toml");
+    let children = include_str!("../../../packaging/config/examples/children.toml");
+    let fake = Fake::default()
+        .file(MAIN_FILE, "kind = \"agent\"")
+        .file("/etc/rollcall/agent.d/probes.toml", probes)
+        .file("/etc/rollcall/agent.d/children.toml", children);
+    let config = fake.load().unwrap();
+    assert_eq!((config.probes.len(), config.children.len()), (9, 2));
+    let mut words: Vec<_> = config.probes.iter().map(|probe| probe.check.word()).collect();
+    words.sort_unstable();
+    words.dedup();
+    assert_eq!(words, ["exec", "grpc", "http", "process", "progress", "systemd", "tcp"]);
+    // The one that shows the defaults means them.
+    let plain = "[[probe]]\nname = \"all\"\ntype = \"tcp\"\naddress = \"localhost:80\"\n";
+    let plain = Fake::default().file(MAIN_FILE, plain).load().unwrap();
+    assert_eq!(config.probes.last(), plain.probes.last());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use rollcall_common::{
     lease::Pace,
     time::Now,
     wire::{
-        children::{ChildReport, Children},
+        children::{ChildReport, Children, ChildrenGone, MAX_GONE},
         message::{Ack, Beat, Bytes, Directive, Down, Renew, Up},
     },
 };
@@ -63,6 +63,7 @@ impl Session {
                 self.parted(no, End::Told(bye.code), millis(bye.retry_after_ms), now);
             }
             Down::Children(ack) => {
+                self.parted_children(ack.batch_no, ack.retry_after_ms > 0);
                 if !ack.refused.is_empty() || ack.retry_after_ms > 0 {
                     self.actions.push_back(Action::Note(Notice::ChildrenRefused {
                         batch_no: ack.batch_no,
@@ -120,6 +121,35 @@ impl Session {
         }
         if !unfit.is_empty() {
             self.actions.push_back(Action::Note(Notice::ChildrenTooLarge(unfit.len())));
+        }
+    }
+
+    /// Says goodbye for children that are ours no longer, where the collector takes it.
+    pub(super) fn part_children(&mut self) {
+        let Phase::Live(live) = &mut self.phase else { return };
+        if !live.parts_children {
+            return;
+        }
+        for some in self.gone.chunks(MAX_GONE) {
+            live.batch_no = live.batch_no.saturating_add(1);
+            live.parting_no = Some(live.batch_no);
+            let farewell = ChildrenGone { batch_no: live.batch_no, children: some.to_vec() };
+            self.actions.push_back(Action::Send(live.no, Up::ChildrenGone(Box::new(farewell))));
+        }
+    }
+
+    /// Answers come in order: with that to the last goodbye, all were heard. Whoever was asked to wait says them again
+    /// at its next greeting.
+    fn parted_children(&mut self, batch_no: u64, asked_to_wait: bool) {
+        let Phase::Live(live) = &mut self.phase else { return };
+        let Some(last) = live.parting_no else { return };
+        let first = last.saturating_sub(u64::try_from(self.gone.len().div_ceil(MAX_GONE)).unwrap_or(0));
+        if asked_to_wait && (first..=last).contains(&batch_no) {
+            live.parting_no = None;
+        } else if batch_no == last {
+            live.parting_no = None;
+            self.gone.clear();
+            self.actions.push_back(Action::Note(Notice::ChildrenParted));
         }
     }
 

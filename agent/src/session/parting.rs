@@ -123,12 +123,13 @@ impl Session {
         self.actions.push_back(Action::Note(Notice::Parted { session, address, end, again_in }));
     }
 
-    pub(super) fn stop(&mut self, goodbye: Goodbye, now: Now) {
+    pub(super) fn stop(&mut self, goodbye: Option<Goodbye>, now: Now) {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Live(live) => {
                 if let Some(attempt) = live.successor {
                     self.actions.push_back(Action::Close(attempt.no, Code::Goodbye));
                 }
+                let Some(goodbye) = goodbye else { return self.leave(live.no) };
                 self.actions.push_back(Action::Send(live.no, Up::Bye(goodbye)));
                 self.actions.push_back(Action::Finish(live.no));
                 self.phase = Phase::Draining { no: live.no, until: now.boot.after(DRAIN_WITHIN) };

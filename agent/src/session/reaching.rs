@@ -149,8 +149,11 @@ impl Session {
             health: Told::default(),
             takes_children: ack.capabilities & capability::CHILDREN != 0,
             batch_no: 0,
+            parts_children: ack.capabilities & capability::CHILDREN_GONE != 0,
+            parting_no: None,
             successor: None,
         }));
+        self.part_children();
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! What is said of the service beside us, on its way to the collector. Part of the pure state machine.
 //!
 //! The last word counts: between two reports of one connection lies at least [`APART`], and what changed meanwhile
-//! is told at its end. A new connection is told at once, and nothing is told twice.
+//! is told at its end. A new connection is told at once, and nothing is told twice. Worse news than what was told
+//! waits for nothing: that can happen but three times before something better has to wait.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rollcall_common::{
 };
 
 use super::{Action, Phase, Session};
+use crate::health::severity;
 
 /// No two reports of one connection are closer: a collector hears no more than that.
 const APART: Duration = Duration::from_secs(1);
@@ -42,7 +44,8 @@ impl Session {
             return;
         }
         let (Phase::Live(live), Some(report)) = (&mut self.phase, &self.health) else { return };
-        if live.health.not_before > now.boot {
+        let worse = live.health.report.as_ref().is_some_and(|told| severity(report.health) > severity(told.health));
+        if live.health.not_before > now.boot && !worse {
             return;
         }
         live.health = Told { report: Some(report.clone()), not_before: now.boot.after(APART) };

@@ -9,7 +9,7 @@ use rollcall_common::{
     id::{BeatNo, Generation, SessionNo},
     lease::Pace,
     wire::{
-        children::{ChildRefused, ChildReport},
+        children::{ChildGone, ChildRefused, ChildReport},
         message::{Addresses, Down, Goodbye, Renewed, Up},
     },
 };
@@ -67,10 +67,14 @@ pub enum Event {
         /// All of them.
         reports: Vec<ChildReport>,
     },
+    /// Children that are ours no longer, to be said goodbye for. Kept until a collector has heard it.
+    ChildrenGone(Vec<ChildGone>),
     /// An operator wants a try right now.
     Retry,
     /// The process stops. A second one leaves without waiting.
     Stop(Goodbye),
+    /// The process stops without a goodbye: whoever waits for the next beat finds out.
+    Leave,
 }
 
 /// What the owner of a session does for it, in the order given.
@@ -240,6 +244,8 @@ pub enum Notice {
         /// How long it wants to be left alone with children.
         again_in: Duration,
     },
+    /// A collector heard the goodbyes for all children that are ours no longer.
+    ChildrenParted,
     /// Reports that fit no frame, because of all that they carry, and were not sent.
     ChildrenTooLarge(usize),
     /// The certificate could not be renewed; the one in use stays.

@@ -395,7 +395,7 @@ impl Shared {
                 self.note(|seen| seen.byes.push(bye));
                 None
             }
-            Up::Health(_) | Up::Children(_) => None,
+            Up::Health(_) | Up::Children(_) | Up::ChildrenGone(_) => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! A heartbeat connection: greet, then touch and acknowledge.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use rollcall_common::{
     code::Code,
@@ -21,7 +21,7 @@ use super::{
     stream::{Ended, Stream},
 };
 use crate::{
-    admission::Lane,
+    admission::{Bucket, Lane},
     ca::Ca,
     metrics::CodeLabel,
     registry::{
@@ -40,19 +40,45 @@ const RENEW_AT: u32 = 2;
 /// Clocks that differ by more are worth a warning; no lease depends on them.
 const SKEW_MS: i64 = 30_000;
 
-/// How often one session's health and facts reach the registry.
-const NOTES_EVERY: Duration = Duration::from_secs(1);
+/// How often what is said of a service is passed on, in the long run.
+const NOTES_PER_SECOND: u32 = 1;
+/// What may be passed on at once: a greeting brings two, and a crash right after it does not wait.
+const NOTES_BURST: u32 = 4;
 
 /// What is said of a service and has not been passed on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Notes {
     health: Option<HealthReport>,
     facts: Option<Box<HostFacts>>,
-    told: Option<BootTime>,
+    /// What may be passed on.
+    bucket: Bucket,
+    /// When what waits may be passed on.
+    alarm: Option<Pin<Box<tokio::time::Sleep>>>,
     /// Children on their way into the registry.
     families: children::Registering,
     /// Whether a report for another's child was told.
     foreign: bool,
+}
+
+impl Notes {
+    fn new(now: BootTime) -> Self {
+        Self {
+            health: None,
+            facts: None,
+            bucket: Bucket::new(NOTES_PER_SECOND, NOTES_BURST, now),
+            alarm: None,
+            families: children::Registering::default(),
+            foreign: false,
+        }
+    }
+
+    /// Returns when what waits may be passed on; never where nothing waits.
+    async fn due(&mut self) {
+        match &mut self.alarm {
+            Some(alarm) => alarm.as_mut().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 type RenewAnswer = oneshot::Receiver<Result<Granted, Refusal>>;
@@ -183,7 +209,7 @@ impl Beats<'_> {
 
     async fn attend(&self, stream: &mut Stream, session: &mut Session) -> Ended {
         let mut renewing: Option<RenewAnswer> = None;
-        let mut notes = Notes::default();
+        let mut notes = Notes::new(self.context.registry.now().boot);
         if self.sidecar.fresh {
             self.promote().await;
         }
@@ -214,6 +240,7 @@ impl Beats<'_> {
                         return ended;
                     }
                 }
+                () = notes.due() => self.tell_notes(&mut notes).await,
                 filled = stream.fill() => {
                     if let Err(ended) = filled {
                         return ended;
@@ -270,6 +297,10 @@ impl Beats<'_> {
                 }
                 stream.send(&Down::Children(Box::new(ack))).await?;
             }
+            Step::ChildrenGone(gone) => {
+                let ack = children::part(registry, &self.sidecar.service, *gone).await;
+                stream.send(&Down::Children(Box::new(ack))).await?;
+            }
             Step::ChildrenThrottled(ack) => {
                 registry.metrics().child_throttled.inc();
                 stream.send(&Down::Children(Box::new(ack))).await?;
@@ -290,16 +321,18 @@ impl Beats<'_> {
         Ok(())
     }
 
-    /// Passes on what is said of the service, at most once a second; what came in between is replaced by
-    /// what came last, and goes out with the next beat at the latest.
+    /// Passes on what is said of the service, at a bounded rate; what came in between is replaced by what came last.
     async fn tell_notes(&self, notes: &mut Notes) {
-        let now = self.context.registry.now().boot;
-        if (notes.health.is_none() && notes.facts.is_none()) || notes.told.is_some_and(|at| now.since(at) < NOTES_EVERY)
-        {
+        notes.alarm = None;
+        if notes.health.is_none() && notes.facts.is_none() {
             return;
         }
-        notes.told = Some(now);
         let registry = &self.context.registry;
+        if let Err(wait) = notes.bucket.take(registry.now().boot) {
+            // A box for the few that wait: a connection at rest holds none.
+            notes.alarm = Some(Box::pin(tokio::time::sleep(wait)));
+            return;
+        }
         if let Some(report) = notes.health.take() {
             registry.tell_surely(Notice::Health(self.sidecar.slot, report)).await;
         }

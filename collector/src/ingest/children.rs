@@ -12,11 +12,17 @@ use std::sync::{
 use rollcall_common::{
     id::{ServiceKey, SessionNo},
     time::BootTime,
-    wire::children::{ChildReport, Children, ChildrenAck},
+    wire::{
+        children::{ChildReport, Children, ChildrenAck, ChildrenGone},
+        message::Goodbye,
+    },
 };
 
 use super::{CHANGE_WITHIN, Context};
-use crate::registry::children::{Batch, RegisterChildren};
+use crate::registry::{
+    Notice, Registry,
+    children::{Batch, RegisterChildren},
+};
 
 /// Whether a change of this session is on its way.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +52,15 @@ pub(super) fn hear(
         context.tasks.spawn(task);
     }
     ChildrenAck { batch_no, refused: heard.refused, retry_after_ms: 0 }
+}
+
+/// Hears goodbyes for children; answers with those that were not the sidecar's to say.
+pub(super) async fn part(registry: &Registry, reporter: &ServiceKey, gone: ChildrenGone) -> ChildrenAck {
+    let (parted, refused) = registry.hear_farewells(reporter, &gone.children);
+    for (slot, reason) in parted {
+        registry.tell_surely(Notice::Goodbye(slot, Goodbye { reason, back_in_secs: None })).await;
+    }
+    ChildrenAck { batch_no: gone.batch_no, refused, retry_after_ms: 0 }
 }
 
 /// Registers, and then counts the report that asked for it, as of its arrival.

@@ -69,9 +69,14 @@ async fn answer(
     let granted = match first {
         Up::Enroll(asked) => enroll(context, connection, from, *asked).await,
         Up::Rejoin(asked) => rejoin(context, connection, from, asked).await,
-        Up::Hello(_) | Up::Beat(_) | Up::Health(_) | Up::Facts(_) | Up::Renew(_) | Up::Bye(_) | Up::Children(_) => {
-            return Err(Ended::Broke(Code::Protocol));
-        }
+        Up::Hello(_)
+        | Up::Beat(_)
+        | Up::Health(_)
+        | Up::Facts(_)
+        | Up::Renew(_)
+        | Up::Bye(_)
+        | Up::Children(_)
+        | Up::ChildrenGone(_) => return Err(Ended::Broke(Code::Protocol)),
     };
     let reply = match granted {
         Ok(granted) => Down::Enrolled(Box::new(enrolled(context, granted))),

@@ -11,7 +11,7 @@ use rollcall_common::{
     time::BootTime,
     wire::{
         BEAT_VERSION,
-        children::{Children, ChildrenAck, MAX_CHILDREN},
+        children::{Children, ChildrenAck, ChildrenGone, MAX_CHILDREN, MAX_GONE},
         message::{Ack, Goodbye, Hello, Up, capability},
     },
 };
@@ -58,6 +58,8 @@ pub enum Step {
     Facts(Box<HostFacts>),
     /// What is said of children.
     Children(Box<Children>),
+    /// Goodbyes for children.
+    ChildrenGone(Box<ChildrenGone>),
     /// Too many batches: answer without effect.
     ChildrenThrottled(ChildrenAck),
     /// A certificate request in DER.
@@ -126,16 +128,29 @@ impl Session {
         if self.capabilities & capability::CHILDREN == 0 || batch.children.len() > MAX_CHILDREN {
             return Step::Close(Code::Protocol);
         }
+        self.paced(batch.batch_no, now).unwrap_or(Step::Children(batch))
+    }
+
+    /// Goodbyes for children, from a sidecar that said it would say them.
+    fn on_children_gone(&mut self, gone: Box<ChildrenGone>, now: BootTime) -> Step {
+        if self.capabilities & capability::CHILDREN_GONE == 0 || gone.children.len() > MAX_GONE {
+            return Step::Close(Code::Protocol);
+        }
+        self.paced(gone.batch_no, now).unwrap_or(Step::ChildrenGone(gone))
+    }
+
+    /// What becomes of a batch that is one too many.
+    fn paced(&mut self, batch_no: u64, now: BootTime) -> Option<Step> {
         match self.batches.take(now) {
             Ok(()) => {
                 self.throttled = 0;
-                Step::Children(batch)
+                None
             }
-            Err(_) if self.throttled >= BATCHES_PATIENCE => Step::Close(Code::Throttled),
+            Err(_) if self.throttled >= BATCHES_PATIENCE => Some(Step::Close(Code::Throttled)),
             Err(wait) => {
                 self.throttled += 1;
                 let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
-                Step::ChildrenThrottled(ChildrenAck { batch_no: batch.batch_no, refused: Vec::new(), retry_after_ms })
+                Some(Step::ChildrenThrottled(ChildrenAck { batch_no, refused: Vec::new(), retry_after_ms }))
             }
         }
     }
@@ -168,6 +183,7 @@ impl Session {
             Up::Renew(renew) => Step::Renew(renew.csr.0),
             Up::Bye(goodbye) => Step::Goodbye(goodbye),
             Up::Children(batch) => self.on_children(batch, now),
+            Up::ChildrenGone(gone) => self.on_children_gone(gone, now),
             Up::Enroll(_) | Up::Rejoin(_) | Up::Hello(_) => Step::Close(Code::Protocol),
         }
     }

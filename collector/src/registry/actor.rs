@@ -285,6 +285,10 @@ impl Actor {
                 let evidence = json!({ "reason": goodbye.reason.as_str(), "back_in_secs": goodbye.back_in_secs });
                 self.stop_lease(slot, now, "goodbye", evidence);
             }
+            // A sidecar says it to every collector that greets it: what is known already costs no write.
+            Notice::Health(slot, report)
+                if self.look(slot, |entry| entry.row.health.as_ref().is_some_and(|(known, _)| *known == report))
+                    == Some(true) => {}
             Notice::Health(slot, report) => {
                 let health = Some((report, now.wall));
                 self.write(|roster| roster.note(slot, health.clone(), None));

@@ -14,13 +14,16 @@ use std::{
 
 use rollcall_common::{
     code::Code,
-    health::HealthReport,
+    health::{Health, HealthReport, Text},
     id::{BeatNo, Kind, PaceNo, Seq, ServiceKey, SessionNo},
     lease::Pace,
     lifecycle::Status,
     service::{Pairs, Source},
     time::BootTime,
-    wire::children::{ChildAbout, ChildRefused, ChildReport, MAX_INTERVAL_MS, MIN_INTERVAL_MS},
+    wire::{
+        children::{ChildAbout, ChildGone, ChildRefused, ChildReport, MAX_INTERVAL_MS, MIN_INTERVAL_MS},
+        message::GoodbyeReason,
+    },
 };
 use serde_json::json;
 
@@ -369,6 +372,39 @@ impl Registry {
             self.tell(notice);
         }
         hearing
+    }
+
+    /// Hears goodbyes for children: who of them stops, and whose goodbye was not the reporter's to say. Whoever has an
+    /// identity says its own; whoever is not known has nothing to end.
+    #[must_use]
+    pub fn hear_farewells(
+        &self,
+        reporter: &ServiceKey,
+        gone: &[ChildGone],
+    ) -> (Vec<(Slot, GoodbyeReason)>, Vec<ChildRefused>) {
+        let (mut parted, mut refused) = (Vec::new(), Vec::new());
+        self.read(|roster| {
+            let mut jury = Jury::new(roster, reporter);
+            for (index, gone) in gone.iter().enumerate() {
+                let report = ChildReport {
+                    child: gone.child.clone(),
+                    parent: gone.parent.clone(),
+                    report: HealthReport { health: Health::Unchecked, reason: Text::default() },
+                    about: None,
+                };
+                match jury.judge(&report) {
+                    Ok(Meaning::Counts(slot)) => parted.push((slot, gone.reason)),
+                    Ok(Meaning::Shown(_) | Meaning::New) | Err(Code::ChildUnknown) => {}
+                    Err(code) => {
+                        refused.push(ChildRefused { index: u16::try_from(index).unwrap_or(u16::MAX), code });
+                    }
+                }
+            }
+        });
+        for refused in &refused {
+            self.metrics.child_refused.get_or_create(&CodeLabel { code: refused.code.as_str() }).inc();
+        }
+        (parted, refused)
     }
 
     /// What parents last said of their children.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_FRAME, codec::encode};
+use super::{MAX_FRAME, codec::encode, message::GoodbyeReason};
 use crate::{
     code::Code,
     health::HealthReport,
@@ -15,6 +15,8 @@ use crate::{
 
 /// Most children in one batch; a sidecar with more of them sends several.
 pub const MAX_CHILDREN: usize = 256;
+/// Most children of one farewell; a sidecar that parts with more of them says several.
+pub const MAX_GONE: usize = 64;
 /// Shortest interval that a batch can promise, in milliseconds; less counts as this.
 pub const MIN_INTERVAL_MS: u32 = 1_000;
 /// Longest interval that a batch can promise, in milliseconds; more counts as this.
@@ -56,6 +58,26 @@ pub struct ChildAbout {
     pub labels: Pairs,
     /// Free metadata.
     pub metadata: Pairs,
+}
+
+/// Says goodbye for children, which are not reported again; answered like a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildrenGone {
+    /// Counted with the batches of reports; the answer repeats it.
+    pub batch_no: u64,
+    /// At most [`MAX_GONE`].
+    pub children: Vec<ChildGone>,
+}
+
+/// One child that stops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildGone {
+    /// Who.
+    pub child: ServiceKey,
+    /// Its parent's id; may be left out where that is the reporter itself.
+    pub parent: Option<ServiceId>,
+    /// Why.
+    pub reason: GoodbyeReason,
 }
 
 /// What became of a batch. Whoever is not refused was heard; whether that counts depends on who it is.
@@ -141,6 +163,18 @@ mod tests {
             report: HealthReport { health: Health::Degraded, reason: Text::fit(&"r".repeat(reason)) },
             about: about.map(Box::new),
         }
+    }
+
+    #[test]
+    fn the_longest_farewell_fits_a_frame() {
+        let id = "x".repeat(64);
+        let gone = ChildGone {
+            child: format!("checker/{id}").parse().expect("a key"),
+            parent: id.parse().ok(),
+            reason: GoodbyeReason::Uninstall,
+        };
+        let farewell = ChildrenGone { batch_no: u64::MAX, children: vec![gone; MAX_GONE] };
+        assert!(encode(&Up::ChildrenGone(Box::new(farewell))).is_ok());
     }
 
     #[test]

@@ -9,7 +9,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     ALPN_BEAT, ALPN_ENROLL, BEAT_VERSION, EXPORTER_LABEL, EXPORTER_LEN, MAX_FRAME, SERVER_NAME,
-    children::{ChildAbout, ChildRefused, ChildReport, Children, ChildrenAck, MAX_CHILDREN},
+    children::{
+        ChildAbout, ChildGone, ChildRefused, ChildReport, Children, ChildrenAck, ChildrenGone, MAX_CHILDREN, MAX_GONE,
+    },
     codec::{decode, encode},
     message::{
         Ack, Addresses, Beat, Bye, Bytes, Directive, Down, Enroll, Enrolled, Goodbye, GoodbyeReason, Granted, Hello,
@@ -47,7 +49,7 @@ trait Named {
 }
 
 variants! {
-    Up { Enroll(_), Rejoin(_), Hello(_), Beat(_), Health(_), Facts(_), Renew(_), Bye(_), Children(_) }
+    Up { Enroll(_), Rejoin(_), Hello(_), Beat(_), Health(_), Facts(_), Renew(_), Bye(_), Children(_), ChildrenGone(_) }
     Down { Enrolled(_), Refused(_), HelloAck(_), Ack(_), Renewed(_), Directive(_), Bye(_), Children(_) }
     Directive { Addresses(_), RenewNow }
     GoodbyeReason { Stop, Restart, HostShutdown, Uninstall }
@@ -227,6 +229,20 @@ fn ups() -> Vec<Line> {
             "0000004a08ac02e0d403020107656467652d3137000000000206736e6d702d310107656467652d313702086e6f20726f\
              757465010104736e6d70010473697465037a726801047261636b03422034",
         ),
+        line(
+            &Up::ChildrenGone(Box::new(ChildrenGone {
+                batch_no: 301,
+                children: vec![
+                    ChildGone { child: key("agent/edge-17"), parent: None, reason: GoodbyeReason::Uninstall },
+                    ChildGone {
+                        child: key("checker/snmp-1"),
+                        parent: Some("edge-17".parse().expect("an id")),
+                        reason: GoodbyeReason::Stop,
+                    },
+                ],
+            })),
+            "0000002109ad02020107656467652d313700030206736e6d702d310107656467652d313700",
+        ),
     ]
 }
 
@@ -332,7 +348,7 @@ fn the_released_constants_stand() {
     assert_eq!(ALPN_ENROLL, b"rollcall-enroll/1");
     assert_eq!(ALPN_BEAT, b"rollcall-beat/1");
     assert_eq!((BEAT_VERSION, MAX_FRAME, EXPORTER_LEN, MAX_ADDRESSES, MAX_CHILDREN), (1, 16_384, 32, 16, 256));
-    assert_eq!(capability::CHILDREN, 1);
+    assert_eq!((capability::CHILDREN, capability::CHILDREN_GONE, MAX_GONE), (1, 2, 64));
     assert_eq!(EXPORTER_LABEL, b"EXPORTER-rollcall-enroll");
     assert_eq!(SERVER_NAME, "collector.rollcall.invalid");
     let proof = HEXLOWER.encode(&proof_message(&[7; EXPORTER_LEN], b"csr"));

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::children::{Children, ChildrenAck};
+use super::children::{Children, ChildrenAck, ChildrenGone};
 use crate::{
     address::Address,
     code::Code,
@@ -36,6 +36,8 @@ pub enum Up {
     Bye(Goodbye),
     /// What it says of services of its subtree; only where both have [`capability::CHILDREN`].
     Children(Box<Children>),
+    /// Its goodbye for services of its subtree; only where both have [`capability::CHILDREN_GONE`].
+    ChildrenGone(Box<ChildrenGone>),
 }
 
 /// From collector to sidecar.
@@ -128,8 +130,10 @@ pub struct Hello {
 pub mod capability {
     /// Reports for children: [`super::Up::Children`] and [`super::Down::Children`].
     pub const CHILDREN: u64 = 1;
+    /// Goodbyes for children: [`super::Up::ChildrenGone`].
+    pub const CHILDREN_GONE: u64 = 2;
     /// What this version can do.
-    pub const OURS: u64 = CHILDREN;
+    pub const OURS: u64 = CHILDREN | CHILDREN_GONE;
 }
 
 /// Accepts a session. Only now is a sidecar registered with this collector.

@@ -17,7 +17,7 @@ use rollcall_common::{
     time::Timestamp,
     token::{Secret, Token, TokenId},
     wire::{
-        children::{ChildAbout, ChildRefused, ChildReport, Children, ChildrenAck},
+        children::{ChildAbout, ChildGone, ChildRefused, ChildReport, Children, ChildrenAck, ChildrenGone},
         codec::encode,
         message::{
             Ack, Addresses, Beat, Bye, Bytes, Directive, Down, Enroll, Enrolled, Goodbye, GoodbyeReason, Granted,
@@ -173,6 +173,13 @@ fn ups() -> Outcome<Seeds> {
                         })),
                     },
                 ],
+            })),
+        ),
+        (
+            "children-gone",
+            Up::ChildrenGone(Box::new(ChildrenGone {
+                batch_no: 2,
+                children: vec![ChildGone { child: key()?, parent: None, reason: GoodbyeReason::Uninstall }],
             })),
         ),
     ];

@@ -55,3 +55,16 @@ fn a_burst_is_told_as_its_first_and_its_last_word() {
     let waited = world.reach_deadline();
     assert!(waited > Duration::from_secs(1), "what came back to what was told is no news: {waited:?}");
 }
+
+#[test]
+fn a_crash_right_after_the_greeting_does_not_wait() {
+    let mut world = World::new(setup(&["a"]));
+    world.tell(Event::Health(report(Health::Healthy)));
+    let no = world.dial().no;
+    world.greet(no);
+    assert_eq!(told(&mut world), [Health::Healthy]);
+    world.tell(Event::Health(report(Health::Unhealthy)));
+    assert_eq!(told(&mut world), [Health::Unhealthy]);
+    world.tell(Event::Health(report(Health::Healthy)));
+    assert_eq!(told(&mut world), [], "good news can wait");
+}

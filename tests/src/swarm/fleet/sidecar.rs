@@ -140,6 +140,7 @@ impl Sidecar {
             }
             Notice::Skewed { .. }
             | Notice::ChildrenRefused { .. }
+            | Notice::ChildrenParted
             | Notice::ChildrenTooLarge(_)
             | Notice::RenewalFailed { .. } => {}
         }

@@ -1,0 +1,242 @@
+//! Owns the looks and the watches of one sidecar, and says on the board what they saw.
+//!
+//! At most [`LOOKS`] looks are under way at a time, a probe has at most one, and each ends within its timeout. What a
+//! watch notices is looked at out of turn, within [`SUDDENLY`]. Tasks end with their keeper.
+
+use std::{sync::Arc, time::Duration};
+
+use rollcall_common::{health::Health, time::Clock};
+use tokio::{
+    sync::Semaphore,
+    task::{AbortHandle, Id, JoinSet},
+};
+
+use super::{
+    check::{Host, Look, Prey, look},
+    ledger::{At, Ledger},
+    plan::{Child, Probe},
+    rota::Rota,
+    watch::end_of,
+};
+use crate::health::{HealthBoard, SharedHealth, Statement, Subject};
+
+/// Looks under way at a time.
+const LOOKS: usize = 8;
+/// What a look may take that follows the end of what is watched: whoever waits longer for words says it without.
+const SUDDENLY: Duration = Duration::from_millis(400);
+/// A restarted service is looked for so soon after its end.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The tasks of all probes.
+#[derive(Debug)]
+pub struct Keeper {
+    ledger: Ledger,
+    board: SharedHealth,
+    /// Who is on the board, as the ledger numbers them.
+    subjects: Vec<Subject>,
+    posts: Vec<Post>,
+    rota: Rota,
+    host: Arc<Host>,
+    room: Arc<Semaphore>,
+    tasks: JoinSet<Done>,
+    clock: Arc<dyn Clock>,
+}
+
+/// One probe at work.
+#[derive(Debug)]
+struct Post {
+    at: At,
+    probe: Arc<Probe>,
+    looking: Option<Id>,
+    /// The look under way, or the next one, follows the end of what was watched.
+    sudden: bool,
+    /// The end came while a look was under way: what it says may be of before.
+    again: bool,
+    watch: Option<(Prey, AbortHandle)>,
+}
+
+#[derive(Debug)]
+enum Done {
+    Looked(usize, Look),
+    Ended(usize),
+}
+
+impl Keeper {
+    /// Looks at everybody at once, and then in turn; what is seen is said on the board.
+    #[must_use]
+    pub fn new(
+        own: &[Probe],
+        children: &[Child],
+        board: SharedHealth,
+        host: Host,
+        seed: u64,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let now = clock.now();
+        let families = || std::iter::once(own).chain(children.iter().map(|child| child.probes.as_slice()));
+        let of_children = children.iter().map(|child| Subject::Child(child.key.clone()));
+        let subjects = std::iter::once(Subject::Own).chain(of_children).collect();
+        let mut posts = Vec::new();
+        for (subject, probes) in families().enumerate() {
+            for (probe, plan) in probes.iter().enumerate() {
+                posts.push(Post {
+                    at: At { subject, probe },
+                    probe: Arc::new(plan.clone()),
+                    looking: None,
+                    sudden: false,
+                    again: false,
+                    watch: None,
+                });
+            }
+        }
+        let mut keeper = Self {
+            ledger: Ledger::new(families(), now.boot),
+            board,
+            subjects,
+            rota: Rota::new(posts.iter().map(|post| post.probe.interval), seed, now.boot),
+            posts,
+            host: Arc::new(host),
+            room: Arc::new(Semaphore::new(LOOKS)),
+            tasks: JoinSet::new(),
+            clock,
+        };
+        let all: Vec<At> = keeper.posts.iter().map(|post| post.at).collect();
+        for at in all {
+            // Before the first look, nobody is well.
+            let said = keeper.ledger.statement(at, now.boot);
+            said.into_iter().for_each(|statement| keeper.say(at, statement, true));
+        }
+        keeper
+    }
+
+    /// Whether a probe saw a subject live.
+    #[must_use]
+    pub fn is_alive(&self, subject: usize) -> bool {
+        self.ledger.is_alive(subject)
+    }
+
+    /// Works until something was seen; tells of whom, and whether that is news. Cancel-safe.
+    pub async fn next(&mut self) -> (usize, bool) {
+        loop {
+            let now = self.clock.now().boot;
+            for index in self.rota.take(now) {
+                self.look(index);
+            }
+            let wait = self.rota.next().map(|at| at.since(now));
+            tokio::select! {
+                Some(done) = self.tasks.join_next_with_id() => if let Some(seen) = self.settle(done) {
+                    return seen;
+                },
+                () = rest(wait) => {}
+            }
+        }
+    }
+
+    fn look(&mut self, index: usize) {
+        let Some(post) = self.posts.get_mut(index).filter(|post| post.looking.is_none()) else { return };
+        let (probe, host, room) = (Arc::clone(&post.probe), Arc::clone(&self.host), Arc::clone(&self.room));
+        let held = post.watch.as_ref().map(|(prey, _)| prey.clone());
+        let sudden = post.sudden;
+        let looking = async move {
+            if sudden {
+                // Never behind others that hang.
+                return Done::Looked(index, look(&probe.check, SUDDENLY.min(probe.timeout), &host, None).await);
+            }
+            // The semaphore is never closed.
+            let _permit = room.acquire().await;
+            Done::Looked(index, look(&probe.check, probe.timeout, &host, held.as_ref()).await)
+        };
+        post.looking = Some(self.tasks.spawn(looking).id());
+    }
+
+    fn settle(&mut self, done: Result<(Id, Done), tokio::task::JoinError>) -> Option<(usize, bool)> {
+        match done {
+            Ok((_, Done::Looked(index, look))) => self.looked(index, look),
+            Ok((id, Done::Ended(index))) => {
+                let post = self.posts.get_mut(index)?;
+                // One that was replaced meanwhile says nothing of its successor.
+                post.watch.take_if(|(_, watch)| watch.id() == id)?;
+                post.sudden = true;
+                post.again = post.looking.is_some();
+                self.look(index);
+                None
+            }
+            Err(error) => {
+                // An aborted watch, or a look that failed on our account: it has its next turn.
+                let post = self.posts.iter_mut().find(|post| post.looking == Some(error.id()));
+                if let Some(post) = post {
+                    post.looking = None;
+                    tracing::error!(probe = post.probe.name.as_str(), %error, "a probe failed");
+                }
+                None
+            }
+        }
+    }
+
+    fn looked(&mut self, index: usize, look: Look) -> Option<(usize, bool)> {
+        let now = self.clock.now();
+        let post = self.posts.get_mut(index)?;
+        post.looking = None;
+        if std::mem::take(&mut post.again) {
+            self.look(index);
+            return None;
+        }
+        let sudden = std::mem::take(&mut post.sudden);
+        let at = post.at;
+        tracing::trace!(probe = post.probe.name.as_str(), health = %look.health, saw = look.words, "looked");
+        let follows = self.ledger.take(at, &look, sudden, now.boot)?;
+        self.say(at, follows.statement, follows.news);
+        if sudden && look.health != Health::Healthy {
+            self.rota.hurry(index, now.boot.after(LOOK_AGAIN));
+        }
+        self.watch(index, look);
+        Some((at.subject, follows.news))
+    }
+
+    /// Says it on the board; what is no news wakes nobody.
+    fn say(&mut self, at: At, statement: Statement, news: bool) {
+        let (Some(subject), Some(source)) = (self.subjects.get(at.subject), self.ledger.source(at)) else { return };
+        let say = |board: &mut HealthBoard| board.say(subject, source, statement);
+        let said = if news { self.board.edit(say) } else { self.board.note(say) };
+        if let Err(error) = said {
+            tracing::debug!(%error, "a probe is not heard");
+        }
+    }
+
+    /// Watches whom the look found. One that could not tell changes nothing.
+    fn watch(&mut self, index: usize, look: Look) {
+        let Some(post) = self.posts.get_mut(index) else { return };
+        match (look.prey, &post.watch) {
+            (Some(prey), Some((watched, _))) if prey == *watched => {}
+            (Some(prey), _) => {
+                if let Some((_, old)) = post.watch.take() {
+                    old.abort();
+                }
+                let watched = prey.clone();
+                let watching = async move {
+                    if let Err(error) = end_of(&watched).await {
+                        tracing::debug!(%error, "what a probe watches cannot be watched: its looks must do");
+                        return std::future::pending().await;
+                    }
+                    Done::Ended(index)
+                };
+                post.watch = Some((prey, self.tasks.spawn(watching)));
+            }
+            (None, Some((_, old))) if look.alive.is_some() => {
+                old.abort();
+                post.watch = None;
+            }
+            (None, _) => {}
+        }
+    }
+}
+
+async fn rest(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

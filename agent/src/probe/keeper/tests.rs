@@ -1,0 +1,116 @@
+//! Keepers at work on real processes and sockets.
+
+use std::{path::Path, process::Stdio};
+
+use rollcall_common::{health::HealthReport, time::SystemClock};
+use tokio::{net::TcpListener, process::Child};
+
+use super::*;
+use crate::probe::{
+    gauge::Rules,
+    plan::{Check, Http, Process, Target, Trust, Url},
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn probe(name: &str, check: Check) -> Probe {
+    Probe {
+        name: name.parse().unwrap(),
+        check,
+        // Nothing in these tests waits for a second look in turn.
+        interval: Duration::from_secs(3_600),
+        timeout: Duration::from_secs(60),
+        rules: Rules { rise: 1, fall: 9, grace: Duration::ZERO },
+        worst: Health::Unhealthy,
+    }
+}
+
+fn keeper(probes: &[Probe]) -> Keeper {
+    Keeper::new(probes, &[], SharedHealth::default(), Host::default(), 7, Arc::new(SystemClock))
+}
+
+fn own(keeper: &Keeper) -> HealthReport {
+    keeper.board.read(|board| board.verdict(&Subject::Own, SystemClock.now().boot))
+}
+
+fn service(pid_file: &Path) -> Child {
+    let mut command = tokio::process::Command::new("sleep");
+    let child = command.arg("100000").stdin(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    std::fs::write(pid_file, child.id().unwrap().to_string()).unwrap();
+    child
+}
+
+async fn until(keeper: &mut Keeper, health: Health) {
+    let seen = async {
+        while own(keeper).health != health {
+            keeper.next().await;
+        }
+    };
+    let within = tokio::time::timeout(SOON, seen).await;
+    assert!(within.is_ok(), "not {health}, but {:?}", own(keeper));
+}
+
+fn process(file: &Path) -> Probe {
+    probe("main", Check::Process(Process::PidFile { file: file.into(), name: None }))
+}
+
+#[tokio::test]
+async fn an_end_is_noticed_between_looks_and_a_restart_soon_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.pid");
+    let mut child = service(&file);
+    let mut keeper = keeper(&[process(&file)]);
+    until(&mut keeper, Health::Healthy).await;
+    child.start_kill().unwrap();
+    until(&mut keeper, Health::Unhealthy).await;
+    assert!(own(&keeper).reason.as_str().starts_with("main: process "), "{:?}", own(&keeper));
+    // The hour between two looks does not pass: it is looked for again.
+    let _again = service(&file);
+    until(&mut keeper, Health::Healthy).await;
+}
+
+/// A service that hands over to its successor was never down.
+#[tokio::test]
+async fn a_successor_that_is_there_already_is_no_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.pid");
+    let mut old = service(&file);
+    let mut keeper = keeper(&[process(&file)]);
+    until(&mut keeper, Health::Healthy).await;
+    let mut new = service(&file);
+    old.start_kill().unwrap();
+    let (subject, news) = tokio::time::timeout(SOON, keeper.next()).await.expect("it looks");
+    assert_eq!((subject, news, own(&keeper).health), (0, false, Health::Healthy));
+    // And it is the successor that is watched now.
+    new.start_kill().unwrap();
+    until(&mut keeper, Health::Unhealthy).await;
+}
+
+/// However many looks hang: a crash does not stand behind them.
+#[tokio::test]
+async fn a_crash_waits_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.pid");
+    let mut child = service(&file);
+    let hang = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::read(&format!("http://{}/", hang.local_addr().unwrap())).unwrap();
+    let page = Http { url, status: vec![(200, 299)], body: None, redirects: 0, trust: Trust::Host };
+    let mut probes = vec![process(&file)];
+    probes.extend((0..2 * LOOKS).map(|n| probe(&format!("hang-{n}"), Check::Http(page.clone()))));
+    let mut keeper = keeper(&probes);
+    let first = tokio::time::timeout(SOON, keeper.next()).await.expect("the process is seen");
+    assert_eq!(first.0, 0);
+    assert_eq!(keeper.room.available_permits(), 0, "all others hang");
+    child.start_kill().unwrap();
+    until(&mut keeper, Health::Unhealthy).await;
+}
+
+#[tokio::test]
+async fn whoever_has_no_probe_is_left_in_peace() {
+    let mut idle = keeper(&[]);
+    let news = tokio::time::timeout(Duration::from_millis(100), idle.next()).await;
+    assert!(news.is_err(), "{news:?}");
+    let closed = Check::Tcp(Target::read("127.0.0.1:1").unwrap());
+    let mut keeper = keeper(&[probe("port", closed)]);
+    until(&mut keeper, Health::Unhealthy).await;
+}
