@@ -47,7 +47,7 @@ fn a_burst_is_told_as_its_first_and_its_last_word() {
     let waited = world.reach_deadline();
     assert!(waited <= Duration::from_secs(1), "{waited:?}");
     assert_eq!(told(&mut world), [Health::Degraded]);
-    for health in [Health::Unhealthy, Health::Degraded] {
+    for health in [Health::Healthy, Health::Degraded] {
         world.tell(Event::Health(report(health)));
     }
     world.ack_last(no);
