@@ -173,7 +173,9 @@ impl Agent {
         if let Some(local) = self.local.take() {
             tasks.spawn(local.serve(Arc::clone(&self.board), Arc::clone(&self.clock)));
         }
-        tasks.spawn(systemd::feed_watchdog());
+        if let Some(every) = systemd::watchdog_period() {
+            signals.feed_watchdog(every);
+        }
         self.systemd.ready();
         let outcome = self.lead(&mut signals).await;
         self.show(Stage::Stopping);

@@ -1,11 +1,6 @@
 //! Flags, and the commands that do not run a sidecar.
 
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rollcall_common::{
@@ -16,7 +11,7 @@ use rollcall_common::{
 
 use crate::{
     agent::disagreements,
-    config::{Config, HostSource, Layer, LogFormat, LogLayer, LogLevel, Period, Problems, RUNTIME_SOCKET},
+    config::{Config, HostSource, Instance, Layer, LogFormat, LogLayer, LogLevel, Period, Problems},
     local,
     status::Report,
     token,
@@ -67,6 +62,10 @@ First start:
 The token is looked for in the systemd credential `token`, then in the token file, then in
 ROLLCALL_TOKEN; never on the command line, which every user of this host can read.
 
+Several on one host: `systemctl enable --now rollcall-agent@blue` runs another one, with
+/etc/rollcall/agent/blue.toml and /etc/rollcall/agent/blue.token; ask it with
+`rollcall-agent status --instance blue`.
+
 Settings come from defaults, /etc/rollcall/agent.toml, /etc/rollcall/agent.d/*.toml in
 name order, ROLLCALL_* variables (ROLLCALL_KIND, ROLLCALL_STATE_DIR, ...), and flags.
 Later ones win.
@@ -116,6 +115,10 @@ pub enum Output {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Settings")]
 struct Settings {
+    /// Which of several sidecars on this host, as in rollcall-agent@NAME.service: reads
+    /// /etc/rollcall/agent/NAME.toml and NAME.token, keeps its state in /var/lib/rollcall-agent@NAME
+    #[arg(long, global = true, value_name = "NAME")]
+    instance: Option<Instance>,
     /// Main configuration file [default: /etc/rollcall/agent.toml]; fragments are beside it in agent.d/
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -184,7 +187,7 @@ impl Cli {
             Ok(config) => config,
             Err(problems) => return complain(&problems, Exit::Config),
         };
-        let packaged = Path::new(RUNTIME_SOCKET).exists().then(|| PathBuf::from(RUNTIME_SOCKET));
+        let packaged = config.packaged_socket.exists().then_some(config.packaged_socket);
         // The packaged service's socket is known to systemd only: look there too, unless told otherwise.
         let also = packaged.filter(|_| self.settings.socket.is_none() && self.settings.state_dir.is_none());
         let mut failure = String::new();
@@ -279,6 +282,7 @@ impl Settings {
             (!pairs.is_empty()).then(|| pairs.iter().cloned().collect())
         };
         Layer {
+            instance: self.instance.clone(),
             kind: self.kind,
             id: self.id.clone(),
             parent: self.parent.clone(),

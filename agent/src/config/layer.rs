@@ -14,13 +14,16 @@ use rollcall_common::{
 };
 use serde::Deserialize;
 
-use super::{ConfigError, LogFormat, LogLevel, MAIN_FILE, Source};
+use super::{ConfigError, Instance, LogFormat, LogLevel, MAIN_FILE, Source};
 
 /// The settings of one source; whatever is absent is left to the sources below.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field is documented in Config")]
 pub struct Layer {
+    /// A flag's alone: it says which files are read.
+    #[serde(skip)]
+    pub instance: Option<Instance>,
     pub kind: Option<Kind>,
     pub id: Option<ServiceId>,
     pub parent: Option<ServiceId>,
@@ -86,6 +89,7 @@ impl Layer {
             (under, over) => over.or(under),
         };
         Self {
+            instance: over.instance.or(self.instance),
             kind: over.kind.or(self.kind),
             id: over.id.or(self.id),
             parent: over.parent.or(self.parent),
@@ -157,6 +161,7 @@ fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
 pub(super) fn from_environment(source: &dyn Source) -> Found {
     let mut reader = Variables { source, problems: Vec::new() };
     let layer = Layer {
+        instance: None,
         kind: reader.read("ROLLCALL_KIND", parsed),
         id: reader.read("ROLLCALL_ID", parsed),
         parent: reader.read("ROLLCALL_PARENT", parsed),
