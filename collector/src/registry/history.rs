@@ -120,12 +120,7 @@ impl Ledger {
     /// How much of a time could not be observed, with one interval more where there is one. Overlapping intervals
     /// count once.
     #[must_use]
-    pub fn overlap(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        more: Option<(Timestamp, Timestamp)>,
-    ) -> std::time::Duration {
+    pub fn overlap(&self, from: Timestamp, to: Timestamp, more: Option<(Timestamp, Timestamp)>) -> std::time::Duration {
         let all = self.blind.iter().copied().chain(more);
         let mut parts: Vec<_> = all.map(|(a, b)| (a.max(from), b.min(to))).filter(|(a, b)| a < b).collect();
         parts.sort_unstable();
