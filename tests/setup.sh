@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests need from the distribution, where it may: as root, or through sudo without a
-# password. Where it may not, a missing program is a failure that names the package, never a skip.
+# Installs what is needed from the distribution, where it may: as root, or through sudo without a password. Where it
+# may not, a missing program is a failure that names the package, never a skip.
+#
+#   tests/setup.sh [PROGRAM:PACKAGE …]     without any: what the tests need
 set -euo pipefail
 
-# program:package
-needed=(redis-server:redis-server curl:curl)
+needed=("$@")
+[ $# -gt 0 ] || needed=(redis-server:redis-server curl:curl shellcheck:shellcheck)
 
 missing=()
 for pair in "${needed[@]}"; do
@@ -13,7 +15,7 @@ done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 give_up() {
-  echo "the tests need ${missing[*]}, and $1: apt-get install ${missing[*]}" >&2
+  echo "this needs ${missing[*]}, and $1: apt-get install ${missing[*]}" >&2
   exit 1
 }
 
@@ -26,7 +28,7 @@ fi
 
 echo "installing ${missing[*]}"
 apt_get=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300)
-# The package starts its server at once; the tests start their own.
+# A package of a server starts it at once; the tests start their own.
 "${apt_get[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null ||
   { "${apt_get[@]}" update >/dev/null && "${apt_get[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null; } ||
   give_up "apt-get could not install it"
