@@ -22,6 +22,7 @@ holds "the configuration is kept" grep -q '^# mine' /etc/rollcall/agent.toml
 is "failed units" "" "$(systemctl --failed --no-legend)"
 holds "installed again" apt-get install -y --no-install-recommends /share/new/rollcall-agent_*.deb
 until_true 60 "it goes on as who it was" is_present poller/site-1 alive
+until_true 60 "so does the instance" is_present poller/blue-2 alive
 is "the identity" "$(cat /root/identity)" "$(identity_of $agent)"
 
 step "purge: nothing is left but the user"

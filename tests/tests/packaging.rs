@@ -211,6 +211,10 @@ fn the_small_configurations_set_nothing() {
     assert!(load(in_full(&shipped("etc/agent.toml"))).is_ok());
 }
 
+fn is_script(text: &[u8]) -> bool {
+    text.starts_with(b"#!") || text.starts_with(b"# shellcheck shell=")
+}
+
 #[test]
 fn the_scripts_are_sound() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
@@ -218,7 +222,7 @@ fn the_scripts_are_sound() {
         .iter()
         .flat_map(|dir| fs::read_dir(root.join(dir)).expect("a folder"))
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.is_file() && fs::read(path).is_ok_and(|text| text.starts_with(b"#")))
+        .filter(|path| path.is_file() && fs::read(path).is_ok_and(|text| is_script(&text)))
         .collect();
     scripts.sort();
     assert!(scripts.len() > 9, "{scripts:?}");
