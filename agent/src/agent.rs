@@ -14,6 +14,7 @@ use std::{
 use rollcall_common::{
     address::Address,
     backoff::Backoff,
+    health::HealthReport,
     id::{BootId, InstanceId, NoRandomness},
     time::Clock,
     wire::message::{Addresses, Goodbye, GoodbyeReason},
@@ -24,10 +25,12 @@ use crate::{
     config::Config,
     drive::{Drive, Manner, Wish},
     enroll::EnrollError,
+    health::{SharedHealth, Subject},
     identity::Identity,
     link::Dialer,
     local::{
         Local, LocalError, SharedBoard,
+        answers::House,
         systemd::{self, Systemd},
     },
     sample::{
@@ -36,13 +39,15 @@ use crate::{
     },
     session::{End, Event, Notice, Paper},
     signals::{Signal, Signals},
-    status::{Board, Stage, skew_warning},
+    status::{Board, Errors, Stage, skew_warning},
     token::{Damaged, Origin},
     vault::{Stored, Vault, VaultError},
 };
 
 /// How often the host's facts are taken.
 const SAMPLE_EVERY: Duration = Duration::from_secs(600);
+/// How long nobody looks whether somebody has become silent, where nobody promised to speak.
+const QUIET: Duration = Duration::from_secs(3600);
 /// How long closes may take to leave.
 const SETTLE_WITHIN: Duration = Duration::from_millis(100);
 
@@ -109,6 +114,7 @@ pub struct Agent {
     stored: Stored,
     local: Option<Local>,
     board: SharedBoard,
+    health: SharedHealth,
     systemd: Systemd,
     dialer: Arc<Dialer>,
     instance_id: InstanceId,
@@ -121,6 +127,8 @@ pub struct Agent {
     /// The current identity is still under the name of the next one, for want of a writable disk.
     unadopted: bool,
     last_end: Option<End>,
+    /// What was said last of the service.
+    verdict: Option<HealthReport>,
 }
 
 impl Agent {
@@ -131,15 +139,25 @@ impl Agent {
     pub fn prepare(config: Config, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
         let vault = Vault::open(&config.state_dir)?;
         let stored = vault.load()?;
-        let local = Local::bind(&config.socket)?;
+        let mut local = Local::bind(&config.socket)?;
         let mut board = Board {
             stage: Stage::WaitingForToken { looking: String::new() },
             service: stored.current.as_ref().map(|identity| identity.service().clone()),
             addresses: Vec::new(),
             warnings: Vec::new(),
+            errors: Errors::default(),
+            started: clock.now().wall,
         };
         if let Some(identity) = &stored.current {
             board.warnings = disagreements(&config, identity);
+        }
+        // Heartbeats matter more than a port that somebody else has.
+        match config.local.http.map(|at| (at, local.listen(at))) {
+            Some((_, Ok(at))) => tracing::info!(%at, "the local service listens on loopback"),
+            Some((at, Err(error))) => {
+                board.warnings.push(format!("nobody listens at {at}: {error}; set another `http` below [local]"));
+            }
+            None => {}
         }
         for warning in &board.warnings {
             tracing::warn!("{warning}");
@@ -150,6 +168,7 @@ impl Agent {
             boot_id: boot_id()?,
             chance: Backoff::new(Duration::from_secs(1), Duration::from_secs(60), seed),
             board: Arc::new(Mutex::new(board)),
+            health: SharedHealth::default(),
             systemd: Systemd::default(),
             dialer: Arc::new(Dialer::new()),
             local: Some(local),
@@ -157,6 +176,7 @@ impl Agent {
             addresses: Vec::new(),
             unadopted: false,
             last_end: None,
+            verdict: None,
             config,
             clock,
             vault,
@@ -171,7 +191,8 @@ impl Agent {
     pub async fn run(mut self, mut signals: Signals) -> Result<(), Fault> {
         let mut tasks = JoinSet::new();
         if let Some(local) = self.local.take() {
-            tasks.spawn(local.serve(Arc::clone(&self.board), Arc::clone(&self.clock)));
+            let (board, health, clock) = (Arc::clone(&self.board), self.health.clone(), Arc::clone(&self.clock));
+            tasks.spawn(local.serve(House::new(board, health, clock, self.config.local.http_reports)));
         }
         if let Some(every) = systemd::watchdog_period() {
             signals.feed_watchdog(every);
@@ -224,8 +245,12 @@ impl Agent {
         let mut sampler = Sampler::default();
         let mut sampling = tokio::time::interval(SAMPLE_EVERY);
         sampling.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let health = self.health.clone();
         loop {
+            let quiet = self.weigh(&mut drive);
             tokio::select! {
+                () = health.changed() => {}
+                () = tokio::time::sleep(quiet) => {}
                 wish = drive.next() => if self.fulfill(&mut drive, wish, signals).await.is_break() {
                     return Ok(());
                 },
@@ -239,6 +264,21 @@ impl Agent {
             }
             self.show(Stage::Session(Box::new(drive.view())));
         }
+    }
+
+    /// Tells the session what is said of the service, if anybody says anything; gives how long that holds by itself.
+    fn weigh(&mut self, drive: &mut Drive) -> Duration {
+        let now = self.clock.now().boot;
+        let (verdict, next) = self.health.read(|board| {
+            let is_said = board.of(&Subject::Own).next().is_some() || self.verdict.is_some();
+            (is_said.then(|| board.verdict(&Subject::Own, now)), board.next_change(now))
+        });
+        if let Some(verdict) = verdict.filter(|verdict| self.verdict.as_ref() != Some(verdict)) {
+            tracing::info!(health = %verdict.health, reason = %verdict.reason, "the service");
+            self.verdict = Some(verdict.clone());
+            drive.tell(Event::Health(verdict));
+        }
+        next.map_or(QUIET, |at| at.since(now).min(QUIET))
     }
 
     async fn fulfill(&mut self, drive: &mut Drive, wish: Wish, signals: &mut Signals) -> ControlFlow<()> {
@@ -310,6 +350,8 @@ impl Agent {
                 tracing::trace!(beat_no = beat_no.0, after_ms = after.as_millis(), throttled, "beat acknowledged");
             }
             Notice::Parted { session, address, end, again_in } => {
+                let at = self.clock.now().wall;
+                self.edit(|board| board.errors.push(at, end.to_string()));
                 let (session, again_in_ms) = (session.0, again_in.map(|delay| delay.as_millis()));
                 // The same words again at each try would bury all others.
                 if self.last_end.as_ref() == Some(end) {
@@ -332,6 +374,8 @@ impl Agent {
                 tracing::warn!(reports, "reports of children with too many labels and metadata were not sent");
             }
             Notice::RenewalFailed { why, again_in } => {
+                let at = self.clock.now().wall;
+                self.edit(|board| board.errors.push(at, format!("the certificate was not renewed: {why}")));
                 tracing::warn!(again_in_s = again_in.as_secs(), "the certificate was not renewed: {why}");
             }
         }

@@ -11,7 +11,7 @@ use rollcall_common::{
 
 use crate::{
     agent::disagreements,
-    config::{Config, HostSource, Instance, Layer, LogFormat, LogLayer, LogLevel, Period, Problems},
+    config::{Config, HostSource, Instance, Layer, LocalLayer, LogFormat, LogLayer, LogLevel, Period, Problems},
     local,
     status::Report,
     token,
@@ -146,6 +146,9 @@ struct Settings {
     /// The status socket [default: agent.sock in the runtime directory, or in the state directory]
     #[arg(long, global = true, value_name = "FILE")]
     socket: Option<PathBuf>,
+    /// A loopback port for /health, /status and /metrics, like 127.0.0.1:7412 [default: none]
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    local_http: Option<std::net::SocketAddr>,
     /// Where the onboarding token is looked for [default: /etc/rollcall/agent/token]
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -295,6 +298,7 @@ impl Settings {
             consume_token_file: self.consume_token_file.then_some(true),
             addresses: (!self.addresses.is_empty()).then(|| self.addresses.clone()),
             revoked_retry: self.revoked_retry,
+            local: self.local_http.map(|http| LocalLayer { http: Some(http), http_reports: None }),
             log: Some(LogLayer { format: self.log_format, level: self.log_level }),
         }
     }

@@ -7,6 +7,7 @@
 
 mod instance;
 mod layer;
+mod local;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use serde::Deserialize;
 pub use self::{
     instance::Instance,
     layer::{Layer, LogLayer, Period},
+    local::{LocalLayer, LocalPort},
 };
 
 /// The main file.
@@ -114,6 +116,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where the packaged service of that instance answers it, which only systemd tells a sidecar.
     pub packaged_socket: PathBuf,
+    /// The loopback port of the local service, if there is one.
+    pub local: LocalPort,
     /// Where the onboarding token may be.
     pub token: TokenPlaces,
     /// Addresses that override those of the token and of the collector; empty: no override.
@@ -285,6 +289,7 @@ impl Config {
             state_dir,
             socket,
             packaged_socket,
+            local: all.local.unwrap_or_default().port(),
             token: TokenPlaces {
                 credential: source.variable("CREDENTIALS_DIRECTORY").map(|dir| PathBuf::from(dir).join("token")),
                 file: all.token_file.unwrap_or(token_file),
@@ -339,6 +344,7 @@ fn contradictions(all: &Layer) -> Vec<String> {
     {
         found.push("revoked_retry: give a time between 1s and 24h".into());
     }
+    found.extend(all.local.as_ref().and_then(LocalLayer::fault));
     let paths = [("state_dir", &all.state_dir), ("socket", &all.socket), ("token_file", &all.token_file)];
     for (name, path) in paths {
         if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod drive;
 pub mod enroll;
+pub mod health;
 pub mod identity;
 pub mod key;
 pub mod link;

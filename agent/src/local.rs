@@ -1,33 +1,54 @@
-//! What this host may ask: a Unix socket that answers every connection with the status and closes it.
+//! What this host may ask and say: one small HTTP service on a Unix socket and, where it is wanted, on loopback.
 //!
-//! Nothing is read from a caller, so that nothing can be sent to us. At most [`CALLERS`] are answered at a
-//! time; more are turned away.
+//! | | |
+//! |---|---|
+//! | `GET /health` | 200 or 503, with the three facts: sidecar, service, progress |
+//! | `GET /status` | everything the sidecar knows of itself, as JSON |
+//! | `GET /metrics` | the same for Prometheus |
+//! | `POST /progress` | "I got on" |
+//! | `POST /report` | how the service, or a child of it, is |
+//!
+//! Who may connect to the socket is a matter of its mode; who said what is kept with the user id that the kernel
+//! tells. A loopback port has no such thing: it tells, and takes reports only where the configuration says so.
+//!
+//! Whoever is slow, floods or sends garbage disturbs itself: [`CALLERS`] at a time, and where more come, the oldest
+//! of the user who has most of them yields (`crowd`); a caller has [`WITHIN`], a body [`http::MAX_BODY`] bytes, and
+//! all together say [`answers::WRITES_A_SECOND`] things a second.
 
+pub mod answers;
+pub mod client;
+mod crowd;
+mod http;
+mod metrics;
 pub mod systemd;
 
 use std::{
     io,
+    net::SocketAddr,
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use rollcall_common::time::Clock;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{UnixListener, UnixStream},
+    net::{TcpListener, UnixListener},
     task::JoinSet,
 };
 
-use crate::status::{Board, Report};
+pub use self::client::ask;
+use self::{
+    answers::{House, Peer},
+    crowd::{Class, Crowd},
+};
+use crate::status::Board;
 
-/// Callers answered at a time.
-const CALLERS: usize = 8;
+/// Callers served at a time.
+const CALLERS: usize = 16;
 /// How long a caller may take.
-const WITHIN: Duration = Duration::from_secs(2);
-/// No report is larger.
-const MAX_REPORT: u64 = 64 * 1024;
+const WITHIN: Duration = Duration::from_secs(5);
+/// How long to leave a listener alone that accepts nobody.
+const BREATHER: Duration = Duration::from_secs(1);
 
 /// The board, shared between the agent, which writes it, and the socket, which tells it.
 pub type SharedBoard = Arc<Mutex<Board>>;
@@ -55,6 +76,7 @@ pub enum LocalError {
 #[derive(Debug)]
 pub struct Local {
     listener: UnixListener,
+    port: Option<TcpListener>,
     path: PathBuf,
 }
 
@@ -79,28 +101,62 @@ impl Local {
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
-        Ok(Self { listener, path: path.into() })
+        Ok(Self { listener, port: None, path: path.into() })
     }
 
-    /// Answers callers until dropped.
-    pub async fn serve(self, board: SharedBoard, clock: Arc<dyn Clock>) {
+    /// Listens on a loopback port as well; tells which one it became.
+    ///
+    /// # Errors
+    /// When the port cannot be had. The socket is not touched by that.
+    pub fn listen(&mut self, at: SocketAddr) -> io::Result<SocketAddr> {
+        let listener = std::net::TcpListener::bind(at)?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let bound = listener.local_addr()?;
+        self.port = Some(listener);
+        Ok(bound)
+    }
+
+    /// Serves callers until dropped.
+    pub async fn serve(self, house: House) {
+        let house = Arc::new(house);
+        let mut crowd = Crowd::new(CALLERS);
         let mut callers = JoinSet::new();
         loop {
-            tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) if callers.len() < CALLERS => {
-                        let report = board.lock().unwrap_or_else(PoisonError::into_inner).report(clock.now());
-                        callers.spawn(answer(stream, report));
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted.map(|(stream, _)| {
+                    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                    let serve = http::serve(stream, Peer::Unix(uid), Arc::clone(&house));
+                    (Class::User(uid), callers.spawn(http::in_time(serve, WITHIN)))
+                }),
+                accepted = accept(self.port.as_ref()) => accepted.map(|stream| {
+                    let serve = http::serve(stream, Peer::Loopback, Arc::clone(&house));
+                    (Class::Loopback, callers.spawn(http::in_time(serve, WITHIN)))
+                }),
+                Some(_) = callers.join_next() => continue,
+            };
+            match accepted {
+                Ok((class, task)) => {
+                    crowd.leave(|task: &tokio::task::AbortHandle| task.is_finished());
+                    if let Some(yielding) = crowd.enter(class, task) {
+                        yielding.abort();
+                        house.tally.crowded();
                     }
-                    Ok(_) => tracing::debug!(callers = CALLERS, "a status caller was turned away"),
-                    Err(error) => {
-                        tracing::debug!(%error, "the status socket accepts no caller");
-                        tokio::time::sleep(WITHIN).await;
-                    }
-                },
-                Some(_) = callers.join_next() => {}
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the local service accepts no caller");
+                    tokio::time::sleep(BREATHER).await;
+                }
             }
         }
+    }
+}
+
+/// The next caller on loopback; none ever where nobody listens there.
+async fn accept(port: Option<&TcpListener>) -> io::Result<tokio::net::TcpStream> {
+    match port {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
     }
 }
 
@@ -111,60 +167,5 @@ impl Drop for Local {
     }
 }
 
-async fn answer(mut stream: UnixStream, report: Report) {
-    let Ok(mut text) = serde_json::to_vec(&report) else { return };
-    text.push(b'\n');
-    let written = tokio::time::timeout(WITHIN, async {
-        stream.write_all(&text).await?;
-        stream.shutdown().await
-    });
-    // A caller that went away needs no answer.
-    let _ = written.await;
-}
-
-/// Asks the sidecar that answers at a socket.
-///
-/// # Errors
-/// When nobody answers there, or not with a report.
-pub async fn ask(path: &Path) -> io::Result<Report> {
-    let asked = tokio::time::timeout(WITHIN, async {
-        let mut text = Vec::new();
-        UnixStream::connect(path).await?.take(MAX_REPORT).read_to_end(&mut text).await?;
-        serde_json::from_slice(&text).map_err(io::Error::other)
-    });
-    asked.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_socket_of_a_killed_sidecar_is_taken_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("run/agent.sock");
-        let first = Local::bind(&path).unwrap();
-        assert!(matches!(Local::bind(&path), Err(LocalError::Taken(_))));
-        // A kill leaves the file and closes the socket.
-        let path_kept = dir.path().join("kept");
-        std::fs::rename(&path, &path_kept).unwrap();
-        drop(first);
-        std::fs::rename(&path_kept, &path).unwrap();
-        let second = Local::bind(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        drop(second);
-        assert!(!path.exists());
-        std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(Local::bind(&path), Err(LocalError::InTheWay(_))));
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-    }
-
-    #[test]
-    fn a_path_that_is_too_long_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _inside = runtime.enter();
-        let error = Local::bind(&dir.path().join("x".repeat(120))).unwrap_err();
-        assert!(error.to_string().contains("set another `socket`"), "{error}");
-    }
-}
+mod tests;

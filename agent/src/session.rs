@@ -16,6 +16,7 @@ mod reaching;
 mod renewal;
 #[cfg(test)]
 mod tests;
+mod vitals;
 mod vocabulary;
 
 use std::{collections::VecDeque, time::Duration};
@@ -24,7 +25,7 @@ use rollcall_common::{
     address::Address,
     backoff::Backoff,
     code::Code,
-    health::HostFacts,
+    health::{HealthReport, HostFacts},
     id::{BeatNo, BootId, InstanceId, ServiceKey, SessionNo},
     lease::Pace,
     time::{BootTime, Now, Timestamp},
@@ -35,6 +36,7 @@ pub use self::vocabulary::{Action, Dial, End, Event, Notice, Paper};
 use self::{
     beats::Beats,
     renewal::{Renewal, Step},
+    vitals::Told,
 };
 use crate::{identity::Term, rotation::Rotation};
 
@@ -98,6 +100,8 @@ pub struct Session {
     lease_until: Option<BootTime>,
     last_ack: Option<(BeatNo, BootTime)>,
     facts: Option<Box<HostFacts>>,
+    /// What is said of the service beside us.
+    health: Option<HealthReport>,
     /// The collector's wall clock at a moment of our boot clock.
     anchor: Option<(Timestamp, BootTime)>,
     skew_ms: Option<i64>,
@@ -142,6 +146,7 @@ struct Live {
     address: Address,
     since: BootTime,
     beats: Beats,
+    health: Told,
     /// Whether the collector takes child reports.
     takes_children: bool,
     /// The last batch of child reports.
@@ -194,6 +199,8 @@ pub struct View {
     pub current: Term,
     /// Whether another one waits to be proven.
     pub has_next: bool,
+    /// Since when it is live.
+    pub live_since: Option<BootTime>,
 }
 
 impl Session {
@@ -214,6 +221,7 @@ impl Session {
             lease_until: None,
             last_ack: None,
             facts: None,
+            health: None,
             anchor: None,
             skew_ms: None,
             last_end: None,
@@ -235,7 +243,8 @@ impl Session {
             Phase::Reaching(attempt) => Some(attempt.deadline),
             Phase::Live(live) => {
                 let successor = live.successor.as_ref().map(|attempt| attempt.deadline);
-                let all = [Some(live.beats.due()), self.unacked_at(live), successor, self.renewal.deadline()];
+                let (beat, unacked, renewal) = (live.beats.due(), self.unacked_at(live), self.renewal.deadline());
+                let all = [Some(beat), unacked, successor, renewal, self.health_due()];
                 all.into_iter().flatten().min()
             }
             Phase::Draining { until, .. } => Some(*until),
@@ -269,6 +278,14 @@ impl Session {
             skew_ms: self.skew_ms,
             current: self.setup.current,
             has_next: self.setup.next.is_some(),
+            live_since: match &self.phase {
+                Phase::Live(live) => Some(live.since),
+                Phase::Offline { .. }
+                | Phase::Rejoining
+                | Phase::Reaching(_)
+                | Phase::Draining { .. }
+                | Phase::Over => None,
+            },
         }
     }
 
@@ -302,6 +319,7 @@ impl Session {
                 }
                 self.facts = Some(facts);
             }
+            Event::Health(report) => self.health(report, now),
             Event::Children { interval_ms, reports } => self.report_children(interval_ms, reports),
             Event::Retry => {
                 self.rotation.hurry();
@@ -349,6 +367,7 @@ impl Session {
         if live.beats.due() <= now.boot {
             self.beat(now);
         }
+        self.tell_health(now);
         let Phase::Live(live) = &self.phase else { return };
         if let Some(attempt) = live.successor.as_ref().filter(|attempt| attempt.deadline <= now.boot) {
             let no = attempt.no;

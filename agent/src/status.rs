@@ -1,9 +1,13 @@
 //! What a sidecar shows of itself: kept by the agent, told by the Unix socket and to systemd.
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::VecDeque,
+    fmt::{self, Write as _},
+};
 
 use rollcall_common::{
     address::Address,
+    health::{Health, HealthReport},
     id::ServiceKey,
     identity::Pin,
     lease::Pace,
@@ -12,6 +16,7 @@ use rollcall_common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    health::{Fact, HealthBoard, Subject},
     identity::Term,
     session::{SKEW_MS, State, View},
 };
@@ -27,6 +32,31 @@ pub struct Board {
     pub addresses: Vec<Address>,
     /// What an operator should look at.
     pub warnings: Vec<String>,
+    /// What went wrong last, oldest first.
+    pub errors: Errors,
+    /// When the program started.
+    pub started: Timestamp,
+}
+
+/// The last few things that went wrong; the oldest goes.
+#[derive(Debug, Clone, Default)]
+pub struct Errors(VecDeque<(Timestamp, String)>);
+
+/// How many of them are kept.
+const ERRORS: usize = 8;
+
+impl Errors {
+    /// Keeps one more. The same words again only move the time.
+    pub fn push(&mut self, at: Timestamp, words: String) {
+        if let Some((when, _)) = self.0.back_mut().filter(|(_, last)| *last == words) {
+            *when = at;
+            return;
+        }
+        if self.0.len() >= ERRORS {
+            self.0.pop_front();
+        }
+        self.0.push_back((at, words));
+    }
 }
 
 /// What the agent is doing.
@@ -84,6 +114,19 @@ pub enum Doing {
 }
 
 impl Doing {
+    /// Everything it may do.
+    pub const ALL: [Self; 9] = [
+        Self::WaitingForToken,
+        Self::Enrolling,
+        Self::AwaitingApproval,
+        Self::Rejoining,
+        Self::Offline,
+        Self::Dialing,
+        Self::Greeting,
+        Self::Live,
+        Self::Stopping,
+    ];
+
     /// The word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -107,7 +150,7 @@ impl fmt::Display for Doing {
     }
 }
 
-/// The answer of the Unix socket, one JSON object.
+/// What `GET /status` answers, one JSON object. Fields are added and never change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Version of the program.
@@ -142,6 +185,76 @@ pub struct Report {
     pub clock_skew_ms: Option<i64>,
     /// What an operator should look at.
     pub warnings: Vec<String>,
+    /// When the program started, in milliseconds since the epoch.
+    #[serde(default)]
+    pub started_ms: i64,
+    /// Since when it is live, RFC 3339.
+    #[serde(default)]
+    pub live_since: Option<String>,
+    /// What it waits for, where it waits.
+    #[serde(default)]
+    pub waiting_for: Option<String>,
+    /// What went wrong last, oldest first.
+    #[serde(default)]
+    pub last_errors: Vec<ErrorReport>,
+    /// How the service beside it is: the worst of what is said.
+    #[serde(default)]
+    pub health: HealthView,
+    /// The same of its progress alone.
+    #[serde(default)]
+    pub progress: HealthView,
+    /// Who says what.
+    #[serde(default)]
+    pub sources: Vec<SourceView>,
+}
+
+/// Something that went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReport {
+    /// When, RFC 3339.
+    pub at: String,
+    /// What.
+    pub what: String,
+}
+
+/// How something is, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthView {
+    /// How.
+    pub health: Health,
+    /// Why.
+    pub reason: String,
+}
+
+impl From<HealthReport> for HealthView {
+    fn from(report: HealthReport) -> Self {
+        Self { health: report.health, reason: report.reason.into() }
+    }
+}
+
+/// What one source says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceView {
+    /// `own`, or the child.
+    pub subject: String,
+    /// `service` or `progress`.
+    pub fact: String,
+    /// `probe` or `pushed`.
+    pub sort: String,
+    /// Its name.
+    pub name: String,
+    /// What it said.
+    pub health: Health,
+    /// Why.
+    pub reason: String,
+    /// How long ago, in milliseconds.
+    pub ms_ago: u64,
+    /// Whether it should have spoken again by now.
+    pub stale: bool,
+    /// A count of work done.
+    pub count: Option<u64>,
+    /// The user who said it.
+    pub uid: Option<u32>,
 }
 
 /// The pace in force.
@@ -166,6 +279,9 @@ pub struct CertificateReport {
     pub generation: u64,
     /// When it ends, RFC 3339.
     pub not_after: String,
+    /// The same in milliseconds since the epoch.
+    #[serde(default)]
+    pub not_after_ms: i64,
     /// When it is renewed, before jitter, RFC 3339.
     pub renew_at: String,
     /// Whether a renewed one waits to be proven.
@@ -193,6 +309,18 @@ impl Board {
             certificate: None,
             clock_skew_ms: None,
             warnings: self.warnings.clone(),
+            started_ms: self.started.0,
+            live_since: None,
+            waiting_for: self.waiting(),
+            last_errors: self
+                .errors
+                .0
+                .iter()
+                .map(|(at, what)| ErrorReport { at: at.to_string(), what: what.clone() })
+                .collect(),
+            health: HealthView::default(),
+            progress: HealthView::default(),
+            sources: Vec::new(),
         };
         let until = |at: Option<BootTime>| {
             at.map(|at| at.since(now.boot)).and_then(|left| u64::try_from(left.as_millis()).ok())
@@ -218,6 +346,7 @@ impl Board {
                 report.again_in_ms = until(view.again_at);
                 report.certificate = Some(certificate(view.current, view.has_next));
                 report.clock_skew_ms = view.skew_ms;
+                report.live_since = view.live_since.map(|at| now.wall_of(at).to_string());
                 report.warnings.extend(view.skew_ms.and_then(skew_warning));
                 if view.state != State::Live {
                     report.reason = view.last_end.as_ref().map(ToString::to_string);
@@ -243,6 +372,20 @@ impl Board {
             },
             Stage::Stopping => "stopping".into(),
         }
+    }
+
+    fn waiting(&self) -> Option<String> {
+        let words = match self.doing() {
+            Doing::WaitingForToken => "an onboarding token",
+            Doing::Enrolling => "a collector's answer to its enrollment",
+            Doing::AwaitingApproval => "an operator's approval",
+            Doing::Rejoining => "a fresh certificate",
+            Doing::Offline => "the moment of the next try",
+            Doing::Dialing => "a collector's handshake",
+            Doing::Greeting => "a collector's greeting",
+            Doing::Live | Doing::Stopping => return None,
+        };
+        Some(words.into())
     }
 
     fn doing(&self) -> Doing {
@@ -279,10 +422,45 @@ pub fn skew_warning(by_ms: i64) -> Option<String> {
 fn certificate(term: Term, next_waits: bool) -> CertificateReport {
     let Term { generation, not_after, renew_at } = term;
     let told = |time: Timestamp| time.to_string();
-    CertificateReport { generation: generation.0, not_after: told(not_after), renew_at: told(renew_at), next_waits }
+    CertificateReport {
+        generation: generation.0,
+        not_after: told(not_after),
+        not_after_ms: not_after.0,
+        renew_at: told(renew_at),
+        next_waits,
+    }
 }
 
 impl Report {
+    /// The report with what is said of the service.
+    #[must_use]
+    pub fn with_health(mut self, board: &HealthBoard, now: BootTime) -> Self {
+        self.health = board.verdict(&Subject::Own, now).into();
+        self.progress = board.verdict_on(&Subject::Own, Fact::Progress, now).into();
+        for subject in board.subjects() {
+            let name = match subject {
+                Subject::Own => "own".to_owned(),
+                Subject::Child(child) => child.to_string(),
+            };
+            self.sources.extend(board.of(subject).map(|(source, said)| SourceView {
+                subject: name.clone(),
+                fact: match source.fact {
+                    Fact::Service => "service".into(),
+                    Fact::Progress => "progress".into(),
+                },
+                sort: source.sort.as_str().into(),
+                name: source.name.to_string(),
+                health: said.health,
+                reason: said.reason.to_string(),
+                ms_ago: u64::try_from(now.since(said.as_of).as_millis()).unwrap_or(u64::MAX),
+                stale: said.is_stale(now),
+                count: said.count,
+                uid: said.by,
+            }));
+        }
+        self
+    }
+
     /// The report for people, one fact per line.
     #[must_use]
     pub fn table(&self) -> String {
@@ -292,8 +470,10 @@ impl Report {
         ];
         let mut row = |name, value: Option<String>| rows.extend(value.map(|value| (name, value)));
         row("reason", self.reason.clone());
+        row("waits for", self.waiting_for.clone());
         row("next try", self.again_in_ms.map(|ms| format!("in {}", seconds(ms))));
         row("collector", self.collector.clone());
+        row("live since", self.live_since.clone());
         row("addresses", (!self.addresses.is_empty()).then(|| self.addresses.join(", ")));
         row("last ack", self.last_ack_ms_ago.map(|ms| format!("{} ago", seconds(ms))));
         row(
@@ -324,9 +504,29 @@ impl Report {
             }),
         );
         row("clock skew", self.clock_skew_ms.map(|ms| format!("{ms} ms")));
+        if !self.sources.is_empty() {
+            let reason =
+                if self.health.reason.is_empty() { String::new() } else { format!(": {}", self.health.reason) };
+            row("service is", Some(format!("{}{reason}", self.health.health)));
+        }
+        for source in &self.sources {
+            let (stale, of) = (if source.stale { ", stale" } else { "" }, &source.subject);
+            let of = if of == "own" { String::new() } else { format!(" of {of}") };
+            let said = format!(
+                "{} {}{of}: {}, {} ago{stale}",
+                source.sort,
+                source.name,
+                source.health,
+                seconds(source.ms_ago)
+            );
+            row("source", Some(said));
+        }
         row("program", Some(format!("version {}, process {}", self.version, self.pid)));
         for warning in &self.warnings {
             row("warning", Some(warning.clone()));
+        }
+        for error in &self.last_errors {
+            row("went wrong", Some(format!("{} {}", error.at, error.what)));
         }
         let mut table = String::new();
         for (name, value) in rows {
@@ -353,12 +553,24 @@ mod tests {
     #[test]
     fn a_waiting_sidecar_says_what_it_waits_for() {
         let stage = Stage::WaitingForToken { looking: "put one into /etc/rollcall/agent/token".into() };
-        let board = Board { stage, service: None, addresses: vec![], warnings: vec!["mind this".into()] };
+        let mut errors = Errors::default();
+        for n in 0..20 {
+            errors.push(Timestamp(n), format!("mishap {}", n / 2));
+        }
+        let warnings = vec!["mind this".into()];
+        let board = Board { stage, service: None, addresses: vec![], warnings, errors, started: Timestamp(0) };
         let report = board.report(Now { boot: BootTime(1), wall: Timestamp(1) });
         let table = report.table();
         assert!(table.contains("state        waiting_for_token\n"), "{table}");
         assert!(table.contains("reason       put one into /etc/rollcall/agent/token\n"), "{table}");
         assert!(table.contains("warning      mind this\n"), "{table}");
+        assert!(table.contains("waits for    an onboarding token\n"), "{table}");
+        let told: Vec<_> = report.last_errors.iter().map(|error| error.what.as_str()).collect();
+        assert_eq!(
+            told,
+            ["mishap 2", "mishap 3", "mishap 4", "mishap 5", "mishap 6", "mishap 7", "mishap 8", "mishap 9"]
+        );
+        assert_eq!(report.last_errors[0].at, "1970-01-01T00:00:00.005Z", "the same words only move the time");
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
     }

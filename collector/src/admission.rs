@@ -177,6 +177,18 @@ impl Lanes {
         }
     }
 
+    /// Handshakes in progress.
+    #[must_use]
+    pub fn in_progress(&self) -> usize {
+        self.in_progress
+    }
+
+    /// Connections that have not said yet who they are.
+    #[must_use]
+    pub fn unheard(&self) -> usize {
+        self.unheard
+    }
+
     /// Decides about a connection attempt. [`Arrival::Proceed`] takes a place, which
     /// [`Self::handshake_done`] gives back. An attempt queues behind those of its own address only.
     pub fn arrive<T>(&mut self, ip: IpAddr, validated: bool, waiting: &Waiting<T>) -> Arrival {

@@ -536,7 +536,7 @@ fn http_settings(config: &Config) -> http::Settings {
         connections: connections.unwrap_or(http::DEFAULT_CONNECTIONS),
         streams: streams.unwrap_or(http::DEFAULT_STREAMS),
         write_within: config.feed.write_within,
-        heartbeat_ages: config.heartbeat_age_metrics,
+        extra: config.metrics,
         counted_labels: config.stats_labels.clone(),
     }
 }

@@ -27,7 +27,11 @@ use secrecy::{ExposeSecret, SecretString};
 pub use self::layers::{ConfigError, DEFAULT_FILE, Flags, Origin, Source, System};
 use self::layers::{Layers, Value};
 pub use self::upkeep::{JobSettings, Keep, Upkeep};
-use crate::{http::oidc::Issuer, registry::feed::Limits as Held, statedir::outside::Keeper};
+use crate::{
+    http::{Extra, oidc::Issuer},
+    registry::feed::Limits as Held,
+    statedir::outside::Keeper,
+};
 
 /// The state directory where systemd names none.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/rollcall-collector";
@@ -38,6 +42,9 @@ pub const CREDENTIAL_FILE: &str = "admin.credential";
 
 /// The file of the administrators' socket.
 pub const ADMIN_SOCKET: &str = "admin.sock";
+
+/// Ages of single services in one scrape, where they are wanted and no number is named.
+const DEFAULT_AGES: usize = 10_000;
 
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
@@ -77,8 +84,8 @@ pub struct Config {
     pub observe_mark: Duration,
     /// How it logs.
     pub log: Log,
-    /// Whether `/metrics` carries the age of single services' heartbeats.
-    pub heartbeat_age_metrics: bool,
+    /// What `/metrics` holds beyond what it always does.
+    pub metrics: Extra,
     /// Where the audit trail goes.
     pub audit: AuditOut,
     /// Labels whose values the statistics count.
@@ -258,7 +265,7 @@ impl Config {
                 format: read.required("log.format", "text", log_format),
                 level: read.required("log.level", "info", log_level),
             },
-            heartbeat_age_metrics: read.flag("heartbeat_age_metrics"),
+            metrics: read.metrics(),
             audit: read.audit(),
             stats_labels: read.labels("stats_labels"),
             feed: read.feed(),
@@ -430,6 +437,15 @@ impl Reader<'_> {
         let events = size(self.limit("feed.events")).unwrap_or(built_in.events);
         let bytes = size(self.limit("feed.mebibytes")).map_or(built_in.bytes, |n| n.saturating_mul(1024 * 1024));
         Feed { held: Held { events, bytes }, write_within: self.within("feed.write_within", "30s", "1s", "10m") }
+    }
+
+    fn metrics(&mut self) -> Extra {
+        let most = self.limit("metrics.service_ages_most").and_then(|most| usize::try_from(most).ok());
+        let wanted = self.flag("metrics.service_ages");
+        Extra {
+            service_ages: wanted.then(|| most.unwrap_or(DEFAULT_AGES)),
+            total_alias: self.flag("metrics.total_alias"),
+        }
     }
 
     fn limits(&mut self) -> Limits {

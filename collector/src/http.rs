@@ -99,12 +99,13 @@ use self::{
     error::{Problem, ProblemCode},
     extract::RequestId,
     login::{CodeFile, Logins},
-    metrics::{AnswerLabel, Counts},
-    routes::{Routes, Table},
+    metrics::Counts,
+    routes::{Operation, Routes, Table},
     tls::{Certificates, TlsError},
 };
 pub use self::{
     feed::DEFAULT_STREAMS,
+    metrics::Extra,
     server::{BindError, Server},
 };
 use crate::{config::HttpTls, registry::Registry, store::RegistryStore};
@@ -167,8 +168,8 @@ pub struct Settings {
     pub streams: usize,
     /// How long a connection whose peer takes nothing is kept.
     pub write_within: Duration,
-    /// Whether `/metrics` carries the ages of single heartbeats.
-    pub heartbeat_ages: bool,
+    /// What `/metrics` holds beyond what it always does.
+    pub extra: Extra,
     /// Labels whose values the statistics count.
     pub counted_labels: Vec<String>,
 }
@@ -187,7 +188,9 @@ pub(crate) struct State {
     hosts: Vec<String>,
     certificates: Option<Arc<Certificates>>,
     logins: Logins,
-    heartbeat_ages: bool,
+    extra: Extra,
+    /// Where the readers of the feed stand.
+    readers: Arc<feed::Readers>,
     /// Places of streams and waiting polls.
     streams: Arc<Semaphore>,
     /// How many there are.
@@ -313,7 +316,8 @@ impl State {
             draining: parts.draining,
             sealed: parts.sealed,
             hosts: settings.hosts,
-            heartbeat_ages: settings.heartbeat_ages,
+            extra: settings.extra,
+            readers: Arc::default(),
             streams: Arc::new(Semaphore::new(settings.streams)),
             stream_places: settings.streams,
             counts: Counts::default(),
@@ -354,13 +358,9 @@ impl State {
 
 /// The outermost layer: names the request, bounds it, and finishes every answer.
 async fn attend(Held(state): Held<Arc<State>>, mut request: Request, next: Next) -> Response {
-    let id = state.request_id(&request);
-    let label = AnswerLabel {
-        route: request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned(),
-        method: method_word(request.method()),
-        status: 0,
-    };
-    let span = tracing::debug_span!("http", request = %id.0, method = label.method, route = label.route);
+    let (id, begun) = (state.request_id(&request), state.registry.now().boot);
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
+    let span = tracing::debug_span!("http", request = %id.0, method = method_word(request.method()), route);
     request.extensions_mut().insert(id.clone());
     let answer = match host_problem(&state, &request) {
         Some(problem) => problem.into_response(),
@@ -369,7 +369,8 @@ async fn attend(Held(state): Held<Arc<State>>, mut request: Request, next: Next)
     let answer = finish(answer, &id.0, state.certificates.is_some());
     let _entered = span.enter();
     tracing::debug!(status = answer.status().as_u16(), "answered");
-    state.counts.answers.get_or_create(&AnswerLabel { status: answer.status().as_u16(), ..label }).inc();
+    let operation = answer.extensions().get::<Arc<Operation>>().cloned();
+    state.counts.answered(operation, answer.status().as_u16(), state.registry.now().boot.since(begun));
     answer
 }
 
@@ -394,7 +395,7 @@ fn host_problem(state: &State, request: &Request) -> Option<Problem> {
     })
 }
 
-/// Methods are words of ours in labels, whatever a caller invents.
+/// Methods are words of ours in the log, whatever a caller invents.
 fn method_word(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",

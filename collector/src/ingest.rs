@@ -40,7 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{Arrival, Lanes, Waiting},
     ca::Ca,
-    metrics::{CodeLabel, ReasonLabel},
+    metrics::{self, CodeLabel, ReasonLabel},
     registry::{
         Registry,
         identities::barred,
@@ -78,7 +78,18 @@ pub struct Context {
 impl Context {
     /// Asks the lanes for a decision.
     fn lanes<T>(&self, decide: impl FnOnce(&mut Lanes) -> T) -> T {
-        decide(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let decided = decide(&mut lanes);
+        let metrics = self.registry.metrics();
+        metrics::set(&metrics.handshakes, lanes.in_progress());
+        metrics::set(&metrics.unheard, lanes.unheard());
+        decided
+    }
+
+    /// Counts what became of somebody who asked to come in.
+    fn asked<T, E>(&self, lane: &'static str, outcome: Result<T, E>) -> Result<T, E> {
+        self.registry.metrics().admit(lane, if outcome.is_ok() { "admitted" } else { "refused" });
+        outcome
     }
 
     /// Keeps a refusal that an operator can do something about.
@@ -124,10 +135,14 @@ impl Ingest {
                     let now = self.context.registry.now().boot;
                     self.context.lanes(|lanes| lanes.handshake_done(ip));
                     let mut stale = Vec::new();
+                    let metrics = self.context.registry.metrics();
                     while let Some(incoming) = self.context.lanes(|lanes| waiting.next(lanes, now, &mut stale)) {
+                        metrics.admit("handshake", "admitted");
                         self.shake(incoming, done.clone());
                     }
+                    metrics::set(&metrics.handshakes_waiting, waiting.len());
                     for incoming in stale {
+                        metrics.admit("handshake", "refused");
                         self.context.count_refusal(Code::Busy);
                         incoming.ignore();
                     }
@@ -146,16 +161,26 @@ impl Ingest {
         let ip = incoming.remote_address().ip();
         let validated = incoming.remote_address_validated();
         let now = self.context.registry.now().boot;
+        let metrics = self.context.registry.metrics();
         match self.context.lanes(|lanes| lanes.arrive(ip, validated, waiting)) {
-            Arrival::Proceed => self.shake(incoming, done.clone()),
-            Arrival::Wait => waiting.push(ip, incoming, now),
+            Arrival::Proceed => {
+                metrics.admit("handshake", "admitted");
+                self.shake(incoming, done.clone());
+            }
+            Arrival::Wait => {
+                metrics.admit("handshake", "waited");
+                waiting.push(ip, incoming, now);
+                metrics::set(&metrics.handshakes_waiting, waiting.len());
+            }
             Arrival::Retry => {
+                metrics.admit("handshake", "retried");
                 // A peer that has answered a Retry before cannot get another; it is validated already.
                 if let Err(error) = incoming.retry() {
                     error.into_incoming().ignore();
                 }
             }
             Arrival::Refuse => {
+                metrics.admit("handshake", "refused");
                 self.context.count_refusal(Code::Busy);
                 incoming.refuse();
             }
@@ -230,7 +255,8 @@ struct Unheard {
 
 impl Unheard {
     fn take(context: &Arc<Context>, ip: IpAddr) -> Option<Self> {
-        context.lanes(|lanes| lanes.greet(ip)).then(|| Self { context: Arc::clone(context), ip })
+        let place = context.lanes(|lanes| lanes.greet(ip)).then(|| Self { context: Arc::clone(context), ip });
+        context.asked("greeting", place.ok_or(())).ok()
     }
 }
 

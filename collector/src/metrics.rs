@@ -1,79 +1,27 @@
 //! What the collector counts about itself.
 //!
 //! Counters and gauges are plain handles that the parts hold; whatever can be read from the roster is
-//! read when somebody scrapes (`http/metrics.rs`), so that no series outlives its service.
+//! read when somebody scrapes (`http/metrics.rs`), so that no series outlives its service. Labels are words of
+//! ours (`labels`), never texts from outside. A help text ends without a full stop: printing adds it.
+//! `docs/metrics.md` lists every family; a test prints it anew.
+
+mod labels;
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
+use rollcall_common::{code::Code, id::Kind, lifecycle::Status};
 
-/// A refusal or close, by its word.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CodeLabel {
-    /// The word of [`rollcall_common::code::Code`].
-    pub code: &'static str,
-}
-
-/// A refusal that is kept, by its true reason.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
-    /// The word of [`crate::store::rows::Why`].
-    pub reason: &'static str,
-}
-
-/// A status change.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct TransitionLabel {
-    /// Kind of the service.
-    pub r#type: &'static str,
-    /// Status before.
-    pub from: &'static str,
-    /// Status after.
-    pub to: &'static str,
-}
-
-/// A presence that a service took.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct PresenceLabel {
-    /// Kind of the service.
-    pub r#type: &'static str,
-    /// The presence.
-    pub presence: &'static str,
-}
-
-/// A job.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct JobLabel {
-    /// Its name.
-    pub job: &'static str,
-}
-
-/// A run of a job.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct JobRunLabel {
-    /// The job.
-    pub job: &'static str,
-    /// How it ended.
-    pub outcome: &'static str,
-}
-
-/// What a job did.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct JobItemLabel {
-    /// The job.
-    pub job: &'static str,
-    /// What became of the thing.
-    pub outcome: &'static str,
-}
-
-/// A way out of the audit trail.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutletLabel {
-    /// `file`, `syslog` or `webhook`.
-    pub sink: &'static str,
-}
+pub use self::labels::{
+    AdmissionLabel, CodeLabel, JobItemLabel, JobLabel, JobRunLabel, OutletLabel, PresenceLabel, QueueLabel,
+    ReasonLabel, TransitionLabel,
+};
 
 /// All counters, ready to be registered once.
 #[derive(Debug)]
@@ -108,6 +56,14 @@ pub struct Metrics {
     pub refused: Family<CodeLabel, Counter>,
     /// Connections that the collector closed, by code.
     pub closed: Family<CodeLabel, Counter>,
+    /// What became of whoever asked to come in, by lane.
+    pub admission: Family<AdmissionLabel, Counter>,
+    /// Handshakes in progress.
+    pub handshakes: Gauge,
+    /// Attempts that wait for theirs.
+    pub handshakes_waiting: Gauge,
+    /// Connections that have not said yet who they are.
+    pub unheard: Gauge,
     /// Handshakes that failed or ran out of time.
     pub handshakes_failed: Counter,
     /// Requests and notices lost because the registry's mailbox was full.
@@ -120,18 +76,22 @@ pub struct Metrics {
     pub unrecorded: Gauge,
     /// Presence rows lost because too many waited.
     pub unrecorded_lost: Counter,
+    /// What waits for the next commit.
+    pub queues: Queues,
     /// Group commits.
     pub commits: Counter,
     /// Group commits that failed.
     pub commits_failed: Counter,
     /// Seconds that a group commit took.
     pub commit_seconds: Histogram,
+    /// Rows of a group commit.
+    pub commit_rows: Histogram,
     /// Publications to the liveness store that failed.
     pub publish_failed: Counter,
     /// Times that the liveness store had lost what was published.
     pub liveness_lost: Counter,
-    /// Milliseconds credited to leases for time that could not be observed.
-    pub credited_ms: Counter,
+    /// Seconds credited to leases for time that could not be observed.
+    pub credited_seconds: Counter<f64>,
     /// Audit events that an outlet has not taken yet, up to a batch.
     pub outlet_lag: Family<OutletLabel, Gauge>,
     /// Runs of jobs.
@@ -144,16 +104,74 @@ pub struct Metrics {
     pub job_seconds: Family<JobLabel, Histogram, fn() -> Histogram>,
 }
 
+/// How much waits for the registry's store; set by the registry at each of its turns.
+#[derive(Debug)]
+pub struct Queues {
+    family: Family<QueueLabel, Gauge>,
+    /// Mails that nobody has looked at.
+    pub mailbox: Gauge,
+    /// Requests for a change.
+    pub requests: Gauge,
+    /// Services whose beat makes them active.
+    pub activations: Gauge,
+    /// Health and facts.
+    pub notes: Gauge,
+    /// Audit events that are no part of a change.
+    pub audit: Gauge,
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        let family = Family::<QueueLabel, Gauge>::default();
+        // The handles are kept, so that a turn looks nothing up.
+        let one = |queue| family.get_or_create(&QueueLabel { queue }).clone();
+        Self {
+            mailbox: one("mailbox"),
+            requests: one("requests"),
+            activations: one("activations"),
+            notes: one("notes"),
+            audit: one("audit"),
+            family,
+        }
+    }
+}
+
+/// Sets a gauge to a number of things.
+pub fn set(gauge: &Gauge, number: usize) {
+    gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+}
+
+/// The arrows of the status table.
+const ARROWS: [(Status, Status); 14] = {
+    use Status::{Active, Deleted, Inactive, Pending, Revoked};
+    [
+        (Pending, Active),
+        (Pending, Revoked),
+        (Pending, Deleted),
+        (Active, Inactive),
+        (Active, Revoked),
+        (Active, Deleted),
+        (Inactive, Active),
+        (Inactive, Revoked),
+        (Inactive, Deleted),
+        (Revoked, Inactive),
+        (Revoked, Pending),
+        (Revoked, Deleted),
+        (Deleted, Inactive),
+        (Deleted, Pending),
+    ]
+};
+
 /// 10 ms to an hour or so.
 fn job_seconds() -> Histogram {
-    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.01, 4.0, 10))
+    Histogram::new(exponential_buckets(0.01, 4.0, 10))
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         // 1 ms to 8 s: a durable commit takes 4 ms on an ordinary disk, a stalled one takes seconds.
-        let commit_seconds = Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 14));
-        Self {
+        let commit_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        let metrics = Self {
             beats: Counter::default(),
             throttled: Counter::default(),
             replayed: Counter::default(),
@@ -169,28 +187,70 @@ impl Default for Metrics {
             renewed: Counter::default(),
             refused: Family::default(),
             closed: Family::default(),
+            admission: Family::default(),
+            handshakes: Gauge::default(),
+            handshakes_waiting: Gauge::default(),
+            unheard: Gauge::default(),
             handshakes_failed: Counter::default(),
             mailbox_full: Counter::default(),
             transitions: Family::default(),
             verdicts: Family::default(),
             unrecorded: Gauge::default(),
             unrecorded_lost: Counter::default(),
+            queues: Queues::default(),
             commits: Counter::default(),
             commits_failed: Counter::default(),
             commit_seconds,
+            // One row to 16,384: a commit is bounded below that.
+            commit_rows: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
             publish_failed: Counter::default(),
             liveness_lost: Counter::default(),
-            credited_ms: Counter::default(),
+            credited_seconds: Counter::default(),
             job_runs: Family::default(),
             job_items: Family::default(),
             job_success: Family::default(),
             job_seconds: Family::new_with_constructor(job_seconds),
             outlet_lag: Family::default(),
-        }
+        };
+        metrics.begin();
+        metrics
     }
 }
 
 impl Metrics {
+    /// Brings forth every series whose labels are known beforehand: a rate sees the first event only of a series that
+    /// was there before it.
+    fn begin(&self) {
+        for (kind, (from, to)) in Kind::ALL.into_iter().flat_map(|kind| ARROWS.map(|arrow| (kind, arrow))) {
+            let label = TransitionLabel { r#type: kind.as_str(), from: from.as_str(), to: to.as_str() };
+            drop(self.transitions.get_or_create(&label));
+        }
+        let codes = [
+            Code::ChildOfAnother,
+            Code::ChildUnknown,
+            Code::ChildLimit,
+            Code::ParentKind,
+            Code::ParentUnknown,
+            Code::ParentBarred,
+        ];
+        for code in codes {
+            drop(self.child_refused.get_or_create(&CodeLabel { code: code.as_str() }));
+        }
+        for lane in ["handshake", "greeting", "enroll", "rejoin", "hello"] {
+            for outcome in ["admitted", "refused"] {
+                drop(self.admission.get_or_create(&AdmissionLabel { lane, outcome }));
+            }
+        }
+        for outcome in ["waited", "retried"] {
+            drop(self.admission.get_or_create(&AdmissionLabel { lane: "handshake", outcome }));
+        }
+    }
+
+    /// Counts what became of somebody who asked to come in.
+    pub fn admit(&self, lane: &'static str, outcome: &'static str) {
+        self.admission.get_or_create(&AdmissionLabel { lane, outcome }).inc();
+    }
+
     /// Puts everything into a registry under its published name; counters get `_total` when printed.
     pub fn register(&self, into: &mut Registry) {
         let mut add = |name: &str, help: &str, metric: &Counter| into.register(name, help, metric.clone());
@@ -212,7 +272,11 @@ impl Metrics {
         add("rollcall_commits_failed", "Group commits that failed", &self.commits_failed);
         add("rollcall_liveness_publish_failed", "Publications to the liveness store that failed", &self.publish_failed);
         add("rollcall_liveness_lost", "Times the liveness store had lost what was published", &self.liveness_lost);
-        add("rollcall_lease_credit_milliseconds", "Milliseconds credited to leases for blind time", &self.credited_ms);
+        into.register(
+            "rollcall_lease_credit_seconds",
+            "Seconds credited to leases for time that this collector could not observe",
+            self.credited_seconds.clone(),
+        );
         let lag = self.outlet_lag.clone();
         into.register("rollcall_audit_sink_lag_events", "Audit events that a sink has not taken yet, at most 500", lag);
         into.register("rollcall_refusals", "Refusals by code", self.refused.clone());
@@ -242,6 +306,21 @@ impl Metrics {
             self.job_success.clone(),
         );
         into.register("rollcall_job_duration_seconds", "Seconds that a run of a job took", self.job_seconds.clone());
-        into.register("rollcall_commit_seconds", "Seconds that a group commit took", self.commit_seconds.clone());
+        into.register(
+            "rollcall_commit_seconds",
+            "Seconds that a group commit to the registry store took",
+            self.commit_seconds.clone(),
+        );
+        let rows = "Rows of a group commit: what it writes and the audit events of that";
+        into.register("rollcall_commit_rows", rows, self.commit_rows.clone());
+        let waiting = "What waits for the registry's next turn or its next commit, by queue";
+        into.register("rollcall_registry_waiting", waiting, self.queues.family.clone());
+        let asked = "What became of whoever asked to come in, by lane";
+        into.register("rollcall_admissions", asked, self.admission.clone());
+        into.register("rollcall_handshakes_in_progress", "QUIC handshakes in progress", self.handshakes.clone());
+        let waiting = "Connection attempts that wait for their handshake";
+        into.register("rollcall_handshakes_waiting", waiting, self.handshakes_waiting.clone());
+        let unheard = "Connections whose first frame has not come yet";
+        into.register("rollcall_connections_unheard", unheard, self.unheard.clone());
     }
 }

@@ -101,7 +101,7 @@ fn the_collectors_configuration_is_true() {
     assert_eq!(full.leaf_ttl, quiet.leaf_ttl);
     assert_eq!(full.registry, quiet.registry);
     assert_eq!((full.last_seen_flush, full.observe_mark), (quiet.last_seen_flush, quiet.observe_mark));
-    assert_eq!(full.heartbeat_age_metrics, quiet.heartbeat_age_metrics);
+    assert_eq!(full.metrics, quiet.metrics);
     assert_eq!(full.log, quiet.log);
     let (shown, real) = (&full.limits, admission::Limits::default());
     assert_eq!(shown.handshakes.map(|n| n as usize), Some(real.handshakes));
@@ -114,7 +114,7 @@ fn the_collectors_configuration_is_true() {
     assert_eq!(shown.http_connections.map(|n| n as usize), Some(http::DEFAULT_CONNECTIONS));
     assert_eq!(full.upkeep, quiet.upkeep);
     let jobs = ["mark_inactive", "archive", "purge", "ephemeral", "retention"].map(|job| format!("[jobs.{job}]\n"));
-    let tables = ["", "[limits]\n", "[log]\n", "[retention]\n", "[maintenance]\n"].map(str::to_owned);
+    let tables = ["", "[limits]\n", "[log]\n", "[metrics]\n", "[retention]\n", "[maintenance]\n"].map(str::to_owned);
     for table in tables.into_iter().chain(jobs) {
         let complaint = load(format!("{table}nonsense = 1")).expect_err("unknown").to_string();
         for key in known_by(&complaint, &[]) {

@@ -218,7 +218,9 @@ impl Agent {
         signals: &mut Signals,
     ) -> bool {
         tracing::warn!(collector = %address, again_in_ms = delay.as_millis(), "no identity yet: {words}");
-        let again_at = Some(self.clock.now().boot.after(delay));
+        let now = self.clock.now();
+        self.edit(|board| board.errors.push(now.wall, words.clone()));
+        let again_at = Some(now.boot.after(delay));
         self.show(Stage::Asking { rejoin, last: Some(words), again_at });
         signals.rest(delay).await == Rest::Stopped
     }

@@ -14,7 +14,7 @@ use rollcall_common::{
 };
 use serde::Deserialize;
 
-use super::{ConfigError, Instance, LogFormat, LogLevel, MAIN_FILE, Source};
+use super::{ConfigError, Instance, LocalLayer, LogFormat, LogLevel, MAIN_FILE, Source};
 
 /// The settings of one source; whatever is absent is left to the sources below.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -36,6 +36,7 @@ pub struct Layer {
     pub consume_token_file: Option<bool>,
     pub addresses: Option<Vec<Address>>,
     pub revoked_retry: Option<Period>,
+    pub local: Option<LocalLayer>,
     pub log: Option<LogLayer>,
 }
 
@@ -102,6 +103,7 @@ impl Layer {
             consume_token_file: over.consume_token_file.or(self.consume_token_file),
             addresses: over.addresses.or(self.addresses),
             revoked_retry: over.revoked_retry.or(self.revoked_retry),
+            local: LocalLayer::overlaid(self.local, over.local),
             log,
         }
     }
@@ -175,6 +177,10 @@ pub(super) fn from_environment(source: &dyn Source) -> Found {
         addresses: reader
             .read("ROLLCALL_ADDRESSES", |text| text.split(',').map(|address| parsed(address.trim())).collect()),
         revoked_retry: reader.read("ROLLCALL_REVOKED_RETRY", parsed),
+        local: Some(LocalLayer {
+            http: reader.read("ROLLCALL_LOCAL_HTTP", parsed),
+            http_reports: reader.read("ROLLCALL_LOCAL_HTTP_REPORTS", parsed),
+        }),
         log: Some(LogLayer {
             format: reader.read("ROLLCALL_LOG_FORMAT", word),
             level: reader.read("ROLLCALL_LOG_LEVEL", word),

@@ -14,7 +14,7 @@ use rollcall_common::{
 
 use super::{
     Action, Attempt, Dial, End, Live, Notice, PAUSE_FLOOR, Paper, Phase, REACH_CAP, REACH_FLOOR, SKEW_MS, Session,
-    Then, beats::Beats, millis, pace,
+    Then, beats::Beats, millis, pace, vitals::Told,
 };
 use crate::rotation::Pick;
 
@@ -146,6 +146,7 @@ impl Session {
             address: attempt.address,
             since: now.boot,
             beats,
+            health: Told::default(),
             takes_children: ack.capabilities & capability::CHILDREN != 0,
             batch_no: 0,
             successor: None,

@@ -2,6 +2,7 @@
 
 mod any_history;
 mod certificates;
+mod vitals;
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use rollcall_common::{
     address::Address,
     code::{Advice, Code},
-    health::HostFacts,
+    health::{HealthReport, HostFacts},
     id::{BeatNo, Generation, SessionNo},
     lease::Pace,
     wire::{
@@ -57,6 +57,8 @@ pub enum Event {
     Rejoined(Term),
     /// The host's facts were taken, and differ.
     Facts(Box<HostFacts>),
+    /// What is said of the service beside us, whether or not that differs. The last word counts.
+    Health(HealthReport),
     /// What is said of services of our subtree that have no sidecar of their own, to be said again within the
     /// interval. Forgotten where no collector takes it now: the next round tells all of it again.
     Children {

@@ -56,7 +56,7 @@ fn nothing_said_gives_the_documented_defaults() {
     assert_eq!(config.trust_domain.as_str(), "rollcall.local");
     assert_eq!(config.quic_listen.to_string(), "[::]:7411");
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:7410");
-    assert!(config.advertise.is_empty() && !config.heartbeat_age_metrics);
+    assert!(config.advertise.is_empty() && config.metrics == Extra::default());
     assert_eq!((config.pace.interval_ms, config.pace.ttl_ms), (10_000, 30_000));
     assert_eq!(config.leaf_ttl, Duration::from_secs(7 * 86_400));
     assert!(matches!(config.liveness, Liveness::Memory));
@@ -144,7 +144,8 @@ fn each_key_refuses_what_breaks_its_rule() {
         ("registry = 'sqlite://rel.db'", "must be an absolute path"),
         ("state_dir = 'here'", "must be an absolute path"),
         ("observe_mark = '1h'", "must lie between"),
-        ("heartbeat_age_metrics = 'maybe'", "must be true or false"),
+        ("[metrics]\nservice_ages = 'maybe'", "must be true or false"),
+        ("[metrics]\nservice_ages_most = 0", "must be a whole number"),
         ("log = 'debug'", "must be a table: write [log]"),
         ("log.level = '=='", "write error, warn, info"),
         ("ttl = 30.5", "must be a text, a whole number"),

@@ -53,7 +53,8 @@ impl FromRequestParts<Arc<State>> for Call {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Problem> {
-        let caller = parts.extensions.get::<Caller>().cloned();
+        // Nobody else asks for it: what the guard made is taken, not copied.
+        let caller = parts.extensions.remove::<Caller>();
         let request_id = parts.extensions.get::<RequestId>().cloned();
         let expect = parts.extensions.get::<Expected>().and_then(|expected| expected.0.clone());
         match (caller, request_id) {
@@ -104,6 +105,12 @@ impl Call {
             Some(Seen::look(roster, self.scope(), entry, registry.leases().sight(entry.slot, now)))
         });
         seen.ok_or_else(|| Refusal::UnknownService(key.clone()).into())
+    }
+
+    /// Whether a service is there and within reach.
+    pub(super) fn reaches(&self, key: &ServiceKey) -> bool {
+        let within = |entry: &Entry| self.scope().admits(&entry.row.labels);
+        self.state.registry.read(|roster| roster.get(key).is_some_and(within))
     }
 
     /// Refuses a parent that is not within reach in the words for one that is not there. Callers that reach

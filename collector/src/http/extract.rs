@@ -47,12 +47,16 @@ impl Query {
     /// [`ProblemCode::InvalidQuery`] for what the operation does not declare.
     pub(super) fn read(text: &str, operation: &Operation) -> Result<Self, Problem> {
         let invalid = |detail: String| Problem::new(ProblemCode::InvalidQuery, detail);
-        let uri = Uri::builder().path_and_query(format!("/?{text}")).build();
-        let pairs = uri.map_err(|error| invalid(error.to_string())).and_then(|uri| {
-            axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri)
-                .map_err(|rejection| invalid(rejection.body_text()))
-        });
-        let pairs = pairs?.0;
+        let pairs = if text.is_empty() {
+            Vec::new()
+        } else {
+            let uri = Uri::builder().path_and_query(format!("/?{text}")).build();
+            let pairs = uri.map_err(|error| invalid(error.to_string())).and_then(|uri| {
+                axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri)
+                    .map_err(|rejection| invalid(rejection.body_text()))
+            });
+            pairs?.0
+        };
         let mut once = HashSet::new();
         for (name, _) in &pairs {
             let Some(param) = operation.query_param(name) else {

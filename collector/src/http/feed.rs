@@ -22,6 +22,7 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
+pub(super) use self::follow::Readers;
 use self::{filter::Filter, follow::Follower};
 use super::{
     access::Permission,

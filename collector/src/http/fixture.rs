@@ -208,7 +208,7 @@ pub(crate) fn settings() -> Settings {
         tls: None,
         streams: 3,
         write_within: std::time::Duration::from_secs(5),
-        heartbeat_ages: true,
+        extra: super::Extra { service_ages: Some(10), total_alias: false },
         counted_labels: vec!["site".into()],
     }
 }

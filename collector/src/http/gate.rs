@@ -30,6 +30,17 @@ impl Showing {
         Self { credential: access::bearer(request.headers()), peer }
     }
 
+    /// How whoever sends it means to prove who it is.
+    fn way(&self) -> &'static str {
+        match (&self.credential, self.peer) {
+            (Ok(Some(Shown::Credential(_))), _) => "credential",
+            (Ok(Some(Shown::Token(_))), _) => "token",
+            (Err(_), _) => "damaged",
+            (Ok(None), Some(Peer::Local(_))) => "local",
+            (Ok(None), Some(Peer::Net(_)) | None) => "none",
+        }
+    }
+
     fn ip(&self) -> Option<IpAddr> {
         match self.peer {
             Some(Peer::Net(address)) => Some(address.ip()),
@@ -47,20 +58,35 @@ pub(super) async fn admit(state: &State, operation: &Operation, showing: Showing
     if operation.permission == Permission::Open {
         return Ok(None);
     }
-    let (now, ip) = (state.registry.now(), showing.ip());
-    let caller = identify(state, showing, now).await;
-    let caller = caller.map_err(|problem| {
+    let (now, ip, way) = (state.registry.now(), showing.ip(), showing.way());
+    let caller = identify(state, showing, now).await.map_err(|problem| {
         if problem.code() == ProblemCode::Unauthenticated { failed(state, ip, now, problem) } else { problem }
-    })?;
-    caller.demand(operation.permission)?;
-    if !operation.scoped {
-        caller.demand_everything()?;
-    }
+    });
+    let caller = caller.and_then(|caller| {
+        caller.demand(operation.permission)?;
+        if !operation.scoped {
+            caller.demand_everything()?;
+        }
+        Ok(caller)
+    });
+    state.counts.authenticated(way, outcome(&caller));
+    let caller = caller?;
     if let Via::Credential(id) = caller.via {
         state.uses.note(id, now.wall);
     }
     bootstrap::retire(state, &caller).await;
     Ok(Some(caller))
+}
+
+/// What became of somebody, as it is counted.
+fn outcome(caller: &Result<Caller, Problem>) -> &'static str {
+    let Err(problem) = caller else { return "accepted" };
+    let words = [
+        (ProblemCode::Forbidden, "forbidden"),
+        (ProblemCode::Throttled, "throttled"),
+        (ProblemCode::IssuerUnavailable, "unavailable"),
+    ];
+    words.into_iter().find(|(code, _)| *code == problem.code()).map_or("refused", |(_, word)| word)
 }
 
 async fn identify(state: &State, showing: Showing, now: Now) -> Result<Caller, Problem> {
@@ -79,7 +105,6 @@ async fn identify(state: &State, showing: Showing, now: Now) -> Result<Caller, P
             }
         },
         (None, Some(Peer::Local(uid))) if !local::is_administrator(uid) => {
-            state.counts.unauthenticated.inc();
             tracing::warn!(uid, "a local user that is no administrator was refused");
             let detail = "only root and the collector's own user are administrators here: show a credential";
             Err(Problem::new(ProblemCode::Forbidden, detail))
@@ -98,7 +123,6 @@ async fn identify(state: &State, showing: Showing, now: Now) -> Result<Caller, P
 
 /// Counts a failure, and brakes an address that makes too many.
 fn failed(state: &State, ip: Option<IpAddr>, now: Now, problem: Problem) -> Problem {
-    state.counts.unauthenticated.inc();
     match ip.and_then(|ip| state.note_failure(ip, now.boot)) {
         Some(secs) => {
             Problem::new(ProblemCode::Throttled, "too many failed attempts from this address").retry_after(secs)

@@ -153,7 +153,14 @@ impl Schemas {
         }
         let mut responses = Map::new();
         for answer in &operation.answers {
-            responses.insert(answer.status.to_string(), self.answer(answer));
+            let (status, answer) = (answer.status.to_string(), self.answer(answer));
+            // One status may come in several media types.
+            match responses.get_mut(&status).and_then(|shown| shown.get_mut("content")) {
+                Some(content) => merge(content, answer.get("content")),
+                None => {
+                    responses.insert(status, answer);
+                }
+            }
         }
         let mut problems: BTreeMap<u16, BTreeSet<ProblemCode>> = BTreeMap::new();
         for code in operation.problems() {

@@ -78,15 +78,13 @@ impl Tally {
             *counts.entry(word).or_default() += 1;
         }
     }
+}
 
+#[cfg(test)]
+impl Tally {
     /// The count of a status.
     pub(super) fn status(&self, status: Status) -> u64 {
         self.status.get(status.as_str()).copied().unwrap_or(0)
-    }
-
-    /// How many are being worked on.
-    pub(super) fn maintenance(&self) -> u64 {
-        self.maintenance
     }
 
     /// The count of a presence.

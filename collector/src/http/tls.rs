@@ -124,6 +124,10 @@ impl Certificates {
         let pair = Pair::load(&files)?;
         let current = Arc::new(Current(ArcSwap::from_pointee(pair)));
         let settings = settings(Arc::<Current>::clone(&current))?;
+        let counts = Counts::default();
+        for outcome in ["loaded", "failed"] {
+            drop(counts.reloads.get_or_create(&OutcomeLabel { outcome }));
+        }
         let certificates = Self {
             files,
             current,
@@ -131,7 +135,7 @@ impl Certificates {
             crowd: Mutex::new(Crowd::new(HANDSHAKES, HANDSHAKES_OF_ONE)),
             asked: Notify::new(),
             first,
-            counts: Counts::default(),
+            counts,
         };
         certificates.announce(now);
         Ok(certificates)

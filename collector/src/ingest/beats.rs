@@ -118,7 +118,8 @@ impl Beats<'_> {
         drop(unheard);
         let registry = &self.context.registry;
         let now = registry.now();
-        if let Err(wait) = self.context.lanes(|lanes| lanes.admit(Lane::Hello, now.boot)) {
+        let admitted = self.context.lanes(|lanes| lanes.admit(Lane::Hello, now.boot));
+        if let Err(wait) = self.context.asked("hello", admitted) {
             return Err(Ended::Later(wait));
         }
         let (session, hello) = Session::greet(first, &self.sidecar.service, now.boot).map_err(|code| {

@@ -98,6 +98,7 @@ async fn enroll(
     let refuse = |code| Err(refused(context, code));
     let now = context.registry.now();
     if let Err(wait) = context.lanes(|lanes| lanes.may_prove(from.ip(), now.boot)) {
+        context.registry.metrics().admit("enroll", "refused");
         return Err(busy(context, wait));
     }
     if !context.registry.read(|roster| identities::proves(roster, asked.token, &asked.secret)) {
@@ -108,7 +109,7 @@ async fn enroll(
         return refuse(Code::Denied);
     }
     // Only a proven token takes a place in the lane, so that garbage starves nobody.
-    if let Err(wait) = context.lanes(|lanes| lanes.admit(Lane::Enroll, now.boot)) {
+    if let Err(wait) = context.asked("enroll", context.lanes(|lanes| lanes.admit(Lane::Enroll, now.boot))) {
         return Err(busy(context, wait));
     }
     let Ok(csr) = Ca::read_csr(&asked.csr.0) else {
@@ -211,7 +212,7 @@ async fn rejoin(
     let now = context.registry.now();
     let admitted =
         context.lanes(|lanes| lanes.may_prove(from.ip(), now.boot).and_then(|()| lanes.admit(Lane::Rejoin, now.boot)));
-    if let Err(wait) = admitted {
+    if let Err(wait) = context.asked("rejoin", admitted) {
         return Err(busy(context, wait));
     }
     let Some(exporter) = exporter(connection) else { return refuse(Code::Internal) };

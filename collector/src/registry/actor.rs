@@ -36,7 +36,7 @@ use super::{
     services,
 };
 use crate::{
-    metrics::{Metrics, PresenceLabel, TransitionLabel},
+    metrics::{self, Metrics, PresenceLabel, TransitionLabel},
     store::{
         RegistryStore, StoreError,
         rows::{Applied, AuditDraft, BlindRow, BlindScope, Change, IntervalRow, Write},
@@ -49,8 +49,13 @@ const MAILBOX: usize = 8_192;
 const MAX_JOBS: usize = 4_096;
 /// Changes in one group commit.
 const MAX_BATCH: usize = 1_024;
+/// Rows of the changes in one group commit, audit events included: it bounds how long the next one waits. A change
+/// that is larger by itself goes alone.
+const MAX_WEIGHT: usize = 4_096;
 /// Requests that one batch may plan in vain, because they stand on what it changes.
 const MAX_PUT_OFF: usize = 64;
+/// Audit notices in one group commit.
+const MAX_AUDITS_AT_ONCE: usize = 1_024;
 /// Presence rows in one group commit.
 const MAX_ROWS: usize = 2_048;
 /// How often a request is planned again before it is refused as busy.
@@ -215,6 +220,7 @@ impl Actor {
                 }
             }
             self.launch();
+            self.count_queues();
         }
         self.finish(mails).await;
     }
@@ -395,7 +401,7 @@ impl Actor {
             Sense::Credit(gap) => {
                 let millis = u64::try_from(gap.length.as_millis()).unwrap_or(u64::MAX);
                 self.shared.leases.credit(millis);
-                self.metrics.credited_ms.inc_by(millis);
+                self.metrics.credited_seconds.inc_by(gap.length.as_secs_f64());
                 self.went_blind(self.own_scope(), gap.from, gap.to, "stall");
             }
             Sense::Unobservable(gap) => {
@@ -626,8 +632,17 @@ impl Actor {
         }
     }
 
+    fn count_queues(&self) {
+        let queues = &self.metrics.queues;
+        metrics::set(&queues.mailbox, self.mail.len());
+        metrics::set(&queues.requests, self.jobs.len());
+        metrics::set(&queues.activations, self.waking.len());
+        metrics::set(&queues.notes, self.notes.len());
+        metrics::set(&queues.audit, self.audits.len());
+    }
+
     fn count_unrecorded(&self) {
-        self.metrics.unrecorded.set(i64::try_from(self.history.len()).unwrap_or(i64::MAX));
+        metrics::set(&self.metrics.unrecorded, self.history.len());
     }
 
     fn look<T>(&self, slot: Slot, look: impl FnOnce(&Entry) -> T) -> Option<T> {

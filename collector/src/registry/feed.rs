@@ -110,6 +110,12 @@ impl Feed {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).range()
     }
 
+    /// When the first event happened that waits for whoever stands at a position; `None` = nothing waits.
+    #[must_use]
+    pub fn waits_since(&self, at: Seq) -> Option<Timestamp> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).waits_since(at)
+    }
+
     /// What it holds.
     #[must_use]
     pub fn depth(&self) -> Depth {

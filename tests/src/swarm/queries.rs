@@ -1,8 +1,9 @@
 //! Operators and programs that ask: each kind of query by many callers at once, and how long it took.
 //!
 //! It asks for what `rollcall-swarm tree` registers, and knows nothing of how the collector finds it. A caller
-//! thinks between two questions; without a pause a closed loop would measure its own queue. Judges nothing but
-//! that every answer was one.
+//! thinks between two questions, now longer and now shorter: callers that began together would otherwise go on asking
+//! together, and measure their own queue, as a closed loop without a pause does. Judges nothing but that every
+//! answer was one.
 
 use std::{
     sync::{
@@ -32,7 +33,7 @@ const KEPT: usize = 200_000;
 pub struct Plan {
     /// Callers at once.
     pub clients: u32,
-    /// What a caller thinks between an answer and the next question.
+    /// What a caller thinks between an answer and the next question, on average: half of it to one and a half times.
     pub think: Duration,
     /// How long each kind of query is asked.
     pub each: Duration,
@@ -57,6 +58,8 @@ pub struct Taken {
     pub max_us: u32,
     /// Microseconds of the collector's CPU time for an answer.
     pub cpu_us: Option<u64>,
+    /// The same of the callers, who live on the same host.
+    pub own_cpu_us: u64,
     /// Bytes of an answer, on average.
     pub bytes: u64,
 }
@@ -137,7 +140,7 @@ where
     F: Fn(u64) -> String + Send + Sync + ?Sized + 'static,
 {
     let numbers = Arc::new(AtomicU64::new(0));
-    let before = plan.collector.map(Pid::cpu).transpose()?;
+    let (before, own) = (plan.collector.map(Pid::cpu).transpose()?, Pid::own().cpu()?);
     let mut callers = JoinSet::new();
     for _ in 0..plan.clients {
         let (api, path, numbers, think, each) =
@@ -145,6 +148,7 @@ where
         callers.spawn(async move {
             let end = SystemClock.now().boot.after(each);
             let (mut times, mut bytes, mut wrong) = (Vec::new(), 0_u64, None);
+            tokio::time::sleep(think.mul_f64(fastrand::f64())).await;
             while SystemClock.now().boot < end {
                 let asked = begin();
                 match api.size(&path(numbers.fetch_add(1, Relaxed))).await {
@@ -152,7 +156,9 @@ where
                     Err(error) => wrong = Some(format!("{error:#}")),
                 }
                 times.push(u32::try_from(asked.elapsed().as_micros()).unwrap_or(u32::MAX));
-                tokio::time::sleep(think).await;
+                if !think.is_zero() {
+                    tokio::time::sleep(think / 2 + think.mul_f64(fastrand::f64())).await;
+                }
             }
             (times, bytes, wrong)
         });
@@ -164,7 +170,7 @@ where
         bytes += size;
         wrong = wrong.or(failed);
     }
-    let cpu = plan.collector.map(Pid::cpu).transpose()?;
+    let (cpu, own) = (plan.collector.map(Pid::cpu).transpose()?, Pid::own().cpu()?.saturating_sub(own));
     ensure!(!times.is_empty(), "{query}: nobody asked");
     times.sort_unstable();
     let answers = numbers.load(Relaxed).max(1);
@@ -176,12 +182,15 @@ where
         p50_us: at(50),
         p99_us: at(99),
         max_us: at(100),
-        cpu_us: cpu
-            .zip(before)
-            .map(|(cpu, before)| u64::try_from(cpu.saturating_sub(before).as_micros()).unwrap_or(u64::MAX) / answers),
+        cpu_us: cpu.zip(before).map(|(cpu, before)| micros(cpu.saturating_sub(before)) / answers),
+        own_cpu_us: micros(own) / answers,
         bytes: bytes / answers,
     };
     Ok((taken, wrong.map(|why| format!("{query}: {why}"))))
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The collector's clock counts milliseconds; here tenths of one matter.
@@ -195,9 +204,9 @@ impl Figures for Report {
         let ms = |us: u32| format!("{:.1}", f64::from(us) / 1_000.0);
         let shown = |taken: &Taken| {
             let cpu = taken.cpu_us.map_or_else(|| "–".into(), |us| us.to_string());
-            let Taken { p50_us, p99_us, max_us, bytes, answers, .. } = taken;
+            let Taken { p50_us, p99_us, max_us, own_cpu_us, bytes, answers, .. } = taken;
             format!(
-                "{} / {} / {} ms, {cpu} us CPU, {bytes} B, {answers} answers",
+                "{} / {} / {} ms, {cpu} us CPU ({own_cpu_us} of the callers), {bytes} B, {answers} answers",
                 ms(*p50_us),
                 ms(*p99_us),
                 ms(*max_us)

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod idp;
+mod metrics;
 mod routes;
 mod scene;
 mod secrets;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use rollcall_common::health::{Health, HealthReport, Text};
 
 use super::*;
 
@@ -27,6 +28,7 @@ enum Step {
     Addresses(u8),
     Retry,
     Facts,
+    Health(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -47,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..3).prop_map(Step::Addresses),
         1 => Just(Step::Retry),
         1 => Just(Step::Facts),
+        2 => (0usize..4).prop_map(Step::Health),
     ]
 }
 
@@ -193,6 +196,10 @@ impl Oracle {
             }
             Step::Retry => self.tell(Event::Retry),
             Step::Facts => self.tell(Event::Facts(Box::default())),
+            Step::Health(n) => {
+                let health = Health::ALL[n];
+                self.tell(Event::Health(HealthReport { health, reason: Text::default() }));
+            }
         }
     }
 }

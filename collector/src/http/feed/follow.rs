@@ -1,6 +1,14 @@
 //! One reader of the stream, from `hello` to its end.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -33,6 +41,39 @@ pub(super) fn is_in(call: &Call) -> bool {
         .read(|roster| roster.credential(id).is_some_and(|row| row.revoked_at.is_none() && !over(row.expires_at)))
 }
 
+/// Where the readers of the stream stand; for metrics alone. Bounded by the places of streams.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Readers(Mutex<(u64, BTreeMap<u64, Arc<AtomicU64>>)>);
+
+impl Readers {
+    fn join(self: &Arc<Self>, at: Seq) -> Standing {
+        let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.0 += 1;
+        let (no, place) = (readers.0, Arc::new(AtomicU64::new(at.0)));
+        readers.1.insert(no, Arc::clone(&place));
+        Standing { readers: Arc::clone(self), no, at: place }
+    }
+
+    /// The position of whoever is furthest behind.
+    pub(in crate::http) fn last(&self) -> Option<Seq> {
+        let readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.1.values().map(|at| Seq(at.load(Relaxed))).min()
+    }
+}
+
+/// A reader's place among the others; given up when dropped.
+struct Standing {
+    readers: Arc<Readers>,
+    no: u64,
+    at: Arc<AtomicU64>,
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.readers.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.no);
+    }
+}
+
 pub(super) struct Follower {
     call: Call,
     filter: Filter,
@@ -46,6 +87,7 @@ pub(super) struct Follower {
     beat: Interval,
     ask: Interval,
     seat: Arc<Seat>,
+    standing: Standing,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -76,7 +118,10 @@ impl Follower {
             ticks
         };
         let (beat, ask) = (ticks(BEAT_EVERY), ticks(ASK_EVERY));
-        Self { call, filter, epoch, at, gone, begun: false, ended: false, head, beat, ask, seat, _permit: permit }
+        // Whoever is told at once that its position is gone is not behind.
+        let standing = call.state.readers.join(if gone { feed.range().1 } else { at });
+        let (begun, ended) = (false, false);
+        Self { call, filter, epoch, at, gone, begun, ended, head, beat, ask, seat, standing, _permit: permit }
     }
 
     /// The stream's body.
@@ -106,7 +151,7 @@ impl Follower {
                 }
                 Next::Batch(batch) => {
                     let frames = self.filter.frames(&batch, self.at);
-                    self.at = batch.last();
+                    self.move_to(batch.last());
                     if !frames.is_empty() {
                         self.beat.reset();
                         return Some(frames);
@@ -115,13 +160,18 @@ impl Follower {
                     tokio::task::yield_now().await;
                 }
                 Next::Wait(upto) => {
-                    self.at = upto;
+                    self.move_to(upto);
                     if let Some(said) = self.wait().await {
                         return Some(said);
                     }
                 }
             }
         }
+    }
+
+    fn move_to(&mut self, at: Seq) {
+        self.at = at;
+        self.standing.at.store(at.0, Relaxed);
     }
 
     /// Waits for something new; answers with what there is to say meanwhile.

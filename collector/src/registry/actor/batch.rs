@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_BATCH, MAX_PLANS, MAX_PUT_OFF, MAX_ROWS, Note, RENEW_AGAIN};
+use super::{
+    AFTER_FAILURE, Actor, COMMIT_WITHIN, MAX_AUDITS_AT_ONCE, MAX_BATCH, MAX_PLANS, MAX_PUT_OFF, MAX_ROWS, MAX_WEIGHT,
+    Note, RENEW_AGAIN,
+};
 use rollcall_common::{id::ServiceKey, lifecycle::Status, time::BootTime};
 
 use crate::{
@@ -79,7 +82,7 @@ impl Actor {
         let shared = Arc::clone(&self.shared);
         let roster = shared.roster.read().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
-        let mut put_off = Vec::new();
+        let (mut put_off, mut load) = (Vec::new(), Load::default());
         while changes.len() < MAX_BATCH && put_off.len() < MAX_PUT_OFF {
             let Some((mut job, plans)) = self.jobs.pop_front() else { break };
             if plans >= MAX_PLANS {
@@ -88,11 +91,17 @@ impl Actor {
             }
             match job.plan(World { roster: &roster, now }) {
                 Some(change) if change.writes.is_empty() && change.audit.is_empty() => job.finish(Ok(())),
+                Some(change) if !load.takes(&change) => {
+                    // First come, first served: what fits behind it does not overtake it.
+                    put_off.push((job, plans));
+                    break;
+                }
                 Some(change) if !ground.bears(&change, &roster) => {
                     // It was planned on what this very batch changes: the next one takes it.
                     put_off.push((job, plans));
                 }
                 Some(change) => {
+                    load.add(&change);
                     changes.push(change);
                     owners.push(Owner::Job(job, plans + 1));
                 }
@@ -103,13 +112,14 @@ impl Actor {
             self.jobs.push_front(job);
         }
         let mut put_off = Vec::new();
-        while changes.len() < MAX_BATCH {
+        while changes.len() < MAX_BATCH && !load.is_full() {
             let Some(slot) = self.waking.pop_first() else { break };
             let seen = shared.leases.sight(slot, now.boot).and_then(|sight| sight.last_seen(now)).unwrap_or(now.wall);
             let reporter = self.reporter(slot);
             let change = roster.at(slot).and_then(|entry| activation(&roster, entry, reporter.as_ref(), seen));
             let Some(change) = change else { continue };
             if ground.bears(&change, &roster) {
+                load.add(&change);
                 changes.push(change);
                 owners.push(Owner::Waking(slot));
             } else {
@@ -117,12 +127,14 @@ impl Actor {
             }
         }
         self.waking.extend(put_off);
-        while changes.len() < MAX_BATCH {
+        while changes.len() < MAX_BATCH && !load.is_full() {
             let Some((slot, note)) = self.notes.pop_first() else { break };
             if let Some(entry) = roster.at(slot) {
                 let service = entry.row.key.clone();
                 let write = Write::Note { service, health: note.health.clone(), facts: note.facts.clone() };
-                changes.push(Change { writes: vec![write], audit: Vec::new() });
+                let change = Change { writes: vec![write], audit: Vec::new() };
+                load.add(&change);
+                changes.push(change);
                 owners.push(Owner::Note(slot, note));
             }
         }
@@ -133,7 +145,7 @@ impl Actor {
             owners.push(Owner::Rows(rows));
         }
         if !self.audits.is_empty() {
-            let audit: Vec<_> = self.audits.drain(..).collect();
+            let audit: Vec<_> = self.audits.drain(..self.audits.len().min(MAX_AUDITS_AT_ONCE)).collect();
             changes.push(Change { writes: Vec::new(), audit: audit.clone() });
             owners.push(Owner::Audits(audit));
         }
@@ -164,6 +176,8 @@ impl Actor {
         };
         self.metrics.commits.inc();
         self.metrics.commit_seconds.observe(done.took.as_secs_f64());
+        let rows: usize = done.changes.iter().map(Load::of).sum();
+        self.metrics.commit_rows.observe(u32::try_from(rows).unwrap_or(u32::MAX).into());
         match done.outcome {
             Ok(outcomes) => {
                 self.store_is(Ok(()));
@@ -269,6 +283,29 @@ impl Actor {
                 }
             }
         }
+    }
+}
+
+/// How many rows a batch writes: what its commit takes follows from that, not from the number of its changes.
+#[derive(Debug, Default)]
+struct Load(usize);
+
+impl Load {
+    fn of(change: &Change) -> usize {
+        change.writes.len() + change.audit.len()
+    }
+
+    /// Whether there is room for a change. Whatever it weighs, it may go alone.
+    fn takes(&self, change: &Change) -> bool {
+        self.0 == 0 || self.0 + Self::of(change) <= MAX_WEIGHT
+    }
+
+    fn add(&mut self, change: &Change) {
+        self.0 += Self::of(change);
+    }
+
+    fn is_full(&self) -> bool {
+        self.0 >= MAX_WEIGHT
     }
 }
 

@@ -153,6 +153,13 @@ impl Ring {
         (self.floor, self.published)
     }
 
+    /// When the first event happened that was handed out and lies behind a position.
+    pub(super) fn waits_since(&self, at: Seq) -> Option<Timestamp> {
+        let first = self.batches.partition_point(|batch| batch.last() <= at);
+        let batch = self.batches.get(first)?;
+        batch.events.get(batch.events.partition_point(|kept| kept.seq <= at)).map(|kept| kept.at)
+    }
+
     pub(super) fn depth(&self) -> Depth {
         Depth {
             events: self.events,

@@ -271,6 +271,14 @@ impl Index {
         numbered.filter_map(|(n, kind)| Some((Slot(u32::try_from(n).ok()?), (*kind)?)))
     }
 
+    /// Up to `most` slots from the `from`th on that hold a service, with its kind; `None` = there are none behind it.
+    pub fn slots_from(&self, from: usize, most: usize) -> Option<impl Iterator<Item = (Slot, Kind)>> {
+        let some =
+            self.kinds.get(from..from.saturating_add(most).min(self.kinds.len())).filter(|some| !some.is_empty())?;
+        let numbered = some.iter().enumerate();
+        Some(numbered.filter_map(move |(n, kind)| Some((Slot(u32::try_from(from + n).ok()?), (*kind)?))))
+    }
+
     /// The texts, to be searched without holding the roster.
     #[must_use]
     pub fn texts(&self) -> Vec<std::sync::Arc<Segment>> {
