@@ -1,7 +1,7 @@
 # The recipes of the house. CI runs these very ones: see .ci/run.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup-test bench bench-registry soak fuzz fuzz-api packages lint doc deny
+.PHONY: help run test setup-test bench bench-registry soak fuzz fuzz-api packages packages-static test-packages lint doc deny
 
 CARGO ?= cargo
 
@@ -35,8 +35,14 @@ fuzz-api: ## Requests made out of the OpenAPI document, against a running collec
 fuzz: ## Every fuzz target for FUZZ_SECONDS (600) each; needs a nightly toolchain
 	@fuzz/run.sh
 
-packages: ## deb and rpm: not yet
-	@echo "make packages: not yet. packaging/ holds the units and the default configuration." >&2; exit 1
+packages: ## deb and rpm of both programs, reproducible, in target/packages
+	@CARGO="$(CARGO)" packaging/build.sh
+
+packages-static: ## The same for distributions with an older C library: target/packages/static
+	@CARGO="$(CARGO)" packaging/build.sh --static
+
+test-packages: ## Their life on booted systems, as root: install, reboot, hang, upgrade, purge, a cut cable; about ten minutes
+	@CARGO="$(CARGO)" packaging/boot/test.sh
 
 lint: ## Formatting and lints, warnings refused
 	$(CARGO) fmt --all --check

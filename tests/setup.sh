@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# Installs what the tests need from the distribution, where it may: as root, or through sudo without a
-# password. Where it may not, a missing program is a failure that names the package, never a skip.
+# Installs what is needed from the distribution, where it may: as root, or through sudo without a password. Where it
+# may not, a missing program is a failure that names the package, never a skip.
+#
+#   tests/setup.sh [PROGRAM:PACKAGE …]     without any: what the tests need
 set -euo pipefail
 
 # Servers are where an ordinary user does not look.
 PATH=$PATH:/usr/sbin:/sbin
 
 # program:package
-needed=(redis-server:redis-server curl:curl ssh:openssh-client sshd:openssh-server script:bsdutils)
+needed=("$@") wants_promtool=no
+if [ $# -eq 0 ]; then
+  needed=(redis-server:redis-server curl:curl ssh:openssh-client sshd:openssh-server script:bsdutils shellcheck:shellcheck)
+  wants_promtool=yes
+fi
 # Of Prometheus only promtool is wanted, no server: it is taken out of its package and laid here.
 tools=${CARGO_TARGET_DIR:-$(cd "$(dirname "$0")/.." && pwd)/target}/tools
 
@@ -15,15 +21,15 @@ missing=()
 for pair in "${needed[@]}"; do
   command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
-has_promtool() { command -v promtool >/dev/null || [ -x "$tools/promtool" ]; }
+has_promtool() { [ $wants_promtool = no ] || command -v promtool >/dev/null || [ -x "$tools/promtool" ]; }
 if [ ${#missing[@]} -eq 0 ] && has_promtool; then exit 0; fi
 
 give_up() {
-  echo "the tests need $1, and $2: apt-get install $1" >&2
+  echo "this needs $1, and $2: apt-get install $1" >&2
   exit 1
 }
 
-command -v apt-get >/dev/null || give_up "${missing[*]-} promtool" "this is no Debian, so install the like of it yourself"
+command -v apt-get >/dev/null || give_up "${missing[*]-promtool}" "this is no Debian, so install the like of it yourself"
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
   as_root=(sudo -n)
@@ -35,7 +41,7 @@ update() { "${as_root[@]}" true 2>/dev/null && "${apt_get[@]}" update >/dev/null
 if [ ${#missing[@]} -gt 0 ]; then
   "${as_root[@]}" true 2>/dev/null || give_up "${missing[*]}" "installing takes root or sudo without a password"
   echo "installing ${missing[*]}"
-  # The package starts its server at once; the tests start their own.
+  # A package of a server starts it at once; the tests start their own.
   "${apt_get[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null ||
     { update && "${apt_get[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null; } ||
     give_up "${missing[*]}" "apt-get could not install it"

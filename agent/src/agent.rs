@@ -223,7 +223,9 @@ impl Agent {
             let (board, health, clock) = (Arc::clone(&self.board), self.health.clone(), Arc::clone(&self.clock));
             tasks.spawn(local.serve(House::new(board, health, clock, self.config.local.http_reports)));
         }
-        tasks.spawn(systemd::feed_watchdog());
+        if let Some(every) = systemd::watchdog_period() {
+            signals.feed_watchdog(every);
+        }
         self.systemd.ready();
         let outcome = self.lead(&mut signals).await;
         self.show(Stage::Stopping);

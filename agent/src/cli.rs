@@ -8,7 +8,7 @@ mod status;
 use std::{
     collections::BTreeMap,
     io::Write,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
 };
@@ -25,7 +25,7 @@ pub use self::{enroll::EnrollArgs, report::ReportArgs, reset::ResetArgs};
 
 use crate::{
     agent::{Fault, disagreements},
-    config::{Config, HostSource, Layer, LocalLayer, LogFormat, LogLayer, LogLevel, Period, Problems, RUNTIME_SOCKET},
+    config::{Config, HostSource, Instance, Layer, LocalLayer, LogFormat, LogLayer, LogLevel, Period, Problems},
     doctor::{Outcome, diagnose},
     machine::{Belonging, Machine, belonging},
     probe::plan::Probe,
@@ -80,6 +80,10 @@ First start:
 
 The token is looked for in the systemd credential `token`, then in the token file, then in
 ROLLCALL_TOKEN; never on the command line, which every user of this host can read.
+
+Several on one host: `systemctl enable --now rollcall-agent@blue` runs another one, with
+/etc/rollcall/agent/blue.toml and /etc/rollcall/agent/blue.token; ask it with
+`rollcall-agent status --instance blue`.
 
 Settings come from defaults, /etc/rollcall/agent.toml, /etc/rollcall/agent.d/*.toml in
 name order, ROLLCALL_* variables (ROLLCALL_KIND, ROLLCALL_STATE_DIR, ...), and flags.
@@ -172,6 +176,10 @@ pub enum Output {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Settings")]
 struct Settings {
+    /// Which of several sidecars on this host, as in rollcall-agent@NAME.service: reads
+    /// /etc/rollcall/agent/NAME.toml and NAME.token, keeps its state in /var/lib/rollcall-agent@NAME
+    #[arg(long, global = true, value_name = "NAME")]
+    instance: Option<Instance>,
     /// Main configuration file [default: /etc/rollcall/agent.toml]; fragments are beside it in agent.d/
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -261,7 +269,7 @@ impl Cli {
     /// Where the sidecar may answer. The packaged service's socket is known to systemd only: that one too, unless told
     /// otherwise.
     fn sockets(&self, config: &Config) -> Vec<PathBuf> {
-        let packaged = Path::new(RUNTIME_SOCKET).exists().then(|| PathBuf::from(RUNTIME_SOCKET));
+        let packaged = config.packaged_socket.exists().then(|| config.packaged_socket.clone());
         let told = self.settings.socket.is_some() || self.settings.state_dir.is_some();
         let also = packaged.filter(|packaged| !told && *packaged != config.socket);
         std::iter::once(config.socket.clone()).chain(also).collect()
@@ -384,6 +392,7 @@ impl Settings {
             (!pairs.is_empty()).then(|| pairs.iter().cloned().collect())
         };
         Layer {
+            instance: self.instance.clone(),
             kind: self.kind,
             id: self.id.clone(),
             parent: self.parent.clone(),

@@ -6,6 +6,7 @@
 //! only the places where it may be found are.
 
 mod announce;
+mod instance;
 mod layer;
 mod local;
 mod probes;
@@ -33,6 +34,7 @@ use serde::Deserialize;
 
 use self::announce::{with_names, with_places};
 pub use self::{
+    instance::Instance,
     layer::{EnrollmentLayer, Layer, LogLayer, Period},
     local::{LocalLayer, LocalPort},
 };
@@ -137,6 +139,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where `status` is answered.
     pub socket: PathBuf,
+    /// Where the packaged service of that instance answers it, which only systemd tells a sidecar.
+    pub packaged_socket: PathBuf,
     /// The loopback port of the local service, if there is one.
     pub local: LocalPort,
     /// Whether the identity belongs to this machine alone.
@@ -280,14 +284,19 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 impl Config {
-    /// Reads all sources. `file` is the main file that a flag names; `flags` win over everything.
+    /// Reads all sources. `file` is the main file that a flag names, or else that of the instance which they name;
+    /// `flags` win over everything.
     ///
     /// # Errors
     /// [`Problems`] with all that is wrong, not only the first.
     pub fn load(source: &dyn Source, file: Option<&Path>, flags: Layer) -> Result<Self, Problems> {
         let mut problems = Vec::new();
         let mut all = Layer::default();
-        for layer in layer::from_files(source, file).into_iter().chain([layer::from_environment(source)]) {
+        let of_instance = flags.instance.as_ref().map(Instance::config_file);
+        for layer in layer::from_files(source, file.or(of_instance.as_deref()))
+            .into_iter()
+            .chain([layer::from_environment(source)])
+        {
             match layer {
                 Ok(layer) => all = all.overlaid(layer),
                 Err(found) => problems.extend(found),
@@ -315,8 +324,15 @@ impl Config {
     }
 
     fn of(source: &dyn Source, all: Layer, labels: Pairs, metadata: Pairs) -> Self {
-        let state_dir = all.state_dir.unwrap_or_else(|| given_by_systemd(source, "STATE_DIRECTORY", STATE_DIR));
-        let socket = all.socket.unwrap_or_else(|| default_socket(source, &state_dir));
+        let instance = all.instance.as_ref();
+        let packaged_dir = instance.map_or_else(|| STATE_DIR.into(), Instance::state_dir);
+        let packaged_socket = instance.map_or_else(|| RUNTIME_SOCKET.into(), Instance::socket);
+        let token_file = instance.map_or_else(|| TOKEN_FILE.into(), Instance::token_file);
+        let state_dir = all
+            .state_dir
+            .unwrap_or_else(|| given_by_systemd(source, "STATE_DIRECTORY").unwrap_or_else(|| packaged_dir.clone()));
+        let packaged = (state_dir == packaged_dir).then_some(&packaged_socket);
+        let socket = all.socket.unwrap_or_else(|| default_socket(source, &state_dir, packaged));
         let log = all.log.unwrap_or_default();
         let enrollment = all.enrollment.unwrap_or_default();
         Self {
@@ -328,6 +344,7 @@ impl Config {
             metadata,
             state_dir,
             socket,
+            packaged_socket,
             local: all.local.unwrap_or_default().port(),
             bind_machine: all.bind_machine.unwrap_or(true),
             machine_id_file: source
@@ -336,7 +353,7 @@ impl Config {
                 .map(PathBuf::from),
             token: TokenPlaces {
                 credential: source.variable("CREDENTIALS_DIRECTORY").map(|dir| PathBuf::from(dir).join("token")),
-                file: all.token_file.unwrap_or_else(|| TOKEN_FILE.into()),
+                file: all.token_file.unwrap_or(token_file),
                 environment: source.variable("ROLLCALL_TOKEN").map(SecretString::from),
                 consume_file: all.consume_token_file.unwrap_or(false),
             },
@@ -370,20 +387,18 @@ fn whereabouts(source: &dyn Source, all: &mut Layer) -> Result<Option<String>, S
 }
 
 /// systemd may give several directories; the first is ours.
-fn given_by_systemd(source: &dyn Source, variable: &str, otherwise: &str) -> PathBuf {
+fn given_by_systemd(source: &dyn Source, variable: &str) -> Option<PathBuf> {
     let given = source.variable(variable).and_then(|all| all.split(':').next().map(PathBuf::from));
-    given.filter(|dir| dir.is_absolute()).unwrap_or_else(|| otherwise.into())
+    given.filter(|dir| dir.is_absolute())
 }
 
 /// The packaged service's socket for root with the packaged state directory; otherwise beside the state,
 /// so that several sidecars on one host do not meet.
-fn default_socket(source: &dyn Source, state_dir: &Path) -> PathBuf {
-    if source.variable("RUNTIME_DIRECTORY").is_some() {
-        given_by_systemd(source, "RUNTIME_DIRECTORY", "/run/rollcall-agent").join(SOCKET_NAME)
-    } else if source.is_root() && state_dir == Path::new(STATE_DIR) {
-        RUNTIME_SOCKET.into()
-    } else {
-        state_dir.join(SOCKET_NAME)
+fn default_socket(source: &dyn Source, state_dir: &Path, packaged: Option<&PathBuf>) -> PathBuf {
+    match (given_by_systemd(source, "RUNTIME_DIRECTORY"), packaged) {
+        (Some(dir), _) => dir.join(SOCKET_NAME),
+        (None, Some(packaged)) if source.is_root() => packaged.clone(),
+        (None, Some(_) | None) => state_dir.join(SOCKET_NAME),
     }
 }
 

@@ -1,11 +1,17 @@
 //! What the host asks of the process: stop, or try right now.
+//!
+//! Whoever waits here is alive: the service manager's watchdog is fed while somebody listens, and only then. All
+//! waiting of a sidecar's loop listens, so that a loop which hangs goes hungry.
 
 use std::{io, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    time::{Interval, MissedTickBehavior},
 };
+
+use crate::local::systemd;
 
 /// A request of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +24,10 @@ pub enum Signal {
 
 /// A queue of requests. Its sender may be anybody: the process's signals, or a test.
 #[derive(Debug)]
-pub struct Signals(mpsc::Receiver<Signal>);
+pub struct Signals {
+    asked: mpsc::Receiver<Signal>,
+    feeding: Option<Interval>,
+}
 
 /// Requests that may wait; more of them would ask for nothing new, and are dropped.
 const WAITING: usize = 8;
@@ -39,12 +48,30 @@ impl Signals {
     #[must_use]
     pub fn channel() -> (mpsc::Sender<Signal>, Self) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        (sender, Self(receiver))
+        (sender, Self { asked: receiver, feeding: None })
+    }
+
+    /// Feeds the watchdog so often from now on, while somebody listens.
+    pub fn feed_watchdog(&mut self, every: Duration) {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.feeding = Some(ticks);
     }
 
     /// The next request; once nobody can ask any more, that is a stop. Cancel-safe.
     pub async fn next(&mut self) -> Signal {
-        self.0.recv().await.unwrap_or(Signal::Stop)
+        loop {
+            let feeding = async {
+                match &mut self.feeding {
+                    Some(ticks) => ticks.tick().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                signal = self.asked.recv() => return signal.unwrap_or(Signal::Stop),
+                _ = feeding => systemd::feed_watchdog(),
+            }
+        }
     }
 
     /// Works until done; `None` where the process stops before.
@@ -86,5 +113,30 @@ pub async fn pass_on(to: mpsc::Sender<Signal>) -> io::Result<()> {
         };
         // A full queue asks for the same already.
         let _ = to.try_send(asked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A few turns of the runtime.
+    async fn signals_pass() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn feeding_ends_no_wait_and_loses_no_request() {
+        let (sender, mut signals) = Signals::channel();
+        signals.feed_watchdog(Duration::from_millis(1));
+        assert_eq!(signals.rest(Duration::from_millis(20)).await, Rest::Over);
+        sender.send(Signal::Retry).await.unwrap();
+        assert_eq!(signals.rest(Duration::from_secs(60)).await, Rest::Hurried);
+        let outcome = signals.unless_stopped(signals_pass()).await;
+        assert_eq!(outcome, Some(()));
+        drop(sender);
+        assert_eq!(signals.next().await, Signal::Stop);
     }
 }

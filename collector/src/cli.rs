@@ -378,7 +378,8 @@ pub fn fail(exit: Exit, why: &str) -> ExitCode {
 }
 
 /// The grammar. Flags that reach a collector are hidden where there is none to reach.
-fn grammar() -> clap::Command {
+#[must_use]
+pub fn grammar() -> clap::Command {
     let mut grammar = Cli::command();
     grammar.build();
     for local in ["serve", "check", "completions", "setup"] {

@@ -12,7 +12,7 @@
 //! | [`redis`] | a real redis-server |
 //! | [`lab`] | a collector in this process, with another clock or store |
 //! | [`swarm`] | the load generator |
-//! | [`lab`] | a collector in this process, with another clock or store |
+//! | [`papers`] | what a package carries beside its program |
 //! | [`world`] | collector and sidecars as processes, the API, the logs |
 
 pub mod fleet;
@@ -21,6 +21,7 @@ pub mod forge;
 pub mod impostor;
 pub mod lab;
 pub mod net;
+pub mod papers;
 pub mod peer;
 pub mod redis;
 pub mod swarm;

@@ -1,14 +1,16 @@
 //! What the packages ship says the truth: the default configurations are accepted as they stand, with every
-//! line of theirs uncommented, and then still mean the defaults; the units start what exists.
+//! line of theirs uncommented, and then still mean the defaults; the units start what exists, where the programs
+//! look for it; the scripts are sound. What they do on a real system is `make test-packages`' matter.
 #![expect(clippy::expect_used, reason = "a test's own preparation fails loudly")]
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use rollcall_agent::config as agent;
-use rollcall_collector::{admission, config as collector, http};
+use rollcall_collector::{admission, config as collector, http, ingest};
 
 /// A host that has one file.
 struct OneFile(String);
@@ -138,13 +140,100 @@ fn the_units_start_what_exists() {
     let words = started_by("rollcall-agent.service");
     assert!(rollcall_agent::cli::Cli::try_parse_from(&words).is_ok(), "{words:?}");
     assert!(words.contains(&agent::MAIN_FILE.to_owned()), "{words:?}");
+    let words: Vec<String> =
+        started_by("rollcall-agent@.service").iter().map(|word| word.replace("%i", "blue")).collect();
+    assert!(rollcall_agent::cli::Cli::try_parse_from(&words).is_ok(), "{words:?}");
     let words = started_by("rollcall-collector.service");
     assert!(words.contains(&collector::DEFAULT_FILE.to_owned()), "{words:?}");
     // A restart is no cure for what the programs answer with 78, and both notify.
-    for unit in ["rollcall-agent.service", "rollcall-collector.service"] {
+    for unit in ["rollcall-agent.service", "rollcall-agent@.service", "rollcall-collector.service"] {
         let text = shipped(&format!("systemd/{unit}"));
         for line in ["Type=notify", "RestartPreventExitStatus=78", "UMask=0077", "StateDirectoryMode=0700"] {
             assert!(text.lines().any(|have| have == line), "{unit} lacks {line}");
         }
     }
+}
+
+/// A file of `systemd/` as lines of meaning.
+fn meaning(unit: &str) -> Vec<String> {
+    shipped(&format!("systemd/{unit}")).lines().filter(|line| !line.starts_with('#')).map(Into::into).collect()
+}
+
+/// The units and the programs, which meet by names alone.
+#[test]
+fn the_units_and_the_programs_name_the_same_places() {
+    let dir_of = |path: &Path| path.parent().expect("a parent").to_owned();
+    let main = meaning("rollcall-agent.service");
+    let says = |unit: &[String], line: String| assert!(unit.contains(&line), "no line {line}");
+    let base = |path: &str| Path::new(path).file_name().expect("a name").to_string_lossy().into_owned();
+    says(&main, format!("StateDirectory={}", base(agent::STATE_DIR)));
+    says(&main, format!("RuntimeDirectory={}", base(&dir_of(Path::new(agent::RUNTIME_SOCKET)).to_string_lossy())));
+    says(&main, format!("LoadCredential=token:{}", agent::TOKEN_FILE));
+    says(&meaning("rollcall-agent-token.path"), format!("PathChanged={}", agent::TOKEN_FILE));
+    let blue: agent::Instance = "blue".parse().expect("a name");
+    let of_blue = |unit: &str| meaning(unit).iter().map(|line| line.replace("%i", "blue")).collect::<Vec<_>>();
+    let unit = of_blue("rollcall-agent@.service");
+    says(&unit, format!("StateDirectory={}", base(&blue.state_dir().to_string_lossy())));
+    says(&unit, format!("RuntimeDirectory={}", base(&dir_of(&blue.socket()).to_string_lossy())));
+    says(&unit, format!("LoadCredential=token:{}", blue.token_file().display()));
+    says(&of_blue("rollcall-agent-token@.path"), format!("PathChanged={}", blue.token_file().display()));
+    let collector = meaning("rollcall-collector.service");
+    says(&collector, format!("StateDirectory={}", base(collector::DEFAULT_STATE_DIR)));
+    let buffers = shipped("sysctl.d/10-rollcall-collector.conf");
+    for key in ["net.core.rmem_max", "net.core.wmem_max"] {
+        let line = format!("{key} = {}", ingest::endpoint::SOCKET_BUFFER);
+        assert!(buffers.lines().any(|have| have == line), "no line {line}");
+    }
+}
+
+/// One sandbox for both, so that nobody hardens one and forgets the other.
+#[test]
+fn an_instance_differs_by_its_names_alone() {
+    for (single, template) in [
+        ("rollcall-agent.service", "rollcall-agent@.service"),
+        ("rollcall-agent-token.path", "rollcall-agent-token@.path"),
+        ("rollcall-agent-token.service", "rollcall-agent-token@.service"),
+    ] {
+        let (single, template) = (meaning(single), meaning(template));
+        assert_eq!(single.len(), template.len(), "{template:?}");
+        for (one, other) in single.iter().zip(&template) {
+            let names = ["%i", "--instance"].iter().any(|name| other.contains(name));
+            assert!(one == other || names, "{one:?} and {other:?}");
+        }
+    }
+}
+
+#[test]
+fn the_small_configurations_set_nothing() {
+    for name in ["etc/agent.toml", "etc/collector.toml", "etc/agent.default", "etc/collector.default"] {
+        let text = shipped(name);
+        assert!(text.lines().all(|line| line.starts_with('#')), "{name} sets something");
+        assert!(text.lines().count() < 6, "{name}: what upgrades would ask about is kept small");
+    }
+    let load = |text| agent::Config::load(&OneFile(text), Some(Path::new(AT)), agent::Layer::default());
+    assert!(load(in_full(&shipped("etc/agent.toml"))).is_ok());
+}
+
+fn is_script(text: &[u8]) -> bool {
+    text.starts_with(b"#!") || text.starts_with(b"# shellcheck shell=")
+}
+
+#[test]
+fn the_scripts_are_sound() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+    let mut scripts: Vec<PathBuf> = ["deb/agent", "deb/collector", "libexec", "boot", "."]
+        .iter()
+        .flat_map(|dir| fs::read_dir(root.join(dir)).expect("a folder"))
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_file() && fs::read(path).is_ok_and(|text| is_script(&text)))
+        .collect();
+    scripts.sort();
+    assert!(scripts.len() > 9, "{scripts:?}");
+    let output = Command::new("shellcheck")
+        .args(["--severity=warning", "--external-sources"])
+        .args(&scripts)
+        .current_dir(root.join(".."))
+        .output();
+    let output = output.expect("shellcheck, which tests/setup.sh installs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

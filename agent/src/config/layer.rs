@@ -16,7 +16,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    ConfigError, LocalLayer, LogFormat, LogLevel, MAIN_FILE, Source,
+    ConfigError, Instance, LocalLayer, LogFormat, LogLevel, MAIN_FILE, Source,
     probes::{self, ChildTable, ProbeTable, Wrong},
 };
 use crate::probe::plan::{Child, Probe};
@@ -26,6 +26,9 @@ use crate::probe::plan::{Child, Probe};
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field is documented in Config")]
 pub struct Layer {
+    /// A flag's alone: it says which files are read.
+    #[serde(skip)]
+    pub instance: Option<Instance>,
     pub kind: Option<Kind>,
     pub id: Option<ServiceId>,
     pub parent: Option<ServiceId>,
@@ -136,6 +139,7 @@ impl Layer {
             (under, over) => over.or(under),
         };
         Self {
+            instance: over.instance.or(self.instance),
             kind: over.kind.or(self.kind),
             id: over.id.or(self.id),
             parent: over.parent.or(self.parent),
@@ -248,6 +252,7 @@ fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
 pub(super) fn from_environment(source: &dyn Source) -> Found {
     let mut reader = Variables { source, problems: Vec::new() };
     let layer = Layer {
+        instance: None,
         kind: reader.read("ROLLCALL_KIND", parsed),
         id: reader.read("ROLLCALL_ID", parsed),
         parent: reader.read("ROLLCALL_PARENT", parsed),

@@ -89,6 +89,29 @@ fn later_sources_win() {
 }
 
 #[test]
+fn an_instance_has_files_of_its_own() {
+    let host = Fake::default().file("/etc/rollcall/agent.toml", "kind = \"poller\"");
+    let flags = || Layer { instance: "blue".parse().ok(), ..Layer::default() };
+    let missing = Config::load(&host, None, flags()).unwrap_err().to_string();
+    assert_eq!(missing, "/etc/rollcall/agent/blue.toml: there is no such file");
+    let mut host = host
+        .file("/etc/rollcall/agent/blue.toml", "kind = \"agent\"")
+        .file("/etc/rollcall/agent/blue.d/a.toml", "id = \"edge\"");
+    let config = Config::load(&host, None, flags()).unwrap();
+    assert_eq!(config.kind, Some(Kind::Agent));
+    assert_eq!(config.id.unwrap().as_str(), "edge");
+    assert_eq!(config.token.file, Path::new("/etc/rollcall/agent/blue.token"));
+    assert_eq!(config.state_dir, Path::new("/var/lib/rollcall-agent@blue"));
+    assert_eq!(config.socket, Path::new("/var/lib/rollcall-agent@blue/agent.sock"));
+    assert_eq!(config.packaged_socket, Path::new("/run/rollcall-agent@blue/agent.sock"));
+    host.root = true;
+    assert_eq!(Config::load(&host, None, flags()).unwrap().socket, config.packaged_socket);
+    for bad in ["", "../x", "a/b", ".a", "a b", "-a"] {
+        assert!(bad.parse::<Instance>().is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn systemd_gives_the_directories() {
     let fake = Fake::default()
         .variable("STATE_DIRECTORY", "/var/lib/rollcall-agent/blue:/other")

@@ -31,13 +31,15 @@ impl Systemd {
     }
 }
 
-/// Feeds the watchdog, if there is one, for as long as the runtime turns.
-pub async fn feed_watchdog() {
-    let Some(period) = sd_notify::watchdog_enabled() else { return };
-    loop {
-        tell(&[NotifyState::Watchdog]);
-        tokio::time::sleep((period / 2).max(Duration::from_millis(10))).await;
-    }
+/// How often the watchdog wants to be fed, where there is one.
+#[must_use]
+pub fn watchdog_period() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|within| (within / 3).max(Duration::from_millis(10)))
+}
+
+/// Tells the watchdog that the loop turns.
+pub fn feed_watchdog() {
+    tell(&[NotifyState::Watchdog]);
 }
 
 /// Whether the host seems to be going down: what systemd leaves in /run before and while it does. A
