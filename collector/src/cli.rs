@@ -13,6 +13,7 @@
 //! | `which` | services as operators name them |
 //! | `progress` | how far bulk work has come |
 //! | `setup`, `login` | the first steps: a configuration, a session |
+//! | `doctor` | whether the host and the collector on it are well |
 //! | `services`, `tokens`, `packages`, `onboard`, `tree`, `approvals`, `knocks`, `records` | the commands |
 //!
 //! A resource has a file of its own with a `Command` (each command with examples), a `run` that takes client and
@@ -23,6 +24,7 @@ mod approvals;
 #[allow(dead_code, reason = "what a request can have is whole, whichever part commands use")]
 mod client;
 mod context;
+mod doctor;
 mod feed;
 mod jobs;
 mod keys;
@@ -71,8 +73,8 @@ use crate::{
 pub enum Exit {
     /// Well.
     Well = 0,
-    /// The output could not be written.
-    Output = 1,
+    /// Something that no other code names: the output could not be written, `doctor` found a fault.
+    Failed = 1,
     /// The arguments make no sense.
     Usage = 64,
     /// The collector cannot be reached, or cannot answer now.
@@ -127,7 +129,7 @@ impl From<io::Error> for Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::new(Exit::Well, "");
         }
-        Self::new(Exit::Output, format!("cannot write the output: {error}"))
+        Self::new(Exit::Failed, format!("cannot write the output: {error}"))
     }
 }
 
@@ -165,6 +167,9 @@ enum Command {
     /// Check the configuration and show what would be in force.
     #[command(after_help = "Example:\n  rollcall-collector check --config /etc/rollcall/collector.toml")]
     Check(ServeArgs),
+    /// Look whether this host is fit for a collector, and whether the one on it is well.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::DoctorArgs),
     /// Write a configuration, asking for what it needs, and make the first login code.
     #[command(after_help = setup::EXAMPLES)]
     Setup(setup::SetupArgs),
@@ -409,6 +414,13 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
             let pair = config.http_tls.as_ref().map(Pair::load).transpose();
             let pair = pair.map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
             screen.config(&config, pair.map(|pair| certificate(&pair)))?;
+        }
+        Command::Doctor(args) => {
+            let exit = doctor::run(&reach, source, &mut screen, args, &|config| {
+                let pair = config.http_tls.as_ref().map(Pair::load).transpose().map_err(|error| error.to_string())?;
+                Ok(pair.map(doctor::WebCertificate::of))
+            })?;
+            return Ok(Start::Done(exit));
         }
         Command::Setup(args) => setup::run(source, &mut screen, args, &|config| names_of(config, true))?,
         Command::LoginCode(CodeArgs { config, state_dir }) => {

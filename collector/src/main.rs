@@ -25,6 +25,6 @@ fn run(config: Config, flags: &Flags) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(serve::WORKERS).enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(serve::run(config, &|| Config::load(&System, flags))),
-        Err(error) => cli::fail(Exit::Output, &format!("no runtime: {error}")),
+        Err(error) => cli::fail(Exit::Failed, &format!("no runtime: {error}")),
     }
 }

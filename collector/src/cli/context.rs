@@ -340,7 +340,7 @@ pub(super) fn forget_credential(source: &dyn Source, file: &Path) -> Result<bool
     }
     match std::fs::remove_file(file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Failure::new(Exit::Output, format!("cannot remove {}: {error}", file.display())));
+            return Err(Failure::new(Exit::Failed, format!("cannot remove {}: {error}", file.display())));
         }
         Ok(()) | Err(_) => {}
     }

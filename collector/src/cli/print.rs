@@ -297,6 +297,11 @@ impl Word {
         Self { tone: Tone::Doubtful, ..Self::plain(text) }
     }
 
+    /// A text that must not be missed.
+    pub(super) fn bad(text: impl AsRef<str>) -> Self {
+        Self { tone: Tone::Bad, ..Self::plain(text) }
+    }
+
     /// A text in the background.
     pub(super) fn faint(text: impl AsRef<str>) -> Self {
         Self { tone: Tone::Faint, ..Self::plain(text) }

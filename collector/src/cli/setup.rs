@@ -259,7 +259,7 @@ fn put(
         return Err(Failure::new(Exit::Well, "nothing was written"));
     }
     file::write(path, text).map_err(|error| {
-        Failure::new(Exit::Output, format!("cannot write {}: {error}; run setup as root", path.display()))
+        Failure::new(Exit::Failed, format!("cannot write {}: {error}; run setup as root", path.display()))
     })?;
     Ok(true)
 }

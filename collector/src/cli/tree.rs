@@ -225,7 +225,7 @@ fn remove_stale(dir: &Path, stale: &BTreeSet<String>) -> Result<u64, Failure> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 let message = format!("cannot remove {}: {error}", full.display());
-                return Err(Failure::new(Exit::Output, message));
+                return Err(Failure::new(Exit::Failed, message));
             }
         }
         // Upwards; one that holds something stays, and so does what is above it.

@@ -27,9 +27,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub use reset_keys::{ResetKeys, ResetKeysError};
 
-/// Wanted size of the socket's buffers each way, in bytes: with the kernel's usual 208 kB, a fleet that
-/// reconnects at once loses packets for minutes.
-pub const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+pub use crate::config::SOCKET_BUFFER;
+
 /// QUIC version 1; quinn would accept five drafts too.
 const QUIC_V1: u32 = 1;
 /// What one stream may have in flight from the peer, in bytes: two of the largest frames.

@@ -38,7 +38,7 @@ pub(crate) fn can_write_beside(path: &Path) -> Result<(), Failure> {
 
 fn written(path: &Path, bytes: &[u8], modes: (u32, u32)) -> Result<(), Failure> {
     write(path, bytes, modes)
-        .map_err(|error| Failure::new(Exit::Output, format!("cannot write {}: {error}", path.display())))
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot write {}: {error}", path.display())))
 }
 
 fn write(path: &Path, bytes: &[u8], (dirs, mode): (u32, u32)) -> io::Result<()> {

@@ -181,7 +181,7 @@ fn a_login_burns_no_code_for_a_session_that_cannot_be_kept() {
         let login = format!("x login {} --api {api}", code.trim());
         std::fs::write(dir.path().join("file"), "").unwrap();
         at(world, "file");
-        assert_eq!(failure(&login, world).exit(), Exit::Output, "there is no directory to be made");
+        assert_eq!(failure(&login, world).exit(), Exit::Failed, "there is no directory to be made");
         assert_eq!(failure(&format!("{login} --as ../x"), world).exit(), Exit::Usage);
         world.variables.remove("XDG_CONFIG_HOME");
         assert_eq!(failure(&login, world).exit(), Exit::Config);

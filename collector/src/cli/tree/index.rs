@@ -77,7 +77,7 @@ impl Index {
         let exports =
             self.0.iter().map(|(part, documents)| Export { part: part.clone(), documents: documents.clone() });
         let mut text = serde_json::to_vec(&File { exports: exports.collect() })
-            .map_err(|error| Failure::new(Exit::Output, error.to_string()))?;
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         text.push(b'\n');
         keep::public(&dir.join(FILE), &text)
     }
