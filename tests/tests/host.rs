@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use rollcall_common::id::Kind;
 use rollcall_tests::{
     peer::SOON,
-    until::within,
-    world::{self, Plan, Policy, Sidecar, process::find},
+    until::{same, until, within},
+    world::{self, Plan, Policy, Sidecar, World, api::at, process::find},
 };
 use serde_json::Value;
 
@@ -44,6 +44,14 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+async fn until_health(world: &World, wanted: &str) -> Result<()> {
+    until(SOON, wanted, async || {
+        let shown = world.api().service("poller/p1").await?;
+        same("the health", &at(&shown, "/health/health"), &Value::from(wanted))
+    })
+    .await
+}
+
 fn grade(shown: &str, check: &str) -> Result<String> {
     let shown: Value = serde_json::from_str(shown.lines().next().unwrap_or_default())?;
     let findings = shown.get("findings").and_then(Value::as_array).context("no findings")?;
@@ -73,17 +81,17 @@ async fn what_a_program_reports_is_the_service_s_health() -> Result<()> {
         let (code, text) =
             agent(&sidecar, &["report", "unhealthy", "--source", "backup", "--reason", "no space left"]).await?;
         ensure!(code == 0, "{code}: {text}");
-        world.api().wait(SOON, "poller/p1", "health", "unhealthy").await?;
+        until_health(world, "unhealthy").await?;
         let (code, text) = agent(&sidecar, &["report", "healthy", "--source", "backup", "--ttl", "1d"]).await?;
         ensure!(code == 0, "{code}: {text}");
-        world.api().wait(SOON, "poller/p1", "health", "healthy").await?;
+        until_health(world, "healthy").await?;
         // Who promises to get on and does not is found without another word.
         let (code, text) = agent(&sidecar, &["report", "progress", "--source", "queue", "--ttl", "1s"]).await?;
         ensure!(code == 0, "{code}: {text}");
-        world.api().wait(SOON, "poller/p1", "health", "unhealthy").await?;
+        until_health(world, "unhealthy").await?;
         let (code, text) = agent(&sidecar, &["report", "withdraw", "--source", "queue"]).await?;
         ensure!(code == 0, "{code}: {text}");
-        world.api().wait(SOON, "poller/p1", "health", "healthy").await?;
+        until_health(world, "healthy").await?;
         let (code, text) = agent(&sidecar, &["report", "healthy", "--child", "checker/nobody"]).await?;
         ensure!(code == 77 && text.contains("[[child]]"), "{code}: {text}");
 
@@ -186,7 +194,7 @@ async fn a_doctor_explains_without_token_and_network() -> Result<()> {
         sidecar.give_token(&token)?;
         let (code, text) = agent(&sidecar, &["doctor", "--output", "json"]).await?;
         ensure!(code == 0 && grade(&text, "quic")? == "ok" && grade(&text, "token")? == "ok", "{code}: {text}");
-        world.crash_collector().await?;
+        world.collector().kill9().await?;
         let (code, text) = agent(&sidecar, &["doctor"]).await?;
         ensure!(code == 69 && text.contains("refuses UDP"), "{code}: {text}");
         Ok(())
