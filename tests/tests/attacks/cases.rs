@@ -162,7 +162,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("H16", STATEDIR, "refuses_what_belongs_to_another_user"),
     ("H17", HOSTILE, "large_and_deep_bodies_are_refused"),
     ("H17", HOSTILE, "idle_connections_keep_nobody_out"),
-    ("H17", SERVED, "connections_beyond_the_cap_wait_their_turn"),
+    ("H17", SERVED, "the_oldest_idle_connection_yields_to_a_newcomer"),
     ("H17", SERVED, "an_endless_head_is_refused"),
     ("H17", ROUTER, "bodies_are_bounded_and_must_be_json"),
     ("H17", EXTRACT, "bodies_fail_with_words_that_help"),
