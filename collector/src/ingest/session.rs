@@ -262,6 +262,7 @@ mod tests {
                 | Step::Health(_)
                 | Step::Facts(_)
                 | Step::Children(_)
+                | Step::ChildrenGone(_)
                 | Step::ChildrenThrottled(_)
                 | Step::Renew(_)
                 | Step::Goodbye(_)
@@ -324,6 +325,7 @@ mod tests {
             | Step::Replayed { .. }
             | Step::Health(_)
             | Step::Facts(_)
+            | Step::ChildrenGone(_)
             | Step::Renew(_)
             | Step::Goodbye(_)
             | Step::Close(_)) => panic!("{other:?}"),
