@@ -418,7 +418,12 @@ fn run(cli: Cli, source: &dyn Source, screen: Screen) -> Result<Start, Failure> 
         Command::Doctor(args) => {
             let exit = doctor::run(&reach, source, &mut screen, args, &|config| {
                 let pair = config.http_tls.as_ref().map(Pair::load).transpose().map_err(|error| error.to_string())?;
-                Ok(pair.map(doctor::WebCertificate::of))
+                Ok(pair.map(|Pair { names, doubts, not_before, not_after, .. }| doctor::WebCertificate {
+                    names,
+                    doubts,
+                    not_before,
+                    not_after,
+                }))
             })?;
             return Ok(Start::Done(exit));
         }

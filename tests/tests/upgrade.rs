@@ -44,6 +44,11 @@ async fn an_old_registry_is_brought_forward_with_all_it_holds() -> Result<()> {
         play(&old, FIRST).await?;
         // Its credential is lost with its host: a restart without the file makes the next one.
         fs::remove_file(world.state().join("admin.credential"))?;
+        // In its days nothing was sealed, and no seal noted.
+        let noted = world.state().join("audit-head.json");
+        if noted.exists() {
+            fs::remove_file(noted)?;
+        }
         world.start_collector().await?;
         let api = world.api().clone();
         let agent = api.service("agent/edge-17").await?;

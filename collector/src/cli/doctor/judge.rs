@@ -179,14 +179,6 @@ pub(in super::super) struct WebCertificate {
     pub(in super::super) not_after: Timestamp,
 }
 
-impl WebCertificate {
-    /// What a pair that was loaded says of itself.
-    pub(in super::super) fn of(pair: crate::http::tls::Pair) -> Self {
-        let crate::http::tls::Pair { names, not_before, not_after, doubts, .. } = pair;
-        Self { names, doubts, not_before, not_after }
-    }
-}
-
 pub(super) fn certificates(web: &super::Certificate, root_ends: Option<Timestamp>, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
     let soon = |end: Timestamp, within: Duration| now.after(within) >= end;
