@@ -118,6 +118,20 @@ where
     }
 }
 
+/// The words of a path that are no id by themselves.
+pub(super) struct Words<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<State>> for Words<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Problem> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(words)) => Ok(Self(words)),
+            Err(rejection) => Err(Problem::new(ProblemCode::InvalidId, rejection.body_text())),
+        }
+    }
+}
+
 /// A JSON body of one type.
 pub(super) struct Json<T>(pub(super) T);
 

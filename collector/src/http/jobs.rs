@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use super::{
     access::Permission,
     error::{Problem, ProblemCode},
-    extract::{Call, Id, Json},
+    extract::{Call, Id, Json, Words},
     maintenance::moment,
     openapi::words,
     position::Tagged,
@@ -379,10 +379,7 @@ async fn run(call: Call, name: Id<String>, Json(body): Json<RunBody>) -> Result<
     Ok((status, axum::Json(RunDetail::of(&run))).into_response())
 }
 
-async fn show_run(
-    call: Call,
-    axum::extract::Path((name, id)): axum::extract::Path<(String, String)>,
-) -> Result<axum::Json<RunDetail>, Problem> {
+async fn show_run(call: Call, Words((name, id)): Words<(String, String)>) -> Result<axum::Json<RunDetail>, Problem> {
     let name = named(&name)?;
     let id: RowId = id
         .parse()

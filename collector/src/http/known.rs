@@ -48,7 +48,8 @@ async fn known(kind: Kind, call: Call, id: Id) -> axum::Json<KnownView> {
     let key = ServiceKey::new(kind, id.0);
     let known = call.state.registry.is_known(&key);
     // What lies beyond the caller's reach is answered like what is not there.
-    let beyond = known.status.is_some() && !call.reaches(&key);
+    // The static list has no labels, so that no scope reaches it.
+    let beyond = if known.status.is_some() { !call.reaches(&key) } else { !call.scope().is_everything() };
     axum::Json(KnownView {
         known: known.is_known() && !beyond,
         via: if beyond { "none" } else { known.via.as_str() },

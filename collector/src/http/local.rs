@@ -17,7 +17,7 @@ use rustix::process::geteuid;
 use tokio::{net::UnixListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::server::{Paced, Peer, Seat, serve as serve_one};
+use super::server::{ACCEPT_PAUSE, Paced, Peer, Seat, serve as serve_one};
 
 /// Who may connect: the owner and the group, of whom the kernel's word still has to make administrators.
 const MODE: u32 = 0o660;
@@ -57,7 +57,15 @@ pub(super) async fn serve(listener: UnixListener, router: Router, stop: Cancella
         tokio::select! {
             () = stop.cancelled() => break,
             (accepted, permit) = next => {
-                let Ok((stream, _)) = accepted else { continue };
+                let stream = match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // Out of descriptors, say: whoever waits is still there, and trying at once would spin.
+                        tracing::warn!(%error, "a connection of the administrators' socket could not be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
                 // A peer that the kernel cannot name is nobody.
                 let Ok(who) = stream.peer_cred() else { continue };
                 let (router, stop) = (router.clone(), stop.clone());

@@ -356,7 +356,8 @@ async fn reissue(
     Json(body): Json<ReissuePackageBody>,
 ) -> Result<Tagged<NewPackageView>, Problem> {
     let row = find(&call, id.0)?;
-    let policy = body.policy(&row, call.state.registry.now().wall)?;
+    let before = call.state.registry.read(|roster| roster.token(row.token).cloned());
+    let policy = body.policy(&row, before.as_deref().map(|token| &token.policy), call.state.registry.now().wall)?;
     let fresh = fresh(&call, id.0, policy, &body.dial())?;
     let request = ReissuePackage { id: id.0, contents: fresh.contents.clone(), by: call.by() };
     let tell = tell(&call, StatusCode::OK, None);
@@ -520,6 +521,13 @@ fn view(call: &Call, id: PackageId) -> Result<Tagged<PackageView>, Problem> {
 
 /// One package, if it is there and within reach.
 fn find(call: &Call, id: PackageId) -> Result<Arc<PackageRow>, Problem> {
-    let row = call.state.registry.read(|roster| roster.packages().get(id).cloned());
-    row.filter(|row| call.scope().admits(&row.settings.labels)).ok_or_else(unknown)
+    call.state
+        .registry
+        .read(|roster| {
+            let row = roster.packages().get(id).cloned()?;
+            // Its service may have got other labels since.
+            let service = roster.get(&row.service).is_none_or(|entry| call.scope().admits(&entry.row.labels));
+            (service && call.scope().admits(&row.settings.labels)).then_some(row)
+        })
+        .ok_or_else(unknown)
 }

@@ -46,7 +46,7 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Most headers in a head.
 const MAX_HEADERS: usize = 64;
 /// Pause after a failed accept: mostly there are no file descriptors left, and trying at once helps nobody.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a stream's farewell may take at a stop.
 const FAREWELL_WITHIN: Duration = Duration::from_millis(500);

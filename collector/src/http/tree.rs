@@ -16,7 +16,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use axum::extract::Path;
 use rollcall_common::id::{Kind, ServiceId, ServiceKey};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -25,7 +24,7 @@ use super::{
     access::Permission,
     call::Call,
     error::{Problem, ProblemCode},
-    extract::Query,
+    extract::{Query, Words},
     filter::Way,
     openapi::words,
     page::{self, Page},
@@ -192,19 +191,22 @@ async fn list(call: Call, query: Query) -> Result<axum::Json<Page<ConfigPath>>, 
     Ok(axum::Json(Page::at(position, found.into_iter().map(|(_, item)| item).collect(), next)))
 }
 
-async fn poller(call: Call, Path(file): Path<String>) -> Result<Tagged<ConfigDocument>, Problem> {
+async fn poller(call: Call, Words(file): Words<String>) -> Result<Tagged<ConfigDocument>, Problem> {
     document(&call, Kind::Poller, None, &file)
 }
 
-async fn instance(call: Call, Path(file): Path<String>) -> Result<Tagged<ConfigDocument>, Problem> {
+async fn instance(call: Call, Words(file): Words<String>) -> Result<Tagged<ConfigDocument>, Problem> {
     document(&call, Kind::Instance, None, &file)
 }
 
-async fn agent(call: Call, Path((parent, file)): Path<(String, String)>) -> Result<Tagged<ConfigDocument>, Problem> {
+async fn agent(call: Call, Words((parent, file)): Words<(String, String)>) -> Result<Tagged<ConfigDocument>, Problem> {
     document(&call, Kind::Agent, Some(&parent), &file)
 }
 
-async fn checker(call: Call, Path((parent, file)): Path<(String, String)>) -> Result<Tagged<ConfigDocument>, Problem> {
+async fn checker(
+    call: Call,
+    Words((parent, file)): Words<(String, String)>,
+) -> Result<Tagged<ConfigDocument>, Problem> {
     document(&call, Kind::Checker, Some(&parent), &file)
 }
 

@@ -105,8 +105,9 @@ impl Caller {
         if let Some((key, value)) = policy.labels.iter().find(|(key, value)| token.labels.get(key) != Some(*value)) {
             return refused(format!("demands the label {key}={value}"));
         }
-        if token.rejoin_limit.is_none() || token.implicit_children {
-            return refused("allows neither rejoins without limit nor implicit children".into());
+        if token.rejoin_limit.is_none_or(|limit| limit > TokenPolicy::REJOINS) || token.implicit_children {
+            let most = TokenPolicy::REJOINS;
+            return refused(format!("allows no implicit children, and {most} rejoins at most"));
         }
         Ok(())
     }

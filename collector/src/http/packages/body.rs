@@ -183,10 +183,17 @@ impl PackageBody {
 }
 
 impl ReissuePackageBody {
-    pub(super) fn policy(&self, row: &PackageRow, now: Timestamp) -> Result<TokenPolicy, Problem> {
+    /// The policy of the package's next token: from wherever the one before it could be used.
+    pub(super) fn policy(
+        &self,
+        row: &PackageRow,
+        before: Option<&TokenPolicy>,
+        now: Timestamp,
+    ) -> Result<TokenPolicy, Problem> {
         let expires_at = end(self.expires_in.as_deref(), now)?;
         let parts = (row.service.kind, row.service.id.clone(), row.parent.clone());
-        Ok(policy(parts, &row.settings.labels, now, expires_at))
+        let cidr_allow = before.map(|before| before.cidr_allow.clone()).unwrap_or_default();
+        Ok(TokenPolicy { cidr_allow, ..policy(parts, &row.settings.labels, now, expires_at) })
     }
 
     pub(super) fn dial(&self) -> Dial {
