@@ -573,6 +573,15 @@ impl Registry {
         self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner).extend(services);
     }
 
+    /// Whether a request would pass as things stand; nothing is changed.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn foresee<R: Request>(&self, request: &R) -> Result<(), Refusal> {
+        let now = self.now();
+        self.read(|roster| request.plan(World { roster, now }).map(drop))
+    }
+
     /// Asks for a change and waits until it is durable.
     ///
     /// # Errors

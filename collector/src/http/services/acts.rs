@@ -218,11 +218,13 @@ async fn reenroll(kind: Kind, call: Call, id: Id, Json(body): Json<ReenrollBody>
     call.may_mint(&policy)?;
     let token = tokens::fresh(&call.state, &policy, &body.addresses, body.local)?;
     let reason = body.reason.to_string();
-    if body.revoke && !row.status.is_barred() {
-        call.change(seq_of(&key), Move::new(key.clone(), Act::Revoke, reason.clone(), call.by())).await?;
-    }
     let (id, hash) = (token.id, token.secret.hash(token.id));
     let create = CreateToken { id, hash, policy, note: format!("re-enrolls {key}"), by: call.by() };
+    if body.revoke && !row.status.is_barred() {
+        // Nobody is cut off for a token that would be refused.
+        call.state.registry.foresee(&create)?;
+        call.change(seq_of(&key), Move::new(key.clone(), Act::Revoke, reason.clone(), call.by())).await?;
+    }
     let request = Reenroll { key: key.clone(), token: create, reason, expect: None };
     let tell = tokens::tell(&call, id);
     if body.revoke {

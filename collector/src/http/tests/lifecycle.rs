@@ -264,6 +264,10 @@ async fn a_re_enrollment_answers_a_token_once() {
     let live = Live::open().await;
     live.family().await;
     assert_eq!(live.post("/agents/b/reenroll", json!({})).await.1["code"], "no_arrow");
+    // A token that would be refused cuts nobody off.
+    let (status, body) = live.post("/agents/b/reenroll", json!({"revoke": true, "ttl": "60d"})).await;
+    assert_eq!(status, 422, "{body}");
+    assert_ne!(live.send(Method::GET, "/agents/b", Value::Null).await.1["status"], "revoked");
     let (status, body) = live.post("/agents/b/reenroll", json!({"revoke": true, "reason": "key lost"})).await;
     assert_eq!(status, 201, "{body}");
     assert!(body["token"].as_str().unwrap().starts_with("rollcall_enr1_"));
