@@ -11,7 +11,10 @@ recipe=$(sha256sum "$0" | cut -c1-16)-$suite
 
 mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
   sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\?\([^ ]*\).*/\2/p' | sed -n '/debian\/\?$/p' | sed -n 1p) || true
-mirror=${mirror:-http://deb.debian.org/debian}
+[ -n "$mirror" ] || {
+  echo "no mirror of Debian is configured in /etc/apt: a $suite cannot be made" >&2
+  exit 1
+}
 echo "a $suite from $mirror, once: two to four minutes"
 rm -rf "$root"
 mkdir -p "$(dirname "$root")"
