@@ -35,13 +35,13 @@ fuzz-api: ## Requests made out of the OpenAPI document, against a running collec
 fuzz: ## Every fuzz target for FUZZ_SECONDS (600) each; needs a nightly toolchain
 	@fuzz/run.sh
 
-packages: ## deb and rpm of both programs, reproducible, in target/packages
+packages: ## deb and rpm of both programs, in target/packages
 	@CARGO="$(CARGO)" packaging/build.sh
 
 packages-static: ## The same for distributions with an older C library: target/packages/static
 	@CARGO="$(CARGO)" packaging/build.sh --static
 
-test-packages: ## Their life on booted systems, as root: install, reboot, hang, upgrade, purge, a cut cable; about ten minutes
+test-packages: ## Their life on booted systems, as root: install, reboot, hang, upgrade, purge, a cut cable
 	@CARGO="$(CARGO)" packaging/boot/test.sh
 
 lint: ## Formatting and lints, warnings refused
