@@ -220,9 +220,12 @@ async fn exchange(target: Target<'_>, mut link: Link, ask: &Up) -> Result<Enroll
         Down::Enrolled(enrolled) => Ok(*enrolled),
         Down::Refused(refused) => Err(EnrollError::Refused(refused, target.clock.now().wall)),
         Down::Bye(bye) => Err(EnrollError::Link(LinkError::Closed(bye.code))),
-        Down::HelloAck(_) | Down::Ack(_) | Down::Renewed(_) | Down::Directive(_) | Down::Children(_) => {
-            Err(EnrollError::Nonsense)
-        }
+        Down::HelloAck(_)
+        | Down::Ack(_)
+        | Down::Renewed(_)
+        | Down::Directive(_)
+        | Down::Children(_)
+        | Down::Settings(_) => Err(EnrollError::Nonsense),
     };
     link.close(Code::Goodbye);
     outcome

@@ -124,6 +124,57 @@ pub struct HealthReport {
     pub reason: Text,
 }
 
+/// Whether a service gets on with its work: a fact beside its health. One that answers every question may be stuck.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    /// It gets on.
+    Moving,
+    /// It was expected to get on, and does not.
+    Stalled,
+    /// Nobody looks.
+    #[default]
+    Unwatched,
+}
+
+impl Progress {
+    /// Every progress.
+    pub const ALL: [Self; 3] = [Self::Moving, Self::Stalled, Self::Unwatched];
+
+    /// The word used in the API and in rows.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Moving => "moving",
+            Self::Stalled => "stalled",
+            Self::Unwatched => "unwatched",
+        }
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Progress {
+    type Err = UnknownWord;
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let found = Self::ALL.into_iter().find(|progress| progress.as_str() == text);
+        found.ok_or_else(|| UnknownWord { what: "progress", text: text.into() })
+    }
+}
+
+/// A statement about progress, with its reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressReport {
+    /// What is said.
+    pub progress: Progress,
+    /// Why, in words; may be empty when it gets on.
+    pub reason: Text,
+}
+
 /// What a sidecar tells of its host; sent when it changes, never in every beat.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {

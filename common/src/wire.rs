@@ -8,6 +8,7 @@
 pub mod children;
 pub mod codec;
 pub mod message;
+pub mod settings;
 
 #[cfg(test)]
 mod golden;

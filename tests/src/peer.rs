@@ -201,7 +201,14 @@ pub async fn answer_of(line: &mut Line, key: &Key, trust_domain: &TrustDomain) -
         }
         Some(Down::Refused(refused)) => Ok(Answer::Refused(refused)),
         Some(Down::Bye(bye)) => Ok(Answer::Ended(Ending { bye: Some(bye), ..line.ending().await? })),
-        Some(down @ (Down::HelloAck(_) | Down::Ack(_) | Down::Renewed(_) | Down::Directive(_) | Down::Children(_))) => {
+        Some(
+            down @ (Down::HelloAck(_)
+            | Down::Ack(_)
+            | Down::Renewed(_)
+            | Down::Directive(_)
+            | Down::Children(_)
+            | Down::Settings(_)),
+        ) => {
             bail!("an enrollment was answered with {down:?}")
         }
         None => Ok(Answer::Ended(line.ending().await?)),

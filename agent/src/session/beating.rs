@@ -72,7 +72,9 @@ impl Session {
                     }));
                 }
             }
-            Down::HelloAck(_) | Down::Enrolled(_) => return Err("a frame that has no place in a session".into()),
+            Down::Settings(_) | Down::HelloAck(_) | Down::Enrolled(_) => {
+                return Err("a frame that has no place in a session".into());
+            }
         }
         Ok(())
     }

@@ -101,7 +101,12 @@ impl Session {
                 self.actions.push_back(Action::Close(no, Code::Goodbye));
                 self.parted(no, End::Told(bye.code), millis(bye.retry_after_ms), now);
             }
-            Down::Enrolled(_) | Down::Ack(_) | Down::Renewed(_) | Down::Directive(_) | Down::Children(_) => {
+            Down::Enrolled(_)
+            | Down::Ack(_)
+            | Down::Renewed(_)
+            | Down::Directive(_)
+            | Down::Children(_)
+            | Down::Settings(_) => {
                 return Err("a frame before the greeting".into());
             }
         }

@@ -395,7 +395,12 @@ impl Shared {
                 self.note(|seen| seen.byes.push(bye));
                 None
             }
-            Up::Health(_) | Up::Children(_) | Up::ChildrenGone(_) => None,
+            Up::Health(_)
+            | Up::Children(_)
+            | Up::ChildrenGone(_)
+            | Up::Settings(_)
+            | Up::About(_)
+            | Up::Progress(_) => None,
         }
     }
 

@@ -76,7 +76,10 @@ async fn answer(
         | Up::Renew(_)
         | Up::Bye(_)
         | Up::Children(_)
-        | Up::ChildrenGone(_) => return Err(Ended::Broke(Code::Protocol)),
+        | Up::ChildrenGone(_)
+        | Up::Settings(_)
+        | Up::About(_)
+        | Up::Progress(_) => return Err(Ended::Broke(Code::Protocol)),
     };
     let reply = match granted {
         Ok(granted) => Down::Enrolled(Box::new(enrolled(context, granted))),

@@ -184,6 +184,7 @@ impl Session {
             Up::Bye(goodbye) => Step::Goodbye(goodbye),
             Up::Children(batch) => self.on_children(batch, now),
             Up::ChildrenGone(gone) => self.on_children_gone(gone, now),
+            Up::Settings(_) | Up::About(_) | Up::Progress(_) => Step::Close(Code::Protocol),
             Up::Enroll(_) | Up::Rejoin(_) | Up::Hello(_) => Step::Close(Code::Protocol),
         }
     }

@@ -14,15 +14,17 @@ use super::{
     },
     codec::{decode, encode},
     message::{
-        Ack, Addresses, Beat, Bye, Bytes, Directive, Down, Enroll, Enrolled, Goodbye, GoodbyeReason, Granted, Hello,
-        HelloAck, MAX_ADDRESSES, Refused, Rejoin, Renew, Renewed, Up, capability,
+        About, Ack, Addresses, Beat, Bye, Bytes, Directive, Down, Enroll, Enrolled, Goodbye, GoodbyeReason, Granted,
+        Hello, HelloAck, MAX_ADDRESSES, Refused, Rejoin, Renew, Renewed, Up, capability,
     },
     proof_message,
+    settings::{MAX_SHOWN, MAX_TUNED, ProbeState, Settings, SettingsRefused, SettingsState, Tuning},
 };
 use crate::{
     code::Code,
-    health::{Health, HealthReport, HostFacts, Text},
+    health::{Health, HealthReport, HostFacts, Progress, ProgressReport, Text},
     id::{BeatNo, BootId, Generation, InstanceId, Kind, PaceNo, ServiceKey, SessionNo},
+    machine::MachineId,
     service::Pairs,
     time::Timestamp,
     token::{Secret, TokenId},
@@ -49,12 +51,13 @@ trait Named {
 }
 
 variants! {
-    Up { Enroll(_), Rejoin(_), Hello(_), Beat(_), Health(_), Facts(_), Renew(_), Bye(_), Children(_), ChildrenGone(_) }
-    Down { Enrolled(_), Refused(_), HelloAck(_), Ack(_), Renewed(_), Directive(_), Bye(_), Children(_) }
+    Up { Enroll(_), Rejoin(_), Hello(_), Beat(_), Health(_), Facts(_), Renew(_), Bye(_), Children(_), ChildrenGone(_), Settings(_), About(_), Progress(_) }
+    Down { Enrolled(_), Refused(_), HelloAck(_), Ack(_), Renewed(_), Directive(_), Bye(_), Children(_), Settings(_) }
     Directive { Addresses(_), RenewNow }
     GoodbyeReason { Stop, Restart, HostShutdown, Uninstall }
     Kind { Poller, Agent, Checker, Instance }
     Health { Healthy, Degraded, Unhealthy, Unchecked }
+    Progress { Moving, Stalled, Unwatched }
 }
 
 /// One frozen value: what we make of it today, and what we make of its frozen bytes.
@@ -136,7 +139,53 @@ fn sparse_enroll() -> Enroll {
     }
 }
 
+fn machine() -> crate::machine::MachineTag {
+    "0123456789abcdef0123456789abcdef".parse::<MachineId>().expect("a machine's id").tag()
+}
+
+fn settings() -> Settings {
+    let tuning = |child: Option<&str>, probe: &str| Tuning {
+        child: child.map(key),
+        probe: probe.parse().expect("an id"),
+        run: None,
+        interval_ms: None,
+        timeout_ms: None,
+        rise: None,
+        fall: None,
+    };
+    let full = Tuning {
+        run: Some(true),
+        interval_ms: Some(30_000),
+        timeout_ms: Some(500),
+        rise: Some(1),
+        fall: Some(300),
+        ..tuning(Some("checker/snmp-1"), "port")
+    };
+    Settings { revision: 300, labels: pairs(&[("site", "zrh")]), probes: vec![full, tuning(None, "unit")] }
+}
+
+fn state() -> SettingsState {
+    let probe = |child: Option<&str>, allowed, runs| ProbeState {
+        child: child.map(key),
+        probe: "port".parse().expect("an id"),
+        sort: text("tcp"),
+        allowed,
+        runs,
+        interval_ms: 10_000,
+        timeout_ms: 3_000,
+        rise: 2,
+        fall: 300,
+    };
+    SettingsState {
+        revision: 300,
+        refused: Some(SettingsRefused { revision: 301, why: text("no such probe") }),
+        probes: vec![probe(Some("checker/snmp-1"), true, false), probe(None, false, true)],
+        more: 0,
+    }
+}
+
 fn ups() -> Vec<Line> {
+    let progress = |progress, reason| Up::Progress(ProgressReport { progress, reason: text(reason) });
     let bye = |reason, back_in_secs| Up::Bye(Goodbye { reason, back_in_secs });
     let health = |health, reason| Up::Health(HealthReport { health, reason: text(reason) });
     vec![
@@ -243,6 +292,31 @@ fn ups() -> Vec<Line> {
             })),
             "0000002109ad02020107656467652d313700030206736e6d702d310107656467652d313700",
         ),
+        line(
+            &Up::Settings(Box::new(state())),
+            "000000440aac0201ad020d6e6f20737563682070726f626502010206736e6d702d3104706f7274037463700100904eb8\
+             1702ac020004706f7274037463700001904eb81702ac0200",
+        ),
+        line(
+            &Up::Settings(Box::new(SettingsState { revision: 0, refused: None, probes: vec![], more: 300 })),
+            "000000060a000000ac02",
+        ),
+        line(
+            &Up::About(Box::new(About {
+                machine: Some(machine()),
+                labels: pairs(&[("site", "zrh")]),
+                metadata: pairs(&[("rack", "B 4")]),
+            })),
+            "000000370b01206639346364333066346461353430666362613133306536663837373534383064010473697465037a72\
+             6801047261636b03422034",
+        ),
+        line(&Up::About(Box::default()), "000000040b000000"),
+        line(&progress(Progress::Moving, ""), "000000030c0000"),
+        line(
+            &progress(Progress::Stalled, "queue: no progress for 300 s"),
+            "0000001f0c011c71756575653a206e6f2070726f677265737320666f72203330302073",
+        ),
+        line(&progress(Progress::Unwatched, ""), "000000030c0200"),
     ]
 }
 
@@ -299,6 +373,15 @@ fn downs() -> Vec<Line> {
             })),
             "0000000807ac02010129dc0b",
         ),
+        line(
+            &Down::Settings(Box::new(settings())),
+            "0000003508ac02010473697465037a726802010206736e6d702d3104706f7274010101b0ea0101f403010101ac020004\
+             756e69740000000000",
+        ),
+        line(
+            &Down::Settings(Box::new(Settings { revision: 8, labels: Pairs::default(), probes: vec![] })),
+            "0000000408080000",
+        ),
     ]
 }
 
@@ -311,6 +394,7 @@ fn words() -> Vec<Line> {
     lines.extend(reasons.iter().zip(NUMBERED).map(|(v, hex)| line(v, hex)));
     lines.extend(Kind::ALL.iter().zip(NUMBERED).map(|(v, hex)| line(v, hex)));
     lines.extend(Health::ALL.iter().zip(NUMBERED).map(|(v, hex)| line(v, hex)));
+    lines.extend(Progress::ALL.iter().zip(NUMBERED).map(|(v, hex)| line(v, hex)));
     lines
 }
 
@@ -336,8 +420,16 @@ fn the_released_bytes_stand() {
 #[test]
 fn every_variant_has_a_line() {
     let named: Vec<_> = lines().iter().map(|line| line.name).collect();
-    let rosters =
-        [Up::ROSTER, Down::ROSTER, Directive::ROSTER, GoodbyeReason::ROSTER, Kind::ROSTER, Health::ROSTER].concat();
+    let rosters = [
+        Up::ROSTER,
+        Down::ROSTER,
+        Directive::ROSTER,
+        GoodbyeReason::ROSTER,
+        Kind::ROSTER,
+        Health::ROSTER,
+        Progress::ROSTER,
+    ]
+    .concat();
     for variant in rosters {
         assert!(named.contains(&variant), "{variant} has no golden line");
     }
@@ -349,6 +441,8 @@ fn the_released_constants_stand() {
     assert_eq!(ALPN_BEAT, b"rollcall-beat/1");
     assert_eq!((BEAT_VERSION, MAX_FRAME, EXPORTER_LEN, MAX_ADDRESSES, MAX_CHILDREN), (1, 16_384, 32, 16, 256));
     assert_eq!((capability::CHILDREN, capability::CHILDREN_GONE, MAX_GONE), (1, 2, 64));
+    assert_eq!((capability::ABOUT, capability::PROGRESS, capability::SETTINGS), (4, 8, 16));
+    assert_eq!((MAX_TUNED, MAX_SHOWN), (32, 64));
     assert_eq!(EXPORTER_LABEL, b"EXPORTER-rollcall-enroll");
     assert_eq!(SERVER_NAME, "collector.rollcall.invalid");
     let proof = HEXLOWER.encode(&proof_message(&[7; EXPORTER_LEN], b"csr"));

@@ -4,12 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::children::{Children, ChildrenAck, ChildrenGone};
+use super::{
+    children::{Children, ChildrenAck, ChildrenGone},
+    settings::{Settings, SettingsState},
+};
 use crate::{
     address::Address,
     code::Code,
-    health::{HealthReport, HostFacts},
+    health::{HealthReport, HostFacts, ProgressReport},
     id::{BeatNo, BootId, Generation, InstanceId, Kind, PaceNo, ServiceId, ServiceKey, SessionNo},
+    machine::MachineTag,
     service::{CheckerKind, Pairs},
     time::Timestamp,
     token::{Secret, TokenId},
@@ -38,6 +42,12 @@ pub enum Up {
     Children(Box<Children>),
     /// Its goodbye for services of its subtree; only where both have [`capability::CHILDREN_GONE`].
     ChildrenGone(Box<ChildrenGone>),
+    /// Which settings are in force on this host; only where both have [`capability::SETTINGS`].
+    Settings(Box<SettingsState>),
+    /// What the host's files say of the service; only where both have [`capability::ABOUT`].
+    About(Box<About>),
+    /// Whether the service gets on with its work; only where both have [`capability::PROGRESS`].
+    Progress(ProgressReport),
 }
 
 /// From collector to sidecar.
@@ -59,6 +69,8 @@ pub enum Down {
     Bye(Bye),
     /// What became of a batch of child reports.
     Children(Box<ChildrenAck>),
+    /// Settings to apply; only where both have [`capability::SETTINGS`].
+    Settings(Box<Settings>),
 }
 
 /// Asks for an identity with an onboarding token.
@@ -107,6 +119,18 @@ pub struct Rejoin {
     pub clock: Timestamp,
 }
 
+/// What the host says of itself and of the service, as its enrollment would say it today. Sent after each greeting
+/// and when it changes. It proposes; what operators set stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The machine that the sidecar runs on, where it can be told.
+    pub machine: Option<MachineTag>,
+    /// Labels that it proposes.
+    pub labels: Pairs,
+    /// Free metadata.
+    pub metadata: Pairs,
+}
+
 /// Opens a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -132,6 +156,12 @@ pub mod capability {
     pub const CHILDREN: u64 = 1;
     /// Goodbyes for children: [`super::Up::ChildrenGone`].
     pub const CHILDREN_GONE: u64 = 2;
+    /// What a service is called may change after its enrollment: [`super::Up::About`].
+    pub const ABOUT: u64 = 4;
+    /// Progress is told apart from health: [`super::Up::Progress`].
+    pub const PROGRESS: u64 = 8;
+    /// Settings from the collector: [`super::Down::Settings`] and [`super::Up::Settings`].
+    pub const SETTINGS: u64 = 16;
     /// What this version can do.
     pub const OURS: u64 = CHILDREN | CHILDREN_GONE;
 }

@@ -10,9 +10,10 @@ use rcgen::{
 };
 use rollcall_common::{
     code::Code,
-    health::{Health, HealthReport, HostFacts, Text},
+    health::{Health, HealthReport, HostFacts, Progress, ProgressReport, Text},
     id::{BeatNo, BootId, Generation, InstanceId, Kind, PaceNo, ServiceKey, SessionNo},
     identity::Pin,
+    machine::MachineId,
     service::Pairs,
     time::Timestamp,
     token::{Secret, Token, TokenId},
@@ -20,9 +21,10 @@ use rollcall_common::{
         children::{ChildAbout, ChildGone, ChildRefused, ChildReport, Children, ChildrenAck, ChildrenGone},
         codec::encode,
         message::{
-            Ack, Addresses, Beat, Bye, Bytes, Directive, Down, Enroll, Enrolled, Goodbye, GoodbyeReason, Granted,
+            About, Ack, Addresses, Beat, Bye, Bytes, Directive, Down, Enroll, Enrolled, Goodbye, GoodbyeReason, Granted,
             Hello, HelloAck, Refused, Rejoin, Renew, Renewed, Up,
         },
+        settings::{ProbeState, Settings, SettingsRefused, SettingsState, Tuning},
     },
 };
 
@@ -182,6 +184,37 @@ fn ups() -> Outcome<Seeds> {
                 children: vec![ChildGone { child: key()?, parent: None, reason: GoodbyeReason::Uninstall }],
             })),
         ),
+        (
+            "settings-state",
+            Up::Settings(Box::new(SettingsState {
+                revision: 7,
+                refused: Some(SettingsRefused { revision: 8, why: text("no such probe")? }),
+                probes: vec![ProbeState {
+                    child: Some("checker/snmp-1".parse()?),
+                    probe: "port".parse()?,
+                    sort: text("tcp")?,
+                    allowed: true,
+                    runs: true,
+                    interval_ms: 10_000,
+                    timeout_ms: 3_000,
+                    rise: 2,
+                    fall: 3,
+                }],
+                more: 0,
+            })),
+        ),
+        (
+            "about",
+            Up::About(Box::new(About {
+                machine: Some("0123456789abcdef0123456789abcdef".parse::<MachineId>()?.tag()),
+                labels: some_pairs()?,
+                metadata: some_pairs()?,
+            })),
+        ),
+        (
+            "progress",
+            Up::Progress(ProgressReport { progress: Progress::Stalled, reason: text("no progress for 300 s")? }),
+        ),
     ];
     frames(messages)
 }
@@ -222,6 +255,22 @@ fn downs() -> Outcome<Seeds> {
                 batch_no: 1,
                 refused: vec![ChildRefused { index: 1, code: Code::ChildOfAnother }],
                 retry_after_ms: 0,
+            })),
+        ),
+        (
+            "settings",
+            Down::Settings(Box::new(Settings {
+                revision: 7,
+                labels: some_pairs()?,
+                probes: vec![Tuning {
+                    child: Some("checker/snmp-1".parse()?),
+                    probe: "port".parse()?,
+                    run: Some(false),
+                    interval_ms: Some(30_000),
+                    timeout_ms: Some(500),
+                    rise: Some(1),
+                    fall: None,
+                }],
             })),
         ),
     ];

@@ -207,7 +207,8 @@ impl Line {
                 | Down::Ack(_)
                 | Down::Renewed(_)
                 | Down::Directive(_)
-                | Down::Children(_)),
+                | Down::Children(_)
+                | Down::Settings(_)),
             ) => {
                 bail!("a hello was answered with {down:?}")
             }
@@ -259,7 +260,7 @@ impl Live {
         loop {
             match self.line.hear().await? {
                 Some(Down::Ack(ack)) => return Ok(ack),
-                Some(Down::Directive(_) | Down::Children(_)) => {}
+                Some(Down::Directive(_) | Down::Children(_) | Down::Settings(_)) => {}
                 Some(
                     down @ (Down::Bye(_) | Down::Enrolled(_) | Down::Refused(_) | Down::HelloAck(_) | Down::Renewed(_)),
                 ) => bail!("a beat was answered with {down:?}"),
@@ -278,7 +279,7 @@ impl Live {
             match self.line.hear().await? {
                 Some(Down::Renewed(renewed)) => return Ok(Ok(*renewed)),
                 Some(Down::Refused(refused)) => return Ok(Err(refused)),
-                Some(Down::Directive(_) | Down::Ack(_) | Down::Children(_)) => {}
+                Some(Down::Directive(_) | Down::Ack(_) | Down::Children(_) | Down::Settings(_)) => {}
                 Some(down @ (Down::Bye(_) | Down::Enrolled(_) | Down::HelloAck(_))) => {
                     bail!("a renewal was answered with {down:?}")
                 }
