@@ -52,7 +52,7 @@ async fn tell(line: &mut Line, batch_no: u64, children: Vec<ChildReport>) -> Res
                 same("the batch", &ack.batch_no, &batch_no)?;
                 return Ok(*ack);
             }
-            Down::Directive(_) => {}
+            Down::Directive(_) | Down::Settings(_) => {}
             down @ (Down::Enrolled(_)
             | Down::Refused(_)
             | Down::HelloAck(_)
@@ -198,7 +198,7 @@ async fn a_flood_of_reports_is_bounded() -> Result<()> {
             match line.hear().await? {
                 Some(Down::Children(ack)) => throttled += u32::from(ack.retry_after_ms > 0),
                 Some(Down::Bye(bye)) => break Close::Code(bye.code),
-                Some(Down::Directive(_)) => {}
+                Some(Down::Directive(_) | Down::Settings(_)) => {}
                 Some(
                     down @ (Down::Enrolled(_) | Down::Refused(_) | Down::HelloAck(_) | Down::Ack(_) | Down::Renewed(_)),
                 ) => bail!("answered with {down:?}"),
