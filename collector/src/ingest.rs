@@ -8,12 +8,14 @@
 //! |---|---|
 //! | [`endpoint`] | the UDP socket and the transport's settings |
 //! | [`session`] | the pure half of a heartbeat session |
+//! | `carrier` | one connection, whatever carries it |
 //! | `beats` | a heartbeat connection |
 //! | `children` | what it says of services without a sidecar |
 //! | `enroll` | an enrollment or rejoin connection |
-//! | `stream` | frames on a stream, with their deadlines |
+//! | `stream` | frames on a connection, with their deadlines |
 
 mod beats;
+mod carrier;
 mod children;
 pub mod endpoint;
 mod enroll;
@@ -27,16 +29,15 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use quinn::crypto::rustls::HandshakeData;
 use rollcall_common::{
     code::Code,
     identity::{Party, PeerCert},
     wire::{ALPN_BEAT, ALPN_ENROLL, message::Addresses},
 };
-use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::stream::Stream;
 use crate::{
     admission::{Arrival, Lanes, Waiting},
     ca::Ca,
@@ -198,23 +199,7 @@ impl Ingest {
                 context.registry.metrics().handshakes_failed.inc();
                 return;
             };
-            let Some(unheard) = Unheard::take(&context, ip) else {
-                context.count_refusal(Code::Busy);
-                return close(&connection, Code::Busy);
-            };
-            // The session gets a task of its own: the handshake's is larger, and it is over.
-            match gate(&context, &connection) {
-                Ok(Admitted::Enroll) => {
-                    context.tasks.spawn(enroll::serve(Arc::clone(&context), connection, unheard));
-                }
-                Ok(Admitted::Beat(sidecar)) => {
-                    context.tasks.spawn(beats::serve(Arc::clone(&context), connection, sidecar, unheard));
-                }
-                Err(code) => {
-                    context.count_refusal(code);
-                    close(&connection, code);
-                }
-            }
+            welcome(&context, Stream::new(connection.into()), ip).await;
         });
     }
 
@@ -229,6 +214,26 @@ impl Ingest {
         self.endpoint.close(u32::from(Code::Draining.number()).into(), b"draining");
         // Bounded by the transport: three probe timeouts.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// The handshake is done: the gate, and then a task of its own for the session, as the handshake's is larger, and over.
+async fn welcome(context: &Arc<Context>, stream: Stream, ip: IpAddr) {
+    let Some(unheard) = Unheard::take(context, ip) else {
+        context.count_refusal(Code::Busy);
+        return stream.bye(Code::Busy, Duration::ZERO).await;
+    };
+    match gate(context, &stream) {
+        Ok(Admitted::Enroll) => {
+            context.tasks.spawn(enroll::serve(Arc::clone(context), stream, unheard));
+        }
+        Ok(Admitted::Beat(sidecar)) => {
+            context.tasks.spawn(beats::serve(Arc::clone(context), stream, sidecar, unheard));
+        }
+        Err(code) => {
+            context.count_refusal(code);
+            stream.bye(code, Duration::ZERO).await;
+        }
     }
 }
 
@@ -300,18 +305,16 @@ enum Admitted {
 }
 
 /// The one gate: after the handshake, before any stream.
-fn gate(context: &Context, connection: &quinn::Connection) -> Result<Admitted, Code> {
-    let handshake = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-    let alpn = handshake.and_then(|data| data.protocol).unwrap_or_default();
+fn gate(context: &Context, stream: &Stream) -> Result<Admitted, Code> {
+    let alpn = stream.protocol();
     if alpn == ALPN_ENROLL {
         return Ok(Admitted::Enroll);
     }
     if alpn != ALPN_BEAT {
         return Err(Code::Protocol);
     }
-    let chain = connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or(Code::ClientCertRequired)?;
-    let cert = PeerCert::read(leaf).map_err(|_| Code::ClientCertRequired)?;
+    let leaf = stream.leaf().ok_or(Code::ClientCertRequired)?;
+    let cert = PeerCert::read(&leaf).map_err(|_| Code::ClientCertRequired)?;
     let Party::Service(service) = cert.peer.party.clone() else { return Err(Code::IdentityMismatch) };
     let (slot, not_after, fresh) = admits(context, &service, &cert).inspect_err(|code| {
         // The CA vouches for whoever shows this certificate.
@@ -324,11 +327,11 @@ fn gate(context: &Context, connection: &quinn::Connection) -> Result<Admitted, C
                 kind: Some(service.kind),
                 service: Some(service.id.clone()),
                 parent: None,
-                from: connection.remote_address().ip(),
+                from: stream.remote().ip(),
             });
         }
     })?;
-    Ok(Admitted::Beat(Sidecar { cert, service, slot, not_after, fresh, from: connection.remote_address() }))
+    Ok(Admitted::Beat(Sidecar { cert, service, slot, not_after, fresh, from: stream.remote() }))
 }
 
 /// Whether a certificate may beat now: asked at the gate, and again once the registry can reach the session.
@@ -354,8 +357,4 @@ fn holds(entry: &Entry, cert: &PeerCert) -> Result<(Slot, rollcall_common::time:
         Some(pending) if pending.serial == cert.serial => Ok((entry.slot, pending.not_after, true)),
         Some(_) | None => Err(Code::SerialRefused),
     }
-}
-
-fn close(connection: &quinn::Connection, code: Code) {
-    connection.close(u32::from(code.number()).into(), code.as_str().as_bytes());
 }

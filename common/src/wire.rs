@@ -13,6 +13,36 @@ pub mod settings;
 #[cfg(test)]
 mod golden;
 
+/// What carries the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// QUIC, over UDP.
+    Quic,
+    /// TLS on TCP at the same port, for networks that let no UDP pass.
+    Tcp,
+}
+
+impl Transport {
+    /// All of them, the preferred one first.
+    pub const ALL: [Self; 2] = [Self::Quic, Self::Tcp];
+
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// ALPN of enrollment and rejoin: no client certificate.
 pub const ALPN_ENROLL: &[u8] = b"rollcall-enroll/1";
 /// ALPN of heartbeats: mutual TLS.

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use super::{
-    CHANGE_WITHIN, Context, Sidecar, Unheard, admits, children, close,
+    CHANGE_WITHIN, Context, Sidecar, Unheard, admits, children,
     session::{Session, Step},
     stream::{Ended, Stream},
 };
@@ -84,12 +84,12 @@ impl Notes {
 type RenewAnswer = oneshot::Receiver<Result<Granted, Refusal>>;
 
 /// Serves one sidecar until it leaves or is sent away.
-pub(super) async fn serve(context: Arc<Context>, connection: quinn::Connection, sidecar: Sidecar, unheard: Unheard) {
+pub(super) async fn serve(context: Arc<Context>, stream: Stream, sidecar: Sidecar, unheard: Unheard) {
     let span = tracing::info_span!("sidecar", service = %sidecar.service, from = %sidecar.from);
     let outbox = Arc::new(Outbox::default());
     let _attached = Attached { context: &context, slot: sidecar.slot, outbox: &outbox };
-    let beats = Beats { context: &context, connection: &connection, sidecar, outbox: &outbox };
-    beats.run(unheard).instrument(span).await;
+    let beats = Beats { context: &context, sidecar, outbox: &outbox };
+    beats.run(stream, unheard).instrument(span).await;
 }
 
 /// Takes the link out again, however the session ends.
@@ -107,25 +107,20 @@ impl Drop for Attached<'_> {
 
 struct Beats<'a> {
     context: &'a Arc<Context>,
-    connection: &'a quinn::Connection,
     sidecar: Sidecar,
     outbox: &'a Arc<Outbox>,
 }
 
 impl Beats<'_> {
-    async fn run(self, unheard: Unheard) {
-        let mut stream = match Stream::accept(self.connection).await {
-            Ok(stream) => stream,
-            Err(ended) => return self.end(None, ended).await,
-        };
+    async fn run(self, mut stream: Stream, unheard: Unheard) {
         let ended = match self.greet(&mut stream, unheard).await {
             Ok(mut session) => self.attend(&mut stream, &mut session).await,
             Err(ended) => ended,
         };
-        self.end(Some(stream), ended).await;
+        self.end(stream, ended).await;
     }
 
-    async fn end(&self, stream: Option<Stream>, ended: Ended) {
+    async fn end(&self, stream: Stream, ended: Ended) {
         let (code, retry_after) = match ended {
             Ended::Gone => return tracing::debug!("gone"),
             Ended::Broke(code) => (code, Duration::ZERO),
@@ -133,10 +128,7 @@ impl Beats<'_> {
         };
         tracing::debug!(%code, "closing");
         self.context.registry.metrics().closed.get_or_create(&CodeLabel { code: code.as_str() }).inc();
-        match stream {
-            Some(stream) => stream.bye(self.connection, code, retry_after).await,
-            None => close(self.connection, code),
-        }
+        stream.bye(code, retry_after).await;
     }
 
     async fn greet(&self, stream: &mut Stream, unheard: Unheard) -> Result<Session, Ended> {
@@ -162,13 +154,14 @@ impl Beats<'_> {
                 serial: self.sidecar.cert.serial,
                 ends: now.boot.after(self.sidecar.not_after.since(now.wall)),
                 peer: self.sidecar.from,
+                transport: stream.transport(),
                 outbox: Arc::clone(self.outbox),
             },
         );
         self.reinstate().await?;
         // From here on the registry can reach this session; what it changed since the gate is seen now.
         admits(self.context, &self.sidecar.service, &self.sidecar.cert).map_err(Ended::Broke)?;
-        registry.metrics().sessions.inc();
+        registry.metrics().greeted(stream.transport());
         let skew_ms = now.wall.0.saturating_sub(hello.clock.0);
         tracing::debug!(session = session.session.0, instance = %session.instance, skew_ms, "greeted");
         if skew_ms.saturating_abs() > SKEW_MS {

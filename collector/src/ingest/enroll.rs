@@ -10,10 +10,7 @@ use rollcall_common::{
     id::{ServiceId, ServiceKey, random},
     time::Timestamp,
     token::TokenId,
-    wire::{
-        EXPORTER_LABEL, EXPORTER_LEN,
-        message::{Down, Enroll, Enrolled, Refused, Rejoin, Up},
-    },
+    wire::message::{Down, Enroll, Enrolled, Refused, Rejoin, Up},
 };
 use serde_json::json;
 use tracing::Instrument;
@@ -21,7 +18,6 @@ use tracing::Instrument;
 use super::{
     CHANGE_WITHIN, Context, Unheard,
     beats::{certificate, refused},
-    close,
     stream::{Ended, Stream},
 };
 use crate::{
@@ -40,35 +36,30 @@ use crate::{
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves one request.
-pub(super) async fn serve(context: Arc<Context>, connection: quinn::Connection, unheard: Unheard) {
-    let from = connection.remote_address();
+pub(super) async fn serve(context: Arc<Context>, mut stream: Stream, unheard: Unheard) {
+    let from = stream.remote();
     let span = tracing::info_span!("enroll", %from);
     async {
-        let code = match answer(&context, &connection, from, unheard).await {
-            Ok(()) => return,
+        let (code, wait) = match answer(&context, &mut stream, from, unheard).await {
+            // The peer closes when it has read its answer; one that does not is closed.
+            Ok(()) => return stream.part(LEAVE_WITHIN).await,
             Err(Ended::Gone) => return,
-            Err(Ended::Broke(code)) => code,
-            Err(Ended::Later(_)) => Code::Busy,
+            Err(Ended::Broke(code)) => (code, Duration::ZERO),
+            Err(Ended::Later(wait)) => (Code::Busy, wait),
         };
         context.count_refusal(code);
-        close(&connection, code);
+        stream.bye(code, wait).await;
     }
     .instrument(span)
     .await;
 }
 
-async fn answer(
-    context: &Context,
-    connection: &quinn::Connection,
-    from: SocketAddr,
-    unheard: Unheard,
-) -> Result<(), Ended> {
-    let mut stream = Stream::accept(connection).await?;
+async fn answer(context: &Context, stream: &mut Stream, from: SocketAddr, unheard: Unheard) -> Result<(), Ended> {
     let first = stream.first().await?;
     drop(unheard);
     let granted = match first {
-        Up::Enroll(asked) => enroll(context, connection, from, *asked).await,
-        Up::Rejoin(asked) => rejoin(context, connection, from, asked).await,
+        Up::Enroll(asked) => enroll(context, stream, from, *asked).await,
+        Up::Rejoin(asked) => rejoin(context, stream, from, asked).await,
         Up::Hello(_)
         | Up::Beat(_)
         | Up::Health(_)
@@ -91,18 +82,10 @@ async fn answer(
     };
     stream.send(&reply).await?;
     stream.finish().await;
-    // The peer closes when it has read its answer; one that does not is closed.
-    let _ = tokio::time::timeout(LEAVE_WITHIN, connection.closed()).await;
-    close(connection, Code::Goodbye);
     Ok(())
 }
 
-async fn enroll(
-    context: &Context,
-    connection: &quinn::Connection,
-    from: SocketAddr,
-    asked: Enroll,
-) -> Result<Granted, Refused> {
+async fn enroll(context: &Context, stream: &Stream, from: SocketAddr, asked: Enroll) -> Result<Granted, Refused> {
     let refuse = |code| Err(refused(context, code));
     let now = context.registry.now();
     if let Err(wait) = context.lanes(|lanes| lanes.may_prove(from.ip(), now.boot)) {
@@ -124,7 +107,7 @@ async fn enroll(
         context.knocked(knock(&asked, Why::Code(Code::CsrInvalid), from));
         return refuse(Code::CsrInvalid);
     };
-    let Some(exporter) = exporter(connection) else { return refuse(Code::Internal) };
+    let Some(exporter) = stream.exporter() else { return refuse(Code::Internal) };
     if !verify_proof(csr.spki(), &exporter, &asked.csr.0, &asked.proof.0) {
         // Somebody else's connection, or somebody else's key.
         context.knocked(knock(&asked, Why::Proof, from));
@@ -210,12 +193,7 @@ async fn asked_for_approval(context: &Context, request: identities::Enroll) -> R
     answer.map_err(|refusal| refused(context, refusal.code()))
 }
 
-async fn rejoin(
-    context: &Context,
-    connection: &quinn::Connection,
-    from: SocketAddr,
-    asked: Rejoin,
-) -> Result<Granted, Refused> {
+async fn rejoin(context: &Context, stream: &Stream, from: SocketAddr, asked: Rejoin) -> Result<Granted, Refused> {
     let refuse = |code| Err(refused(context, code));
     let now = context.registry.now();
     let admitted =
@@ -223,7 +201,7 @@ async fn rejoin(
     if let Err(wait) = context.asked("rejoin", admitted) {
         return Err(busy(context, wait));
     }
-    let Some(exporter) = exporter(connection) else { return refuse(Code::Internal) };
+    let Some(exporter) = stream.exporter() else { return refuse(Code::Internal) };
     let bound = context.registry.read(|roster| roster.get(&asked.service).and_then(|entry| entry.identity.clone()));
     let certs = bound.iter().flat_map(|bound| std::iter::once(&bound.current).chain(&bound.pending));
     let signer = { certs }.find(|cert| verify_proof(&cert.spki, &exporter, &asked.csr.0, &asked.proof.0));
@@ -304,12 +282,6 @@ fn enrolled(context: &Context, granted: Granted) -> Enrolled {
         pace: context.registry.pace().0.into(),
         server_time: context.registry.now().wall,
     }
-}
-
-fn exporter(connection: &quinn::Connection) -> Option<[u8; EXPORTER_LEN]> {
-    let mut material = [0; EXPORTER_LEN];
-    connection.export_keying_material(&mut material, EXPORTER_LABEL, b"").ok()?;
-    Some(material)
 }
 
 /// An id for tokens that assign one: a ULID, in lower case.

@@ -1,29 +1,30 @@
-//! Frames on one stream, each under its deadline.
+//! Frames on one connection, each under its deadline.
 
-use std::{pin::Pin, time::Duration};
+use std::{net::SocketAddr, pin::Pin, time::Duration};
 
 use rollcall_common::{
     code::Code,
     wire::{
+        EXPORTER_LEN, Transport,
         codec::{Deframer, encode},
         message::{Bye, Down, Up},
     },
 };
-
+use rustls::pki_types::CertificateDer;
 use tokio::time::Sleep;
 
-use super::{FRAME_WITHIN, close};
+use super::{
+    FRAME_WITHIN,
+    carrier::{Carrier, Gone},
+};
 
-/// Bytes read at once: more than any frame that is not an enrollment.
-const CHUNK: usize = 2_048;
 /// How long a peer gets to take the last frame before the connection closes under it.
 const LAST_WORD_WITHIN: Duration = Duration::from_millis(300);
 
-/// The one stream of a connection.
+/// One connection's frames.
 #[derive(Debug)]
 pub(super) struct Stream {
-    send: quinn::SendStream,
-    recv: quinn::RecvStream,
+    carrier: Carrier,
     frames: Deframer,
     /// When the frame that has begun must be whole; there is none while nothing is half received.
     due: Option<Pin<Box<Sleep>>>,
@@ -40,16 +41,47 @@ pub(super) enum Ended {
     Later(Duration),
 }
 
+impl From<Gone> for Ended {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
 impl Stream {
-    /// Accepts the peer's stream.
-    pub(super) async fn accept(connection: &quinn::Connection) -> Result<Self, Ended> {
-        let accepted = tokio::time::timeout(FRAME_WITHIN, connection.accept_bi()).await;
-        let (send, recv) = accepted.map_err(|_| Ended::Broke(Code::Deadline))?.map_err(|_| Ended::Gone)?;
-        Ok(Self { send, recv, frames: Deframer::default(), due: None })
+    /// Of a connection whose handshake is done.
+    pub(super) fn new(carrier: Carrier) -> Self {
+        Self { carrier, frames: Deframer::default(), due: None }
+    }
+
+    /// What carries it.
+    pub(super) fn transport(&self) -> Transport {
+        self.carrier.transport()
+    }
+
+    /// Where it comes from.
+    pub(super) fn remote(&self) -> SocketAddr {
+        self.carrier.remote()
+    }
+
+    /// The protocol that was agreed on.
+    pub(super) fn protocol(&self) -> Vec<u8> {
+        self.carrier.protocol()
+    }
+
+    /// The certificate that the peer showed.
+    pub(super) fn leaf(&self) -> Option<CertificateDer<'static>> {
+        self.carrier.leaf()
+    }
+
+    /// Keying material of this very connection.
+    pub(super) fn exporter(&self) -> Option<[u8; EXPORTER_LEN]> {
+        self.carrier.exporter()
     }
 
     /// The first frame, whole within the deadline.
     pub(super) async fn first(&mut self) -> Result<Up, Ended> {
+        let opened = tokio::time::timeout(FRAME_WITHIN, self.carrier.open()).await;
+        opened.map_err(|_| Ended::Broke(Code::Deadline))??;
         let first = async {
             loop {
                 if let Some(frame) = self.take()? {
@@ -77,20 +109,13 @@ impl Stream {
         if self.frames.is_partial() && self.due.is_none() {
             self.due = Some(Box::pin(tokio::time::sleep(FRAME_WITHIN)));
         }
-        let read = self.recv.read_chunk(CHUNK, true);
-        let read = match &mut self.due {
+        let read = self.carrier.read(&mut self.frames);
+        match &mut self.due {
             Some(due) => tokio::select! {
-                read = read => read,
-                () = due => return Err(Ended::Broke(Code::Deadline)),
+                read = read => Ok(read?),
+                () = due => Err(Ended::Broke(Code::Deadline)),
             },
-            None => read.await,
-        };
-        match read {
-            Ok(Some(chunk)) => {
-                self.frames.push(&chunk.bytes);
-                Ok(())
-            }
-            Ok(None) | Err(_) => Err(Ended::Gone),
+            None => Ok(read.await?),
         }
     }
 
@@ -100,28 +125,30 @@ impl Stream {
             tracing::error!(%error, "a frame of ours does not encode");
             Ended::Broke(Code::Internal)
         })?;
-        match tokio::time::timeout(FRAME_WITHIN, self.send.write_all(&bytes)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Ended::Gone),
+        match tokio::time::timeout(FRAME_WITHIN, self.carrier.write(&bytes)).await {
+            Ok(written) => Ok(written?),
             Err(_) => Err(Ended::Broke(Code::Deadline)),
         }
     }
 
     /// Says goodbye, gives the peer a moment to hear it, and closes with the same number.
-    pub(super) async fn bye(mut self, connection: &quinn::Connection, code: Code, retry_after: Duration) {
+    pub(super) async fn bye(mut self, code: Code, retry_after: Duration) {
         let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
         let bye = Down::Bye(Bye { code, retry_after_ms });
         if self.send(&bye).await.is_ok() {
             self.finish().await;
         }
-        close(connection, code);
+        self.carrier.close(code);
     }
 
-    /// Ends our half and waits briefly until the peer has it.
+    /// Ends our half and waits briefly until the peer has it: the close that follows tells the rest.
     pub(super) async fn finish(&mut self) {
-        if self.send.finish().is_ok() {
-            // Either it has everything or the time is up: the close that follows tells the rest.
-            let _ = tokio::time::timeout(LAST_WORD_WITHIN, self.send.stopped()).await;
-        }
+        let _ = tokio::time::timeout(LAST_WORD_WITHIN, self.carrier.finish()).await;
+    }
+
+    /// Waits, so long, until the peer leaves by itself, and then closes.
+    pub(super) async fn part(mut self, within: Duration) {
+        let _ = tokio::time::timeout(within, self.carrier.closed()).await;
+        self.carrier.close(Code::Goodbye);
     }
 }
