@@ -16,11 +16,11 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use rollcall_common::{code::Code, id::Kind, lifecycle::Status};
+use rollcall_common::{code::Code, id::Kind, lifecycle::Status, wire::Transport};
 
 pub use self::labels::{
     AdmissionLabel, CodeLabel, JobItemLabel, JobLabel, JobRunLabel, OutletLabel, PresenceLabel, QueueLabel,
-    ReasonLabel, TransitionLabel,
+    ReasonLabel, TransitionLabel, TransportLabel,
 };
 
 /// All counters, ready to be registered once.
@@ -33,7 +33,7 @@ pub struct Metrics {
     /// Heartbeats whose number had been seen.
     pub replayed: Counter,
     /// Sessions that were greeted.
-    pub sessions: Counter,
+    pub sessions: Family<TransportLabel, Counter>,
     /// Greetings of sidecars whose clock is off by more than 30 s.
     pub skewed: Counter,
     /// Reports of children that were heard.
@@ -179,7 +179,7 @@ impl Default for Metrics {
             beats: Counter::default(),
             throttled: Counter::default(),
             replayed: Counter::default(),
-            sessions: Counter::default(),
+            sessions: Family::default(),
             skewed: Counter::default(),
             child_reports: Counter::default(),
             child_refused: Family::default(),
@@ -247,9 +247,17 @@ impl Metrics {
                 drop(self.admission.get_or_create(&AdmissionLabel { lane, outcome }));
             }
         }
+        for transport in Transport::ALL {
+            drop(self.sessions.get_or_create(&TransportLabel { transport: transport.as_str() }));
+        }
         for outcome in ["waited", "retried"] {
             drop(self.admission.get_or_create(&AdmissionLabel { lane: "handshake", outcome }));
         }
+    }
+
+    /// Counts a session that was greeted.
+    pub fn greeted(&self, transport: Transport) {
+        self.sessions.get_or_create(&TransportLabel { transport: transport.as_str() }).inc();
     }
 
     /// Counts what became of somebody who asked to come in.
@@ -263,7 +271,6 @@ impl Metrics {
         add("rollcall_heartbeats", "Heartbeats accepted", &self.beats);
         add("rollcall_heartbeats_throttled", "Heartbeats over the pace, acknowledged without effect", &self.throttled);
         add("rollcall_heartbeats_replayed", "Heartbeats whose number had been seen", &self.replayed);
-        add("rollcall_sessions", "Sessions greeted", &self.sessions);
         add("rollcall_clocks_skewed", "Greetings of sidecars whose clock is off by more than 30 s", &self.skewed);
         add("rollcall_child_reports", "Reports of children heard", &self.child_reports);
         add("rollcall_child_batches_throttled", "Batches of child reports over the limit", &self.child_throttled);
@@ -290,6 +297,7 @@ impl Metrics {
         );
         let lag = self.outlet_lag.clone();
         into.register("rollcall_audit_sink_lag_events", "Audit events that a sink has not taken yet, at most 500", lag);
+        into.register("rollcall_sessions", "Sessions greeted, by what carries them", self.sessions.clone());
         into.register("rollcall_refusals", "Refusals by code", self.refused.clone());
         into.register(
             "rollcall_child_reports_refused",

@@ -314,6 +314,7 @@ static SHEET: Sheet = Sheet {
         }),
         Column::new("last_seen", |item, now| age(item, "last_seen", now)),
         Column::new("from", |item, _| word(item, "connected_from")),
+        Column::hidden("transport", |item, _| word(item, "transport")),
         Column::hidden("source", |item, _| word(item, "source")),
         Column::hidden("first_registered", |item, now| age(item, "first_registered", now)),
         Column::hidden("first_seen", |item, now| age(item, "first_seen", now)),

@@ -34,7 +34,7 @@ use prometheus_client::{
     },
     registry::Registry as Exposition,
 };
-use rollcall_common::{lease::Presence, lifecycle::Status};
+use rollcall_common::{lease::Presence, lifecycle::Status, wire::Transport};
 
 use self::{form::Form, process::Process, survey::Survey};
 use super::{
@@ -358,7 +358,11 @@ impl Sight {
         let mut build = gauges(encoder, "rollcall_build_info", "The collector, by version and name.")?;
         let name = registry.whoami().collector.as_str();
         gauge(&mut build, &[("version", env!("CARGO_PKG_VERSION")), ("collector", name)], 1_u64)?;
-        single(encoder, "rollcall_connections", "Sidecars connected now.", wide(registry.links().len()))?;
+        let mut connections = gauges(encoder, "rollcall_connections", "Sidecars connected now, by what carries them.")?;
+        for transport in Transport::ALL {
+            let count = wide(registry.links().carried_by(transport));
+            ConstGauge::new(count).encode(connections.encode_family(&[("transport", transport.as_str())])?)?;
+        }
         let store = u64::from(registry.store_ok());
         single(encoder, "rollcall_registry_store_up", "Whether the registry store takes changes.", store)?;
         let liveness = u64::from((self.state.liveness)().ok);

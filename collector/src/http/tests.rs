@@ -436,7 +436,7 @@ async fn metrics_are_complete() {
         "service_registry_state_transitions_total{type=\"agent\",from=\"pending\",to=\"active\"} 1",
         "rollcall_http_answers_total{route=\"/api/admin/services/agents/{id}\",method=\"GET\",status=\"200\"} 1",
         "rollcall_registry_store_up 1",
-        "rollcall_connections 0",
+        "rollcall_connections{transport=\"quic\"} 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }

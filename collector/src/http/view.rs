@@ -114,6 +114,9 @@ pub(super) struct ServiceView {
     pub ttl_ms: Option<u32>,
     /// Where its sidecar is connected from now.
     pub connected_from: Option<String>,
+    /// What carries that connection: `quic`, or `tcp` where the way lets no UDP pass.
+    #[schema(value_type = Option<words::Transport>)]
+    pub transport: Option<&'static str>,
     /// That it is being worked on, and until when; `null` = it is not.
     pub maintenance: Option<MaintenanceView>,
     /// How many services have it as their parent.
@@ -279,6 +282,7 @@ impl ServiceView {
             interval_ms: granted.map(|pace| pace.interval_ms),
             ttl_ms: granted.map(|pace| pace.ttl_ms),
             connected_from: link.map(|link| link.peer.to_string()),
+            transport: link.map(|link| link.transport.as_str()),
             maintenance: light.cover.of(row).map(|covering| MaintenanceView {
                 id: covering.id.to_string(),
                 until: Time(covering.until),

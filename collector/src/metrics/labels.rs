@@ -9,6 +9,13 @@ pub struct CodeLabel {
     pub code: &'static str,
 }
 
+/// A session, by what carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TransportLabel {
+    /// The word of [`rollcall_common::wire::Transport`].
+    pub transport: &'static str,
+}
+
 /// A refusal that is kept, by its true reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {

@@ -13,7 +13,7 @@ use rollcall_common::{
     id::{InstanceId, SessionNo},
     identity::Serial,
     time::BootTime,
-    wire::message::Directive,
+    wire::{Transport, message::Directive},
 };
 use tokio::sync::Notify;
 
@@ -85,6 +85,8 @@ pub struct Link {
     pub ends: BootTime,
     /// Where it comes from, for people.
     pub peer: std::net::SocketAddr,
+    /// What carries it.
+    pub transport: Transport,
     /// How to reach it.
     pub outbox: Arc<Outbox>,
 }
@@ -92,13 +94,39 @@ pub struct Link {
 /// All live connections.
 #[derive(Debug, Default)]
 pub struct Links {
-    by_slot: Mutex<HashMap<Slot, Link>>,
+    all: Mutex<All>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    by_slot: HashMap<Slot, Link>,
+    /// How many of them TCP carries.
+    over_tcp: usize,
+}
+
+impl All {
+    fn put(&mut self, slot: Slot, link: Link) -> Option<Link> {
+        self.over_tcp += usize::from(link.transport == Transport::Tcp);
+        let displaced = self.by_slot.insert(slot, link);
+        self.uncount(displaced.as_ref());
+        displaced
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        let removed = self.by_slot.remove(&slot);
+        self.uncount(removed.as_ref());
+    }
+
+    fn uncount(&mut self, gone: Option<&Link>) {
+        let was_tcp = gone.is_some_and(|link| link.transport == Transport::Tcp);
+        self.over_tcp = self.over_tcp.saturating_sub(was_tcp.into());
+    }
 }
 
 impl Links {
     /// Puts a connection in its place; the one that held it is told to close as superseded.
     pub fn attach(&self, slot: Slot, link: Link) {
-        let displaced = self.lock().insert(slot, link);
+        let displaced = self.lock().put(slot, link);
         if let Some(old) = displaced {
             old.outbox.put(Order::Close(Code::Superseded));
         }
@@ -107,33 +135,43 @@ impl Links {
     /// Takes a connection out, unless another has taken its place.
     pub fn detach(&self, slot: Slot, outbox: &Arc<Outbox>) {
         let mut links = self.lock();
-        if links.get(&slot).is_some_and(|link| Arc::ptr_eq(&link.outbox, outbox)) {
-            links.remove(&slot);
+        if links.by_slot.get(&slot).is_some_and(|link| Arc::ptr_eq(&link.outbox, outbox)) {
+            links.remove(slot);
         }
     }
 
     /// The connection of a service.
     #[must_use]
     pub fn get(&self, slot: Slot) -> Option<Link> {
-        self.lock().get(&slot).cloned()
+        self.lock().by_slot.get(&slot).cloned()
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().by_slot.len()
+    }
+
+    /// How many that transport carries.
+    #[must_use]
+    pub fn carried_by(&self, transport: Transport) -> usize {
+        let links = self.lock();
+        match transport {
+            Transport::Quic => links.by_slot.len().saturating_sub(links.over_tcp),
+            Transport::Tcp => links.over_tcp,
+        }
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().by_slot.is_empty()
     }
 
     /// Gives one connection an order. Answers whether there was one.
     pub fn order(&self, slot: Slot, order: Order) -> bool {
         let links = self.lock();
-        let link = links.get(&slot);
+        let link = links.by_slot.get(&slot);
         if let Some(link) = link {
             link.outbox.put(order);
         }
@@ -142,7 +180,7 @@ impl Links {
 
     /// Gives every connection an order.
     pub fn order_all(&self, order: &Order) {
-        for link in self.lock().values() {
+        for link in self.lock().by_slot.values() {
             link.outbox.put(order.clone());
         }
     }
@@ -150,11 +188,47 @@ impl Links {
     /// Closes the connections whose certificates have ended.
     pub fn close_expired(&self, now: BootTime) -> usize {
         let links = self.lock();
-        let expired = links.values().filter(|link| link.ends < now);
+        let expired = links.by_slot.values().filter(|link| link.ends < now);
         expired.map(|link| link.outbox.put(Order::Close(Code::CertExpired))).count()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Slot, Link>> {
-        self.by_slot.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(transport: Transport) -> Link {
+        Link {
+            instance: InstanceId([1; 16]),
+            session: SessionNo(1),
+            serial: Serial([1; 16]),
+            ends: BootTime(0),
+            peer: "192.0.2.7:4711".parse().unwrap(),
+            transport,
+            outbox: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn links_are_counted_by_what_carries_them_however_they_go() {
+        let (links, slots) = (Links::default(), [Slot::new(0, 0), Slot::new(1, 0)]);
+        let counted = || Transport::ALL.map(|transport| links.carried_by(transport));
+        let (first, second) = (link(Transport::Tcp), link(Transport::Tcp));
+        links.attach(slots[0], first.clone());
+        links.attach(slots[1], second.clone());
+        assert_eq!(counted(), [0, 2]);
+        let back = link(Transport::Quic);
+        links.attach(slots[0], back.clone());
+        assert_eq!(counted(), [1, 1]);
+        assert!(matches!(first.outbox.take(), Some(Order::Close(Code::Superseded))));
+        links.detach(slots[0], &first.outbox);
+        assert_eq!(counted(), [1, 1], "what was displaced takes nothing with it");
+        links.detach(slots[1], &second.outbox);
+        links.detach(slots[0], &back.outbox);
+        assert_eq!((counted(), links.len()), ([0, 0], 0));
     }
 }

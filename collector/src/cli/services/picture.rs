@@ -31,7 +31,7 @@ pub(super) fn facts(item: &Value, now: Timestamp) -> Vec<(&'static str, Word)> {
         ("first seen", age(item, "first_seen", now)),
         ("registered", age(item, "first_registered", now).because(&field(item, "source"))),
         ("created by", word(item, "created_by")),
-        ("connected from", word(item, "connected_from")),
+        ("connected from", word(item, "connected_from").because(&field(item, "transport"))),
         ("identity", word(item, "spiffe_identity")),
         ("children", word(item, "children")),
     ];

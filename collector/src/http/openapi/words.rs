@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use rollcall_common::{health, id, lease, lifecycle, service, token};
+use rollcall_common::{health, id, lease, lifecycle, service, token, wire::Transport as Carried};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
@@ -92,6 +92,8 @@ words! {
     TokenState = one_of(tokens::TokenState::ALL.map(tokens::TokenState::as_str));
     /// Whose word a presence is.
     Origin = one_of(OriginWord::ALL.map(OriginWord::as_str));
+    /// What carries a sidecar's connection.
+    Transport = one_of(Carried::ALL.map(Carried::as_str));
     /// A job.
     JobName = one_of(jobs::JobName::ALL.map(jobs::JobName::as_str));
     /// Where a maintenance window stands.

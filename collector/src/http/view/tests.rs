@@ -83,6 +83,7 @@ fn a_service_that_was_never_heard_has_its_released_form() {
             "interval_ms": null,
             "ttl_ms": null,
             "connected_from": null,
+            "transport": null,
             "children": 2,
             "agent_count": 2,
             "checker_count": 5,
@@ -118,6 +119,7 @@ fn a_service_with_everything_has_its_released_form() {
         serial: Serial([1; 16]),
         ends: BootTime(0),
         peer: "192.0.2.7:4711".parse().unwrap(),
+        transport: rollcall_common::wire::Transport::Tcp,
         outbox: std::sync::Arc::default(),
     };
     let mut shown = serde_json::to_value(ServiceDetail::of(&seen, Some(&link), None, light(&domain))).unwrap();
@@ -177,6 +179,7 @@ fn a_service_with_everything_has_its_released_form() {
             "interval_ms": 10_000,
             "ttl_ms": 30_000,
             "connected_from": "192.0.2.7:4711",
+            "transport": "tcp",
             "children": 0,
             "agent_count": null,
             "checker_count": null,

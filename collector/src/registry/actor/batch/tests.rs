@@ -162,6 +162,7 @@ async fn a_step_of_the_wall_clock_ends_no_connection() {
         serial: Serial([1; 16]),
         ends: held.clock.now().boot.after(Duration::from_secs(86_400)),
         peer: "192.0.2.7:4711".parse().unwrap(),
+        transport: rollcall_common::wire::Transport::Tcp,
         outbox: Arc::clone(&outbox),
     };
     held.registry.links().attach(slot, link);
