@@ -16,10 +16,10 @@ use std::{
 use rollcall_common::{
     address::Address,
     backoff::Backoff,
-    health::HealthReport,
     id::{BootId, InstanceId, NoRandomness, ServiceKey},
+    machine::MachineTag,
     time::Clock,
-    wire::message::{Addresses, Goodbye, GoodbyeReason},
+    wire::message::{About, Addresses, Goodbye, GoodbyeReason},
 };
 use tokio::task::JoinSet;
 
@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     drive::{Drive, Manner, Wish},
     enroll::EnrollError,
-    health::{SharedHealth, Subject},
+    health::{SharedHealth, Subject, Vitals},
     identity::Identity,
     link::Dialer,
     local::{
@@ -143,6 +143,7 @@ pub struct Agent {
     dialer: Arc<Dialer>,
     instance_id: InstanceId,
     boot_id: BootId,
+    machine: Option<MachineTag>,
     /// What the vault keeps of addresses.
     kept: Option<Addresses>,
     /// Where a session or a rejoin dials.
@@ -153,7 +154,7 @@ pub struct Agent {
     unadopted: bool,
     last_end: Option<End>,
     /// What was said last of the service.
-    verdict: Option<HealthReport>,
+    verdict: Option<Vitals>,
 }
 
 impl Agent {
@@ -162,7 +163,8 @@ impl Agent {
     /// # Errors
     /// [`Fault`].
     pub fn prepare(config: Config, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
-        let (vault, stored) = open(&config, &Machine::look(config.machine_id_file.as_deref()))?;
+        let machine = Machine::look(config.machine_id_file.as_deref());
+        let (vault, stored) = open(&config, &machine)?;
         let mut local = Local::bind(&config.socket)?;
         let mut board = Board {
             stage: Stage::WaitingForToken { looking: String::new() },
@@ -194,6 +196,7 @@ impl Agent {
         Ok(Self {
             instance_id: InstanceId::random()?,
             boot_id: boot_id()?,
+            machine: machine.tag(),
             chance: patient(seed),
             seed,
             board: Arc::new(Mutex::new(board)),
@@ -273,6 +276,7 @@ impl Agent {
         let mut drive = Drive::new(current, next, manner, Arc::clone(&self.dialer), Arc::clone(&self.clock));
         let mut watching = self.watching()?;
         drive.tell(Event::ChildrenGone(self.parted()));
+        drive.tell(Event::About(Box::new(self.about())));
         let mut sampler = Sampler::default();
         let mut sampling = tokio::time::interval(SAMPLE_EVERY);
         sampling.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -305,17 +309,19 @@ impl Agent {
         }
     }
 
-    /// Tells the session what is said of the service, if anybody says anything; gives how long that holds by itself.
+    /// Tells the session what is said of the service, also that nobody says anything: a collector may remember what
+    /// was said once. Gives how long that holds by itself.
     fn weigh(&mut self, drive: &mut Drive) -> Duration {
         let now = self.clock.now().boot;
-        let (verdict, next) = self.health.read(|board| {
-            let is_said = board.of(&Subject::Own).next().is_some() || self.verdict.is_some();
-            (is_said.then(|| board.verdict(&Subject::Own, now)), board.next_change(now))
-        });
-        if let Some(verdict) = verdict.filter(|verdict| self.verdict.as_ref() != Some(verdict)) {
-            tracing::info!(health = %verdict.health, reason = %verdict.reason, "the service");
-            self.verdict = Some(verdict.clone());
-            drive.tell(Event::Health(verdict));
+        let (vitals, next) = self.health.read(|board| (board.vitals(&Subject::Own, now), board.next_change(now)));
+        if self.verdict.as_ref() != Some(&vitals) {
+            let (health, progress) = (&vitals.service, &vitals.progress);
+            tracing::info!(
+                health = %health.health, reason = %health.reason, progress = %progress.progress,
+                stalled = %progress.reason, "the service"
+            );
+            self.verdict = Some(vitals.clone());
+            drive.tell(Event::Vitals(Box::new(vitals)));
         }
         next.map_or(QUIET, |at| at.since(now).min(QUIET))
     }
@@ -345,6 +351,7 @@ impl Agent {
             }
             Wish::Adopt(Paper::Current) | Wish::DropNext => warn_of(self.vault.drop_next()),
             Wish::KeepAddresses(addresses) => self.keep_addresses(addresses),
+            Wish::Apply(_) => {}
             Wish::Note(notice) => self.log(&notice),
             Wish::Rejoin => match self.rejoin(&drive.identities(), signals).await {
                 Some(next) => drive.rejoined(next),
@@ -353,6 +360,12 @@ impl Agent {
             Wish::Ended => return ControlFlow::Break(()),
         }
         ControlFlow::Continue(())
+    }
+
+    /// What the host says of itself and of the service, as an enrollment would say it today.
+    fn about(&self) -> About {
+        let Config { labels, metadata, .. } = &self.config;
+        About { machine: self.machine, labels: labels.clone(), metadata: metadata.clone() }
     }
 
     /// Collectors tell their addresses at each greeting: what is known already costs no write.

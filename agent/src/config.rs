@@ -32,7 +32,7 @@ use rollcall_common::{
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use self::announce::{with_names, with_places};
+use self::announce::{fitting, with_names, with_places};
 pub use self::{
     instance::Instance,
     layer::{EnrollmentLayer, Layer, LogLayer, Period},
@@ -315,7 +315,10 @@ impl Config {
             Err(why) => Err(ConfigError::Contradiction(why)),
         };
         match (labels, metadata) {
-            (Ok(labels), Ok(metadata)) if problems.is_empty() => Ok(Self::of(source, all, labels, metadata)),
+            (Ok(labels), Ok(metadata)) if problems.is_empty() => {
+                fitting(&labels, &metadata).map_err(|why| Problems(vec![fault(why)]))?;
+                Ok(Self::of(source, all, labels, metadata))
+            }
             (labels, metadata) => {
                 problems.extend(labels.err().into_iter().chain(metadata.err()));
                 Err(Problems(problems))

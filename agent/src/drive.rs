@@ -12,7 +12,10 @@ use rollcall_common::{
     code::Code,
     id::SessionNo,
     time::{BootTime, Clock, Now},
-    wire::message::{Addresses, Down, Up},
+    wire::{
+        message::{Addresses, Down, Up},
+        settings::Settings,
+    },
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -46,6 +49,8 @@ pub enum Wish {
     DropNext,
     /// Remember these addresses.
     KeepAddresses(Addresses),
+    /// Judge these settings and apply them if they may be; answer with [`Event::InForce`].
+    Apply(Box<Settings>),
     /// The certificate expired: rejoin, keep the result as the next identity, answer with
     /// [`Drive::rejoined`].
     Rejoin,
@@ -207,7 +212,7 @@ impl Drive {
                 Err(error) => self.keeping_failed(&error),
             },
             Wish::KeepNext(next) => self.next_kept(*next),
-            Wish::Adopt(_) | Wish::DropNext | Wish::KeepAddresses(_) => {}
+            Wish::Adopt(_) | Wish::DropNext | Wish::KeepAddresses(_) | Wish::Apply(_) => {}
             other @ (Wish::Rejoin | Wish::Note(_) | Wish::Ended) => return Some(other),
         }
         None
@@ -262,6 +267,7 @@ impl Drive {
                 return Some(Wish::DropNext);
             }
             Action::KeepAddresses(addresses) => return Some(Wish::KeepAddresses(addresses)),
+            Action::Apply(settings) => return Some(Wish::Apply(settings)),
             Action::Rejoin => return Some(Wish::Rejoin),
             Action::Note(notice) => return Some(Wish::Note(notice)),
             Action::Ended => return Some(Wish::Ended),

@@ -20,7 +20,7 @@ use std::{
 };
 
 use rollcall_common::{
-    health::{Health, HealthReport, Text},
+    health::{Health, HealthReport, Progress, ProgressReport, Text},
     id::{ServiceId, ServiceKey},
     time::BootTime,
 };
@@ -223,6 +223,22 @@ impl HealthBoard {
         worst(self.of(subject).filter(|(source, _)| source.fact == fact), now)
     }
 
+    /// All of it, each fact apart. What nobody speaks of is unchecked, and unwatched.
+    #[must_use]
+    pub fn vitals(&self, subject: &Subject, now: BootTime) -> Vitals {
+        let HealthReport { health, reason } = self.verdict_on(subject, Fact::Progress, now);
+        let progress = match health {
+            Health::Healthy => Progress::Moving,
+            Health::Unchecked => Progress::Unwatched,
+            Health::Degraded | Health::Unhealthy => Progress::Stalled,
+        };
+        Vitals {
+            service: self.verdict_on(subject, Fact::Service, now),
+            progress: ProgressReport { progress, reason },
+            all: self.verdict(subject, now),
+        }
+    }
+
     /// Whether a program speaks of a subject, and has done so within a time: that is a sign of life, whatever it says.
     #[must_use]
     pub fn is_spoken_of(&self, subject: &Subject, within: Duration, now: BootTime) -> bool {
@@ -237,6 +253,24 @@ impl HealthBoard {
     pub fn next_change(&self, now: BootTime) -> Option<BootTime> {
         let ends = self.subjects.values().flat_map(BTreeMap::values).filter_map(Statement::ends);
         ends.filter(|ends| *ends > now).min()
+    }
+}
+
+/// What is said of one subject, fact by fact and all together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vitals {
+    /// Whether it works.
+    pub service: HealthReport,
+    /// Whether it gets on with its work.
+    pub progress: ProgressReport,
+    /// The worst of both, for whoever knows health alone.
+    pub all: HealthReport,
+}
+
+impl From<HealthReport> for Vitals {
+    /// Nobody looks at its progress.
+    fn from(report: HealthReport) -> Self {
+        Self { service: report.clone(), progress: ProgressReport::default(), all: report }
     }
 }
 

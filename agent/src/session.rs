@@ -11,6 +11,7 @@
 
 mod beating;
 mod beats;
+mod orders;
 mod parting;
 mod reaching;
 mod renewal;
@@ -25,21 +26,23 @@ use rollcall_common::{
     address::Address,
     backoff::Backoff,
     code::Code,
-    health::{HealthReport, HostFacts},
+    health::HostFacts,
     id::{BeatNo, BootId, InstanceId, ServiceKey, SessionNo},
     lease::Pace,
     time::{BootTime, Now, Timestamp},
     wire::{
         children::ChildGone,
         message::{Down, Granted, Up},
+        settings::Settings,
     },
 };
 
 pub use self::vocabulary::{Action, Dial, End, Event, Notice, Paper};
 use self::{
     beats::Beats,
+    orders::Orders,
     renewal::{Renewal, Step},
-    vitals::Told,
+    vitals::{Telling, Words},
 };
 use crate::{identity::Term, rotation::Rotation};
 
@@ -103,8 +106,9 @@ pub struct Session {
     lease_until: Option<BootTime>,
     last_ack: Option<(BeatNo, BootTime)>,
     facts: Option<Box<HostFacts>>,
-    /// What is said of the service beside us.
-    health: Option<HealthReport>,
+    /// What is told to each collector.
+    words: Words,
+    orders: Orders,
     /// Children to say goodbye for.
     gone: Vec<ChildGone>,
     /// The collector's wall clock at a moment of our boot clock.
@@ -151,17 +155,25 @@ struct Live {
     address: Address,
     since: BootTime,
     beats: Beats,
-    health: Told,
-    /// Whether the collector takes child reports.
-    takes_children: bool,
+    telling: Telling,
+    /// What both can do.
+    capabilities: u64,
+    /// Settings that wait to be applied.
+    wanted: Option<Box<Settings>>,
+    /// The owner applies settings and has not said yet what became of them.
+    owes_state: bool,
     /// The last batch of child reports.
     batch_no: u64,
-    /// Whether it takes goodbyes for them.
-    parts_children: bool,
     /// The last batch of goodbyes that was not answered yet.
     parting_no: Option<u64>,
     /// A second connection that proves the next certificate.
     successor: Option<Attempt>,
+}
+
+impl Live {
+    fn can(&self, capability: u64) -> bool {
+        self.capabilities & capability != 0
+    }
 }
 
 /// The name of a session's state.
@@ -230,7 +242,8 @@ impl Session {
             lease_until: None,
             last_ack: None,
             facts: None,
-            health: None,
+            words: Words::default(),
+            orders: Orders::default(),
             gone: Vec::new(),
             anchor: None,
             skew_ms: None,
@@ -254,7 +267,7 @@ impl Session {
             Phase::Live(live) => {
                 let successor = live.successor.as_ref().map(|attempt| attempt.deadline);
                 let (beat, unacked, renewal) = (live.beats.due(), self.unacked_at(live), self.renewal.deadline());
-                let all = [Some(beat), unacked, successor, renewal, self.health_due()];
+                let all = [Some(beat), unacked, successor, renewal, self.telling_due(), self.apply_due()];
                 all.into_iter().flatten().min()
             }
             Phase::Draining { until, .. } => Some(*until),
@@ -329,7 +342,17 @@ impl Session {
                 }
                 self.facts = Some(facts);
             }
-            Event::Health(report) => self.health(report, now),
+            Event::Vitals(vitals) => self.words.vitals = Some(vitals),
+            Event::About(about) => self.words.about = Some(about),
+            Event::InForce(state) => {
+                self.words.in_force = Some(state);
+                self.settled();
+            }
+            Event::Reconfigured { addresses, follow_addresses, revoked_retry } => {
+                self.setup.follow_addresses = follow_addresses;
+                self.setup.revoked_retry = revoked_retry;
+                self.rotation.replace(addresses);
+            }
             Event::ChildrenGone(gone) => {
                 self.gone = gone;
                 self.part_children();
@@ -382,7 +405,8 @@ impl Session {
         if live.beats.due() <= now.boot {
             self.beat(now);
         }
-        self.tell_health(now);
+        self.tell_all(now);
+        self.apply(now);
         let Phase::Live(live) = &self.phase else { return };
         if let Some(attempt) = live.successor.as_ref().filter(|attempt| attempt.deadline <= now.boot) {
             let no = attempt.no;

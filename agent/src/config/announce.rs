@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rollcall_common::service::{MAX_VALUE, Pairs};
+use rollcall_common::{
+    service::{MAX_VALUE, Pairs},
+    wire::MAX_FRAME,
+};
 
 /// A fault of one key.
 type Fault = (&'static str, String);
@@ -34,6 +37,19 @@ pub(super) fn with_places(
     Pairs::try_from(labels).map_err(|error| ("labels", error.to_string()))
 }
 
+/// Most bytes that labels and metadata may take together: an enrollment carries both in one frame, with its request.
+const MOST: usize = MAX_FRAME - 1_024;
+
+/// Whether labels and metadata fit a frame together.
+pub(super) fn fitting(labels: &Pairs, metadata: &Pairs) -> Result<(), Fault> {
+    // A length goes before each key and value.
+    let bytes: usize = labels.iter().chain(metadata.iter()).map(|(key, value)| key.len() + value.len() + 4).sum();
+    if bytes <= MOST {
+        return Ok(());
+    }
+    Err(("labels", format!("with metadata they take {bytes} bytes; at most {MOST} fit a frame: leave some out")))
+}
+
 fn put(
     into: &mut BTreeMap<String, String>,
     key: &'static str,
@@ -54,7 +70,26 @@ fn put(
 
 #[cfg(test)]
 mod tests {
+    use rollcall_common::wire::{
+        codec::encode,
+        message::{About, Up},
+    };
+
     use super::*;
+
+    #[test]
+    fn too_much_for_a_frame_is_refused() {
+        let pairs = |count: usize, bytes: usize| {
+            Pairs::try_from((0..count).map(|n| (format!("{n:063}"), "v".repeat(bytes))).collect::<BTreeMap<_, _>>())
+        };
+        let (labels, metadata) = (pairs(32, 256).unwrap(), pairs(15, 256).unwrap());
+        assert_eq!(fitting(&labels, &metadata), Ok(()));
+        let about = About { machine: None, labels: labels.clone(), metadata };
+        assert!(encode(&Up::About(Box::new(about))).is_ok_and(|frame| frame.len() <= MAX_FRAME));
+        let (key, why) = fitting(&labels, &pairs(32, 256).unwrap()).unwrap_err();
+        assert_eq!(key, "labels");
+        assert!(why.contains("they take 20672 bytes; at most 15360 fit a frame"), "{why}");
+    }
 
     #[test]
     fn names_travel_as_metadata_and_never_twice() {

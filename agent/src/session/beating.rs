@@ -9,7 +9,7 @@ use rollcall_common::{
     time::Now,
     wire::{
         children::{ChildReport, Children, ChildrenGone, MAX_GONE},
-        message::{Ack, Beat, Bytes, Directive, Down, Renew, Up},
+        message::{Ack, Beat, Bytes, Directive, Down, Renew, Up, capability},
     },
 };
 
@@ -34,6 +34,7 @@ impl Session {
                 }
             }
             Down::Directive(Directive::Addresses(addresses)) => {
+                self.orders.count(now)?;
                 if addresses.list.is_empty() {
                     return Err("an empty list of addresses".into());
                 }
@@ -43,6 +44,7 @@ impl Session {
                 self.actions.push_back(Action::KeepAddresses(addresses));
             }
             Down::Directive(Directive::RenewNow) => {
+                self.orders.count(now)?;
                 let spread = self.pace.map_or(Duration::ZERO, Pace::interval);
                 let due = now.boot.after(self.backoff.between(Duration::ZERO, spread));
                 self.renewal.hasten(due);
@@ -72,7 +74,8 @@ impl Session {
                     }));
                 }
             }
-            Down::Settings(_) | Down::HelloAck(_) | Down::Enrolled(_) => {
+            Down::Settings(settings) => return self.wanted(settings, now),
+            Down::HelloAck(_) | Down::Enrolled(_) => {
                 return Err("a frame that has no place in a session".into());
             }
         }
@@ -113,7 +116,7 @@ impl Session {
     /// Sends what is said of the children, where the collector takes it.
     pub(super) fn report_children(&mut self, interval_ms: u32, reports: Vec<ChildReport>) {
         let Phase::Live(live) = &mut self.phase else { return };
-        if !live.takes_children {
+        if !live.can(capability::CHILDREN) {
             return;
         }
         let (batches, unfit) = Children::batches(live.batch_no.saturating_add(1), interval_ms, reports);
@@ -129,7 +132,7 @@ impl Session {
     /// Says goodbye for children that are ours no longer, where the collector takes it.
     pub(super) fn part_children(&mut self) {
         let Phase::Live(live) = &mut self.phase else { return };
-        if !live.parts_children {
+        if !live.can(capability::CHILDREN_GONE) {
             return;
         }
         for some in self.gone.chunks(MAX_GONE) {

@@ -14,7 +14,7 @@ use rollcall_common::{
 
 use super::{
     Action, Attempt, Dial, End, Live, Notice, PAUSE_FLOOR, Paper, Phase, REACH_CAP, REACH_FLOOR, SKEW_MS, Session,
-    Then, beats::Beats, millis, pace, vitals::Told,
+    Then, beats::Beats, millis, pace, vitals::Telling,
 };
 use crate::rotation::Pick;
 
@@ -151,10 +151,11 @@ impl Session {
             address: attempt.address,
             since: now.boot,
             beats,
-            health: Told::default(),
-            takes_children: ack.capabilities & capability::CHILDREN != 0,
+            telling: Telling::default(),
+            capabilities: ack.capabilities,
+            wanted: None,
+            owes_state: false,
             batch_no: 0,
-            parts_children: ack.capabilities & capability::CHILDREN_GONE != 0,
             parting_no: None,
             successor: None,
         }));

@@ -3,6 +3,7 @@
 mod any_history;
 mod certificates;
 mod farewells;
+mod settings;
 mod vitals;
 
 use std::time::Duration;
@@ -152,6 +153,10 @@ impl World {
 
 fn bye(code: Code, retry_after_ms: u32) -> Down {
     Down::Bye(Bye { code, retry_after_ms })
+}
+
+fn said(report: rollcall_common::health::HealthReport) -> Event {
+    Event::Vitals(Box::new(report.into()))
 }
 
 fn lost() -> End {

@@ -5,16 +5,17 @@ use std::{fmt, time::Duration};
 use rollcall_common::{
     address::Address,
     code::{Advice, Code},
-    health::{HealthReport, HostFacts},
+    health::HostFacts,
     id::{BeatNo, Generation, SessionNo},
     lease::Pace,
     wire::{
         children::{ChildGone, ChildRefused, ChildReport},
-        message::{Addresses, Down, Goodbye, Renewed, Up},
+        message::{About, Addresses, Down, Goodbye, Renewed, Up},
+        settings::{Settings, SettingsState},
     },
 };
 
-use crate::identity::Term;
+use crate::{health::Vitals, identity::Term};
 
 /// Which of the sidecar's certificates a connection proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,20 @@ pub enum Event {
     /// The host's facts were taken, and differ.
     Facts(Box<HostFacts>),
     /// What is said of the service beside us, whether or not that differs. The last word counts.
-    Health(HealthReport),
+    Vitals(Box<Vitals>),
+    /// What the host's files say of the service, whether or not that differs.
+    About(Box<About>),
+    /// Which settings are in force: at the start, after each [`Action::Apply`], and when the host's files changed.
+    InForce(Box<SettingsState>),
+    /// The host's files changed how we dial. A connection that stands stays.
+    Reconfigured {
+        /// Where to dial, best first.
+        addresses: Vec<Address>,
+        /// Whether a collector may replace the addresses.
+        follow_addresses: bool,
+        /// How often a barred sidecar tries again.
+        revoked_retry: Duration,
+    },
     /// What is said of services of our subtree that have no sidecar of their own, to be said again within the
     /// interval. Forgotten where no collector takes it now: the next round tells all of it again.
     Children {
@@ -98,6 +112,8 @@ pub enum Action {
     DropNext,
     /// Remember these addresses.
     KeepAddresses(Addresses),
+    /// Judge these settings and apply them if they may be; answer with [`Event::InForce`].
+    Apply(Box<Settings>),
     /// The certificate is past its time: rejoin with the bound key; answer with [`Event::Rejoined`].
     Rejoin,
     /// For logs and status.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rollcall_common::{
-    health::{HealthReport, HostFacts},
+    health::{Health, HealthReport, HostFacts},
     id::ServiceKey,
     lease::{Pace, Presence},
     lifecycle::Status,
@@ -287,8 +287,11 @@ impl Actor {
             }
             // A sidecar says it to every collector that greets it: what is known already costs no write.
             Notice::Health(slot, report)
-                if self.look(slot, |entry| entry.row.health.as_ref().is_some_and(|(known, _)| *known == report))
-                    == Some(true) => {}
+                if self.look(slot, |entry| match &entry.row.health {
+                    Some((known, _)) => *known == report,
+                    // Nobody looks: that is shown of whom nothing is known.
+                    None => report.health == Health::Unchecked && report.reason.as_str().is_empty(),
+                }) == Some(true) => {}
             Notice::Health(slot, report) => {
                 let health = Some((report, now.wall));
                 self.write(|roster| roster.note(slot, health.clone(), None));

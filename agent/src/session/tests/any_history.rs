@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use rollcall_common::health::{Health, HealthReport, Text};
+use rollcall_common::{
+    health::{Health, HealthReport, Text},
+    service::Pairs,
+    wire::settings::SettingsState,
+};
 
 use super::*;
 
@@ -29,6 +33,9 @@ enum Step {
     Retry,
     Facts,
     Health(usize),
+    Settings(u64),
+    InForce(u64),
+    About,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -50,6 +57,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Retry),
         1 => Just(Step::Facts),
         2 => (0usize..4).prop_map(Step::Health),
+        3 => (0u64..3).prop_map(Step::Settings),
+        2 => (0u64..3).prop_map(Step::InForce),
+        1 => Just(Step::About),
     ]
 }
 
@@ -140,6 +150,7 @@ impl Oracle {
             | Action::Adopt(_)
             | Action::DropNext
             | Action::KeepAddresses(_)
+            | Action::Apply(_)
             | Action::Note(_)
             | Action::Ended => {}
         }
@@ -175,7 +186,7 @@ impl Oracle {
                 }
             }
             Step::Greet => {
-                let ack = self.world.hello_ack();
+                let ack = HelloAck { capabilities: u64::MAX, ..self.world.hello_ack() };
                 self.say(Down::HelloAck(ack));
             }
             Step::AckLast => self.say(Down::Ack(Ack { beat_no: self.last_beat, pace: PACE, retry_after_ms: 0 })),
@@ -198,8 +209,17 @@ impl Oracle {
             Step::Facts => self.tell(Event::Facts(Box::default())),
             Step::Health(n) => {
                 let health = Health::ALL[n];
-                self.tell(Event::Health(HealthReport { health, reason: Text::default() }));
+                self.tell(said(HealthReport { health, reason: Text::default() }));
             }
+            Step::Settings(revision) => {
+                let settings = Settings { revision, labels: Pairs::default(), probes: Vec::new() };
+                self.say(Down::Settings(Box::new(settings)));
+            }
+            Step::InForce(revision) => {
+                let state = SettingsState { revision, refused: None, probes: Vec::new(), more: 0 };
+                self.tell(Event::InForce(Box::new(state)));
+            }
+            Step::About => self.tell(Event::About(Box::default())),
         }
     }
 }

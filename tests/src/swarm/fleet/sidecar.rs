@@ -93,7 +93,8 @@ impl Sidecar {
                         | Wish::KeepNext(_)
                         | Wish::Adopt(_)
                         | Wish::DropNext
-                        | Wish::KeepAddresses(_),
+                        | Wish::KeepAddresses(_)
+                        | Wish::Apply(_),
                     ) => {}
                 },
                 changed = self.stage.changed() => {
