@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     drive::{Drive, Manner, Wish},
     enroll::EnrollError,
-    health::{SharedHealth, Subject, Vitals},
+    health::{Attention, SharedHealth, Subject, Vitals},
     identity::Identity,
     link::Dialer,
     local::{
@@ -155,6 +155,8 @@ pub struct Agent {
     last_end: Option<End>,
     /// What was said last of the service.
     verdict: Option<Vitals>,
+    /// Whether it was there itself when others were to speak.
+    attention: Attention,
 }
 
 impl Agent {
@@ -209,6 +211,7 @@ impl Agent {
             unadopted: false,
             last_end: None,
             verdict: None,
+            attention: Attention::default(),
             config,
             clock,
             vault,
@@ -313,6 +316,13 @@ impl Agent {
     /// was said once. Gives how long that holds by itself.
     fn weigh(&mut self, drive: &mut Drive) -> Duration {
         let now = self.clock.now().boot;
+        if let Some(missed) = self.attention.missed(now) {
+            tracing::info!(
+                for_s = missed.as_secs(),
+                "this sidecar was held up or suspended: nobody is blamed for silence"
+            );
+            self.health.note(|board| board.excuse(missed, now));
+        }
         let (vitals, next) = self.health.read(|board| (board.vitals(&Subject::Own, now), board.next_change(now)));
         if self.verdict.as_ref() != Some(&vitals) {
             let (health, progress) = (&vitals.service, &vitals.progress);
@@ -323,7 +333,9 @@ impl Agent {
             self.verdict = Some(vitals.clone());
             drive.tell(Event::Vitals(Box::new(vitals)));
         }
-        next.map_or(QUIET, |at| at.since(now).min(QUIET))
+        let quiet = next.map_or(QUIET, |at| at.since(now).min(Attention::EVERY));
+        self.attention.plan(now.after(quiet));
+        quiet
     }
 
     async fn fulfill(&mut self, drive: &mut Drive, wish: Wish, signals: &mut Signals) -> ControlFlow<()> {

@@ -38,7 +38,11 @@ pub use self::{
     layer::{EnrollmentLayer, Layer, LogLayer, Period},
     local::{LocalLayer, LocalPort},
 };
-use crate::probe::plan::{Child, MAX_ALL_PROBES, MAX_CHILDREN, MAX_PROBES, Probe};
+use crate::{
+    leave::{self, Whose},
+    plain,
+    probe::plan::{Child, MAX_ALL_PROBES, MAX_CHILDREN, MAX_PROBES, Probe},
+};
 
 /// The main file.
 pub const MAIN_FILE: &str = "/etc/rollcall/agent.toml";
@@ -48,6 +52,7 @@ pub const STATE_DIR: &str = "/var/lib/rollcall-agent";
 pub const TOKEN_FILE: &str = "/etc/rollcall/agent/token";
 /// The status socket of the packaged service.
 pub const RUNTIME_SOCKET: &str = "/run/rollcall-agent/agent.sock";
+const UNIT: &str = "rollcall-agent.service";
 const SOCKET_NAME: &str = "agent.sock";
 const REVOKED_RETRY: Duration = Duration::from_secs(3600);
 const REVOKED_RETRY_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
@@ -56,6 +61,9 @@ const REVOKED_RETRY_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_s
 const CHILDREN_INTERVAL: Duration = Duration::from_secs(10);
 const CHILDREN_INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(MIN_INTERVAL_MS as u64)..=Duration::from_millis(MAX_INTERVAL_MS as u64);
+
+/// No file of settings is larger.
+const MAX_FILE: usize = 1024 * 1024;
 
 const RETRY_DELAYS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
 
@@ -91,8 +99,8 @@ pub struct HostSource;
 
 impl Source for HostSource {
     fn text(&self, path: &Path) -> io::Result<Option<String>> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some(text)),
+        match plain::read(path, MAX_FILE) {
+            Ok(text) => Ok(Some(text.to_string())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -123,6 +131,10 @@ impl Source for HostSource {
 /// The validated settings of one sidecar.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Which of several sidecars on this host.
+    pub instance: Option<Instance>,
+    /// The files that it was read from, and their directory.
+    pub files: Vec<PathBuf>,
     /// What the service is; needed to enroll.
     pub kind: Option<Kind>,
     /// The id to ask for.
@@ -232,7 +244,7 @@ pub enum LogLevel {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {source}{}", .path.display(), leave::hint(.path, .source, Whose::Ours))]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -317,13 +329,20 @@ impl Config {
         match (labels, metadata) {
             (Ok(labels), Ok(metadata)) if problems.is_empty() => {
                 fitting(&labels, &metadata).map_err(|why| Problems(vec![fault(why)]))?;
-                Ok(Self::of(source, all, labels, metadata))
+                let files = layer::files(source, file.or(of_instance.as_deref()));
+                Ok(Self { files, ..Self::of(source, all, labels, metadata) })
             }
             (labels, metadata) => {
                 problems.extend(labels.err().into_iter().chain(metadata.err()));
                 Err(Problems(problems))
             }
         }
+    }
+
+    /// The service that systemd runs it as, where the packages made it.
+    #[must_use]
+    pub fn unit(&self) -> String {
+        self.instance.as_ref().map_or_else(|| UNIT.into(), Instance::unit)
     }
 
     fn of(source: &dyn Source, all: Layer, labels: Pairs, metadata: Pairs) -> Self {
@@ -339,6 +358,8 @@ impl Config {
         let log = all.log.unwrap_or_default();
         let enrollment = all.enrollment.unwrap_or_default();
         Self {
+            instance: all.instance,
+            files: Vec::new(),
             kind: all.kind,
             id: all.id,
             parent: all.parent,

@@ -6,6 +6,9 @@
 //! [`HealthBoard::say`]; the agent reads [`HealthBoard::verdict`] when something changed and at
 //! [`HealthBoard::next_change`]. The board knows no clock, no socket and no probe.
 //!
+//! While the sidecar did not run (the host was suspended), nobody could have spoken: that time counts for nobody
+//! ([`Attention`]).
+//!
 //! Everything is bounded: [`MAX_SOURCES`] for each subject, and subjects are admitted by the configuration alone, so
 //! that whoever reports fills nothing. Who comes too late is refused and counted by whoever asked.
 
@@ -195,6 +198,14 @@ impl HealthBoard {
         self.subjects.get_mut(subject).is_some_and(|sources| sources.remove(source).is_some())
     }
 
+    /// Nobody could speak for so long: whoever promised to has that much more time.
+    pub fn excuse(&mut self, missed: Duration, now: BootTime) {
+        let all = self.subjects.values_mut().flat_map(BTreeMap::values_mut);
+        for said in all.filter(|said| said.stale_after.is_some()) {
+            said.as_of = said.as_of.after(missed).min(now);
+        }
+    }
+
     /// What a source said last.
     #[must_use]
     pub fn said(&self, subject: &Subject, source: &Source) -> Option<&Statement> {
@@ -239,11 +250,13 @@ impl HealthBoard {
         }
     }
 
-    /// Whether a program speaks of a subject, and has done so within a time: that is a sign of life, whatever it says.
+    /// Whether a program speaks of a subject: that is a sign of life, whatever it says. One that promised to speak again
+    /// has that much time, any other one this much.
     #[must_use]
     pub fn is_spoken_of(&self, subject: &Subject, within: Duration, now: BootTime) -> bool {
         let speaks = |(source, said): (&Source, &Statement)| {
-            source.sort == Sort::Pushed && !said.is_stale(now) && now.since(said.as_of) <= within
+            let promised = said.stale_after.is_some();
+            source.sort == Sort::Pushed && if promised { !said.is_stale(now) } else { now.since(said.as_of) <= within }
         };
         self.of(subject).any(speaks)
     }
@@ -256,6 +269,7 @@ impl HealthBoard {
     }
 }
 
+<<<<<<< HEAD
 /// What is said of one subject, fact by fact and all together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vitals {
@@ -271,6 +285,29 @@ impl From<HealthReport> for Vitals {
     /// Nobody looks at its progress.
     fn from(report: HealthReport) -> Self {
         Self { service: report.clone(), progress: ProgressReport::default(), all: report }
+=======
+/// Notices that the sidecar itself was away: it was to wake at a time, and came much later.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Attention {
+    planned: Option<BootTime>,
+}
+
+impl Attention {
+    /// Who waits for others to speak wakes this often, so that its own absence is noticed.
+    pub const EVERY: Duration = Duration::from_secs(30);
+    /// A busy host may hold it up so long.
+    const SLACK: Duration = Duration::from_secs(15);
+
+    /// It will be there again then.
+    pub fn plan(&mut self, at: BootTime) {
+        self.planned = Some(at);
+    }
+
+    /// How long it was away beyond what was planned, where that is worth speaking of.
+    pub fn missed(&mut self, now: BootTime) -> Option<Duration> {
+        let late = now.since(self.planned.take()?);
+        (late > Self::SLACK).then_some(late)
+>>>>>>> e9d7ee2 (Write off what hangs, and wait for it nowhere)
     }
 }
 

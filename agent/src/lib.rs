@@ -3,7 +3,7 @@
 //! Decisions are pure: [`session`] for a session, [`rotation`] for addresses, [`health`] for what probes saw,
 //! [`rounds`] for when children are told of. Everything that touches the world has one home: [`link`] QUIC,
 //! [`vault`] the state directory, [`key`] the private key, [`sample`] the host, [`probe`] the services,
-//! [`local`] the Unix socket and systemd. [`agent`] builds these parts and takes a
+//! [`local`] the Unix socket and systemd, [`plain`] small files, [`leave`] who may look where. [`agent`] builds these parts and takes a
 //! sidecar from its token to its goodbye. [`drive`] and [`enroll`] work without a disk as well: a load
 //! generator runs thousands of them in one process.
 
@@ -16,10 +16,12 @@ pub mod enroll;
 pub mod health;
 pub mod identity;
 pub mod key;
+pub mod leave;
 pub mod link;
 pub mod local;
 pub mod log;
 pub mod machine;
+pub mod plain;
 pub mod probe;
 pub mod rotation;
 pub mod rounds;

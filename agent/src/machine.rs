@@ -3,12 +3,17 @@
 //! A disk image that holds an identity makes two machines that are one service. A sidecar notices before it dials:
 //! beside the identity lies the tag of the machine that it was made for.
 
-use std::{io, path::Path};
+use std::path::Path;
 
 use rollcall_common::machine::{MachineId, MachineIdError, MachineTag};
 
+use crate::plain;
+
 /// Where systemd and dbus keep the id.
 const PLACES: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
+
+/// It has 33 bytes; something else in its place is not read.
+const MAX_FILE: usize = 64;
 
 /// What this host tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +38,7 @@ impl Machine {
     fn read(places: &[&Path]) -> Self {
         let mut why = None;
         for place in places {
-            let told = match text(place) {
+            let told = match plain::read(place, MAX_FILE) {
                 Ok(text) => text.parse::<MachineId>().map_err(|error: MachineIdError| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
@@ -53,14 +58,6 @@ impl Machine {
             Self::Unknown(_) => None,
         }
     }
-}
-
-/// A few bytes at most, and never the whole of what stands there instead.
-fn text(path: &Path) -> io::Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(64).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// To whom an identity on disk belongs.

@@ -8,10 +8,14 @@ use rollcall_agent::{
     cli::{Cli, Command, Exit, complain, explain},
     key::forbid_core_dumps,
     log,
+    probe::check::THREADS,
     signals::{Signals, pass_on},
 };
 use rollcall_common::{identity::tls, time::SystemClock};
 use tokio::runtime::{Builder, Runtime};
+
+/// Threads for names of collectors, beside those for probes.
+const OWN_THREADS: usize = 2;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -20,8 +24,10 @@ fn main() -> ExitCode {
     };
     // Our own TLS settings name their provider; the default is for whoever asks for one.
     let _ = rustls::crypto::CryptoProvider::install_default((*tls::provider()).clone());
-    // Threads are for what may hang in the kernel: names, and files and programs of probes, which take half of them.
-    let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
+    // Threads are for what may hang in the kernel: names of collectors, and what probes reach for. They come when
+    // there is something to do, and go when there is not.
+    let threads = OWN_THREADS + THREADS;
+    let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(threads).build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, Exit::Config).into(),
     };

@@ -7,12 +7,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rollcall_common::token::{self, Token, TokenError};
+use rollcall_common::token::{Token, TokenError};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use crate::config::TokenPlaces;
+use crate::{
+    config::TokenPlaces,
+    leave::{self, Whose},
+    plain,
+};
 
+/// A token may have white space around it; a larger file is none.
+const MAX_FILE: usize = 16 * 1024;
 /// No token is longer than what is overwritten of its file.
 const MAX_WIPED: u64 = 64 * 1024;
 
@@ -82,7 +88,10 @@ pub fn look(places: &TokenPlaces) -> Result<Look, Damaged> {
                 }
             }
             Ok(None) => {}
-            Err(error) => look.obstacles.push(format!("cannot read {}: {error}", path.display())),
+            Err(error) => {
+                let hint = leave::hint(path, &error, Whose::Ours);
+                look.obstacles.push(format!("cannot read {}: {error}{hint}", path.display()));
+            }
         }
     }
     if let Some(text) = &places.environment {
@@ -130,17 +139,11 @@ fn parse(text: &str, origin: Origin) -> Result<Option<Found>, Damaged> {
 }
 
 fn read(path: &Path) -> io::Result<Option<Zeroizing<String>>> {
-    use std::io::Read;
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    // One more than a token may have, and some white space: a larger file is no token, and is not read.
-    let most = token::MAX_TEXT + 64;
-    let mut text = Zeroizing::new(String::with_capacity(most));
-    file.take(u64::try_from(most).unwrap_or(u64::MAX)).read_to_string(&mut text)?;
-    Ok(Some(text))
+    match plain::read(path, MAX_FILE) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -208,8 +211,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let places = places(dir.path());
         std::fs::create_dir(&places.file).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("credential"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
         let look = look(&places).unwrap();
         assert!(look.found.is_none());
-        assert!(look.obstacles[0].contains("file"), "{:?}", look.obstacles);
+        assert_eq!(look.obstacles.len(), 2, "neither makes anybody wait");
+        assert!(look.obstacles.iter().all(|words| words.ends_with("it is no regular file")), "{:?}", look.obstacles);
     }
 }

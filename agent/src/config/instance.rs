@@ -28,6 +28,12 @@ impl Instance {
         format!("/var/lib/rollcall-agent@{}", self.0).into()
     }
 
+    /// The service that runs it.
+    #[must_use]
+    pub fn unit(&self) -> String {
+        format!("rollcall-agent@{}.service", self.0)
+    }
+
     /// Its packaged service's status socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

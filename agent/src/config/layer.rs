@@ -203,6 +203,17 @@ pub(super) fn from_files(source: &dyn Source, asked: Option<&Path>) -> Vec<Found
     layers
 }
 
+/// Which files and directories these are, as far as they are there.
+pub(super) fn files(source: &dyn Source, asked: Option<&Path>) -> Vec<PathBuf> {
+    let named = asked.map(PathBuf::from).or_else(|| source.variable("ROLLCALL_CONFIG").map(PathBuf::from));
+    let main = named.unwrap_or_else(|| MAIN_FILE.into());
+    let dir = main.with_extension("d");
+    let mut fragments = source.files(&dir).unwrap_or_default();
+    fragments.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    fragments.sort();
+    [main, dir].into_iter().chain(fragments).collect()
+}
+
 fn from_file(source: &dyn Source, path: &Path, required: bool) -> Found {
     let text = match source.text(path) {
         Ok(Some(text)) => text,

@@ -185,11 +185,12 @@ pub(super) fn child(table: Spanned<ChildTable>, wrong: &mut Vec<Wrong>) -> Optio
         fault(Some("checker_kind"), "only a checker has one: remove it, or set kind = \"checker\"".into());
     }
     let assume_alive = table.assume_alive.unwrap_or(false);
-    if table.probe.is_empty() && !assume_alive {
+    if table.probe.is_empty() && table.assume_alive.is_none() {
         fault(
             None,
-            "it has no probe, so that nothing could be said of it: add a [[child.probe]], or set assume_alive = true \
-             to call it alive for as long as this sidecar is"
+            "it has no probe, so that nothing would be said of it: add a [[child.probe]], or set assume_alive = false \
+             where programs report for it (`rollcall-agent report --child`), or assume_alive = true to call it alive \
+             for as long as this sidecar is"
                 .into(),
         );
     }

@@ -346,7 +346,7 @@ fn the_packaged_examples_read() {
         .file("/etc/rollcall/agent.d/probes.toml", probes)
         .file("/etc/rollcall/agent.d/children.toml", children);
     let config = fake.load().unwrap();
-    assert_eq!((config.probes.len(), config.children.len()), (9, 2));
+    assert_eq!((config.probes.len(), config.children.len()), (9, 3));
     let mut words: Vec<_> = config.probes.iter().map(|probe| probe.check.word()).collect();
     words.sort_unstable();
     words.dedup();

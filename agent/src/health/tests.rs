@@ -108,3 +108,26 @@ proptest! {
         prop_assert_eq!(board.verdict(&Subject::Own, from).health, board.verdict(&Subject::Own, later).health);
     }
 }
+
+/// A night with the lid closed: nobody could speak, and nobody is blamed for it.
+#[test]
+fn who_could_not_speak_is_not_blamed() {
+    let mut board = HealthBoard::default();
+    let backup = source(Sort::Pushed, "backup", Fact::Service);
+    board.say(&Subject::Own, backup, said(Health::Healthy, "", 0, Some(60))).unwrap();
+    let mut attention = Attention::default();
+    assert_eq!(attention.missed(BootTime(0)), None, "nothing was planned");
+    attention.plan(BootTime(30_000));
+    assert_eq!(attention.missed(BootTime(44_000)), None, "held up a little");
+    attention.plan(BootTime(45_000));
+    let woken = BootTime(8 * 3_600_000);
+    assert_eq!(board.verdict(&Subject::Own, woken).health, Health::Unhealthy);
+    let missed = attention.missed(woken).unwrap();
+    board.excuse(missed, woken);
+    assert_eq!(board.verdict(&Subject::Own, woken).health, Health::Healthy);
+    let later = woken.after(Duration::from_secs(61));
+    assert_eq!(board.verdict(&Subject::Own, later).health, Health::Unhealthy, "it had its time");
+    // Nobody speaks out of the future.
+    board.excuse(missed, woken);
+    assert!(board.of(&Subject::Own).all(|(_, said)| said.as_of <= woken));
+}

@@ -2,12 +2,13 @@
 //!
 //! A look ends within its timeout, whatever it looks at, and reads a bounded amount of it. It says what it saw in
 //! words; what a row of looks is worth is [`super::gauge`]'s business. Files, names and programs may hang in the
-//! kernel: they have threads of their own, [`HANDS`] of them, and whoever finds none free says so.
+//! kernel: they have threads of their own (`hands`), [`THREADS`] at most, and whoever finds none free says so.
 
 mod bus;
 mod exec;
 mod file;
 mod grpc;
+mod hands;
 mod http;
 mod net;
 mod process;
@@ -24,12 +25,16 @@ use std::{
 };
 
 use rollcall_common::health::Health;
-use tokio::sync::Semaphore;
 
+use self::hands::Hands;
 use super::plan::Check;
 
-/// Threads that may hang on behalf of probes. The process has more of them: looking up collectors never waits here.
-const HANDS: usize = 2;
+/// Files and programs that are reached for at a time, and how many of them may hang beside these.
+const FILES: (usize, usize) = (2, 4);
+/// The same of names: a resolver that is away keeps its threads for long, and takes none from files.
+const NAMES: (usize, usize) = (1, 2);
+/// Threads that may hang on behalf of probes. The process has more: looking up collectors never waits here.
+pub const THREADS: usize = FILES.0 + FILES.1 + NAMES.0 + NAMES.1;
 
 /// What a look saw.
 #[derive(Debug, Clone)]
@@ -44,11 +49,14 @@ pub struct Look {
     pub mark: Option<u64>,
     /// Whose sudden end is worth a look at once.
     pub prey: Option<Prey>,
+    /// By what that was found, where that outlives it: a number in a file is given to others.
+    pub found_by: Option<u64>,
 }
 
 impl Look {
     fn well(words: impl Into<String>) -> Self {
-        Self { health: Health::Healthy, words: words.into(), alive: Some(true), mark: None, prey: None }
+        let (health, words) = (Health::Healthy, words.into());
+        Self { health, words, alive: Some(true), mark: None, prey: None, found_by: None }
     }
 
     /// Something is there and is not well.
@@ -57,7 +65,7 @@ impl Look {
     }
 
     /// Nobody is there.
-    fn gone(words: impl Into<String>) -> Self {
+    pub(super) fn gone(words: impl Into<String>) -> Self {
         Self { alive: Some(false), ..Self::ill(words) }
     }
 
@@ -98,7 +106,9 @@ impl PartialEq for Prey {
 /// What looks need of the host.
 #[derive(Debug)]
 pub struct Host {
-    hands: Arc<Semaphore>,
+    files: Hands,
+    names: Hands,
+    remains: exec::Remains,
     tls: tls::Shelf,
     proc: PathBuf,
     cgroups: Vec<PathBuf>,
@@ -113,7 +123,9 @@ impl Default for Host {
             .and_then(|address| address.strip_prefix("unix:path="))
             .and_then(|path| path.split([',', ';']).next());
         Self {
-            hands: Arc::new(Semaphore::new(HANDS)),
+            files: Hands::new(FILES.0, FILES.1),
+            names: Hands::new(NAMES.0, NAMES.1),
+            remains: exec::Remains::default(),
             tls: tls::Shelf::default(),
             proc: "/proc".into(),
             cgroups: ["", "unified", "systemd"].map(|part| Path::new("/sys/fs/cgroup").join(part)).into(),
@@ -122,50 +134,45 @@ impl Default for Host {
     }
 }
 
+#[cfg(test)]
 impl Host {
-    /// Does what may hang in the kernel, apart from everything else. Where it hangs for good, its thread is lost to
-    /// other probes, and nothing else is.
-    async fn by_hand<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Look> {
-        let Ok(permit) = Arc::clone(&self.hands).acquire_owned().await else {
-            return Err(Look::blind("the sidecar is stopping"));
-        };
-        let done = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            work()
-        });
-        done.await.map_err(|error| Look::blind(format!("the look failed: {error}")))
+    /// Another view of processes.
+    pub(super) fn with_proc(proc: &Path) -> Self {
+        Self { proc: proc.into(), ..Self::default() }
     }
 }
 
 /// Looks once. `held` is the process that is being watched, whose end would have been noticed.
 pub async fn look(check: &Check, timeout: Duration, host: &Host, held: Option<&Prey>) -> Look {
+    if let Check::Exec(command) = check {
+        // It ends what it started, which takes a moment beyond its time.
+        return exec::look(command, timeout, host).await;
+    }
     let looking = async {
         match check {
             Check::Systemd(unit) => systemd::look(unit, host).await,
             Check::Process(process) => process::look(process, host, held).await,
-            Check::Tcp(target) => match net::connect(target, host).await {
+            Check::Tcp(target) => match net::connect(target, timeout, host).await {
                 Ok(_) => Look::well("takes connections"),
                 Err(look) => look,
             },
-            Check::Http(http) => http::look(http, host).await,
-            Check::Grpc(grpc) => grpc::look(grpc, host).await,
-            Check::Exec(command) => exec::look(command, host).await,
+            Check::Http(http) => http::look(http, timeout, host).await,
+            Check::Grpc(grpc) => grpc::look(grpc, timeout, host).await,
+            Check::Exec(command) => exec::look(command, timeout, host).await,
             Check::Progress(progress) => file::look(progress, host).await,
         }
     };
     match tokio::time::timeout(timeout, looking).await {
         Ok(look) => look,
-        Err(_) => {
-            let target = match check {
-                Check::Exec(_) => "it did not end",
-                Check::Systemd(_) => return Look::blind(format!("systemd did not answer within {timeout:?}")),
-                Check::Process(_) | Check::Progress(_) => {
-                    return Look::blind(format!("the look did not end within {timeout:?}: does a file system hang?"));
-                }
-                Check::Tcp(_) | Check::Http(_) | Check::Grpc(_) => "no answer",
-            };
-            Look::silent(format!("{target} within {timeout:?}"))
-        }
+        Err(_) => match check {
+            Check::Systemd(_) => Look::blind(format!("systemd did not answer within {timeout:?}")),
+            Check::Process(_) | Check::Progress(_) => {
+                Look::blind(format!("the look did not end within {timeout:?}: does a file system hang?"))
+            }
+            Check::Tcp(_) | Check::Http(_) | Check::Grpc(_) | Check::Exec(_) => {
+                Look::silent(format!("no answer within {timeout:?}"))
+            }
+        },
     }
 }
 

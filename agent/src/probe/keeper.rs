@@ -1,11 +1,12 @@
 //! Owns the looks and the watches of one sidecar, and says on the board what they saw.
 //!
 //! At most [`LOOKS`] looks are under way at a time, a probe has at most one, and each ends within its timeout. What a
-//! watch notices is looked at out of turn, within [`SUDDENLY`]. Tasks end with their keeper.
+//! watch notices is looked at out of turn, within [`SUDDENLY`]; what ends again and again is so once in
+//! [`LOOK_AGAIN`]. Tasks end with their keeper.
 
 use std::{sync::Arc, time::Duration};
 
-use rollcall_common::{health::Health, time::Clock};
+use rollcall_common::time::{BootTime, Clock};
 use tokio::{
     sync::Semaphore,
     task::{AbortHandle, Id, JoinSet},
@@ -52,7 +53,19 @@ struct Post {
     sudden: bool,
     /// The end came while a look was under way: what it says may be of before.
     again: bool,
-    watch: Option<(Prey, AbortHandle)>,
+    watch: Option<Watch>,
+    /// By what the one was found whose end was seen: what is found by the same is another one.
+    spent: Option<u64>,
+    /// Sudden looks rest until then.
+    rests: BootTime,
+}
+
+/// Who is watched.
+#[derive(Debug)]
+struct Watch {
+    prey: Prey,
+    found_by: Option<u64>,
+    task: AbortHandle,
 }
 
 #[derive(Debug)]
@@ -86,6 +99,8 @@ impl Keeper {
                     sudden: false,
                     again: false,
                     watch: None,
+                    spent: None,
+                    rests: now.boot,
                 });
             }
         }
@@ -135,7 +150,7 @@ impl Keeper {
     fn look(&mut self, index: usize) {
         let Some(post) = self.posts.get_mut(index).filter(|post| post.looking.is_none()) else { return };
         let (probe, host, room) = (Arc::clone(&post.probe), Arc::clone(&self.host), Arc::clone(&self.room));
-        let held = post.watch.as_ref().map(|(prey, _)| prey.clone());
+        let held = post.watch.as_ref().map(|watch| watch.prey.clone());
         let sudden = post.sudden;
         let looking = async move {
             if sudden {
@@ -155,10 +170,18 @@ impl Keeper {
             Ok((id, Done::Ended(index))) => {
                 let post = self.posts.get_mut(index)?;
                 // One that was replaced meanwhile says nothing of its successor.
-                post.watch.take_if(|(_, watch)| watch.id() == id)?;
+                let ended = post.watch.take_if(|watch| watch.task.id() == id)?;
+                post.spent = ended.found_by;
                 post.sudden = true;
                 post.again = post.looking.is_some();
-                self.look(index);
+                let now = self.clock.now().boot;
+                if now < post.rests {
+                    let rested = post.rests;
+                    self.rota.hurry(index, rested);
+                } else {
+                    post.rests = now.after(LOOK_AGAIN);
+                    self.look(index);
+                }
                 None
             }
             Err(error) => {
@@ -173,7 +196,7 @@ impl Keeper {
         }
     }
 
-    fn looked(&mut self, index: usize, look: Look) -> Option<(usize, bool)> {
+    fn looked(&mut self, index: usize, mut look: Look) -> Option<(usize, bool)> {
         let now = self.clock.now();
         let post = self.posts.get_mut(index)?;
         post.looking = None;
@@ -182,11 +205,21 @@ impl Keeper {
             return None;
         }
         let sudden = std::mem::take(&mut post.sudden);
+        if look.found_by.is_some() && look.found_by == post.spent {
+            if look.alive == Some(true) {
+                let found_by = look.found_by;
+                look = Look::gone("it has ended; its number in the pid file is another process's by now");
+                look.found_by = found_by;
+            }
+        } else if look.found_by.is_some() {
+            post.spent = None;
+        }
         let at = post.at;
         tracing::trace!(probe = post.probe.name.as_str(), health = %look.health, saw = look.words, "looked");
         let follows = self.ledger.take(at, &look, sudden, now.boot)?;
         self.say(at, follows.statement, follows.news);
-        if sudden && look.health != Health::Healthy {
+        if sudden {
+            // A successor is looked for, and what was found well is looked at again: it may be news to its keeper.
             self.rota.hurry(index, now.boot.after(LOOK_AGAIN));
         }
         self.watch(index, look);
@@ -206,11 +239,12 @@ impl Keeper {
     /// Watches whom the look found. One that could not tell changes nothing.
     fn watch(&mut self, index: usize, look: Look) {
         let Some(post) = self.posts.get_mut(index) else { return };
-        match (look.prey, &post.watch) {
-            (Some(prey), Some((watched, _))) if prey == *watched => {}
+        let found_by = look.found_by;
+        match (look.prey, &mut post.watch) {
+            (Some(prey), Some(watch)) if prey == watch.prey => watch.found_by = found_by,
             (Some(prey), _) => {
-                if let Some((_, old)) = post.watch.take() {
-                    old.abort();
+                if let Some(old) = post.watch.take() {
+                    old.task.abort();
                 }
                 let watched = prey.clone();
                 let watching = async move {
@@ -220,10 +254,11 @@ impl Keeper {
                     }
                     Done::Ended(index)
                 };
-                post.watch = Some((prey, self.tasks.spawn(watching)));
+                let task = self.tasks.spawn(watching);
+                post.watch = Some(Watch { prey, found_by, task });
             }
-            (None, Some((_, old))) if look.alive.is_some() => {
-                old.abort();
+            (None, Some(old)) if look.alive.is_some() => {
+                old.task.abort();
                 post.watch = None;
             }
             (None, _) => {}

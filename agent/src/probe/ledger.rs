@@ -104,7 +104,7 @@ impl Standing {
         let movement = match &probe.check {
             Check::Progress(progress) => {
                 let words = format!("{} has not moved for longer than {:?}", progress.file.display(), progress.within);
-                Some((Movement::new(progress.within, now), words))
+                Some((Movement::new(progress.within, probe.interval, now), words))
             }
             Check::Systemd(_)
             | Check::Process(_)

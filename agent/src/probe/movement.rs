@@ -1,5 +1,6 @@
 //! Whether something moves: a pure judge of marks. What a mark is made of is a look's business; it is never read as
-//! a time, and only the sidecar's own clock says how long nothing moved.
+//! a time, and only the sidecar's own clock says how long nothing moved. While nobody looked (the host was suspended,
+//! the sidecar held up, the file not to be seen), nobody is blamed for standing still.
 
 use std::time::Duration;
 
@@ -9,19 +10,30 @@ use rollcall_common::time::BootTime;
 #[derive(Debug, Clone)]
 pub struct Movement {
     within: Duration,
+    every: Duration,
     mark: Option<u64>,
     moved: BootTime,
+    /// The look before.
+    looked: BootTime,
 }
 
+/// So many intervals without a look, and nobody looked: one comes late on a busy host, and two are half as far apart.
+const UNSEEN: u32 = 3;
+
 impl Movement {
-    /// Everybody has a whole period from the start.
+    /// Everybody has a whole period from the start. A look is to be taken so often.
     #[must_use]
-    pub fn new(within: Duration, now: BootTime) -> Self {
-        Self { within, mark: None, moved: now }
+    pub fn new(within: Duration, every: Duration, now: BootTime) -> Self {
+        Self { within, every, mark: None, moved: now, looked: now }
     }
 
     /// A mark was seen, or none; how long nothing has moved, where that is longer than allowed.
     pub fn see(&mut self, mark: Option<u64>, now: BootTime) -> Option<Duration> {
+        let between = now.since(std::mem::replace(&mut self.looked, now));
+        if between > self.every.saturating_mul(UNSEEN) {
+            let unseen = between.saturating_sub(self.every);
+            self.moved = self.moved.after(unseen).min(now);
+        }
         if mark.is_some() && mark != self.mark {
             self.mark = mark;
             self.moved = now;
@@ -37,7 +49,7 @@ mod tests {
     #[test]
     fn whoever_stands_still_too_long_is_told_how_long() {
         let secs = Duration::from_secs;
-        let mut movement = Movement::new(secs(5), BootTime(0));
+        let mut movement = Movement::new(secs(5), secs(3_600), BootTime(0));
         assert_eq!(movement.see(None, BootTime(5_000)), None, "a period from the start");
         assert_eq!(movement.see(None, BootTime(5_001)), Some(Duration::from_millis(5_001)));
         assert_eq!(movement.see(Some(7), BootTime(6_000)), None, "there it is");
@@ -48,5 +60,19 @@ mod tests {
         assert_eq!(movement.see(Some(7), BootTime(14_000)), Some(secs(8)));
         // Backwards is movement too: a counter starts again.
         assert_eq!(movement.see(Some(3), BootTime(15_000)), None);
+    }
+
+    /// As after a night with the lid closed: whoever could not move is not blamed, and whoever does not now is, later.
+    #[test]
+    fn a_suspended_host_is_no_standstill() {
+        let secs = Duration::from_secs;
+        let mut movement = Movement::new(secs(60), secs(10), BootTime(0));
+        assert_eq!(movement.see(Some(1), BootTime(0)), None);
+        assert_eq!(movement.see(Some(1), BootTime(50_000)), None, "one look came late");
+        let woken = 50_000 + 8 * 3_600_000;
+        assert_eq!(movement.see(Some(1), BootTime(woken)), None, "nobody could move");
+        assert_eq!(movement.see(Some(1), BootTime(woken + 10_000)), None);
+        let still = (2..30).find_map(|n| movement.see(Some(1), BootTime(woken + n * 10_000)));
+        assert!(still.is_some_and(|still| still > secs(60) && still < secs(80)), "{still:?}");
     }
 }

@@ -97,7 +97,18 @@ impl Disk {
     /// Holds the directory for this process until dropped.
     pub(super) fn lock(&self) -> Result<(), VaultError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.dir, LOCK, flags, Mode::from_raw_mode(0o600)).map_err(|e| self.unwritable(LOCK, e))?;
+        let file = match openat(&self.dir, LOCK, flags, Mode::from_raw_mode(0o600)) {
+            Ok(file) => file,
+            // A disk that takes nothing any more is no reason to be silent about the host: what is there is enough
+            // to beat with, and to hold each other off with.
+            Err(error @ (Errno::ROFS | Errno::NOSPC | Errno::DQUOT)) => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let kept = openat(&self.dir, LOCK, flags, Mode::empty());
+                kept.or_else(|_| self.dir.try_clone().map_err(|_| Errno::MFILE))
+                    .map_err(|_| self.unwritable(LOCK, error))?
+            }
+            Err(error) => return Err(self.unwritable(LOCK, error)),
+        };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(VaultError::Locked(self.path.clone())),
@@ -222,7 +233,8 @@ impl Disk {
     /// Removes what a killed writer left.
     pub(super) fn sweep(&self, name: &str) -> Result<(), VaultError> {
         match unlinkat(&self.dir, temporary(name), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // Where nothing can be written, nothing is half written either.
+            Ok(()) | Err(Errno::NOENT | Errno::ROFS) => Ok(()),
             Err(error) => Err(self.unwritable(name, error)),
         }
     }

@@ -23,6 +23,7 @@ pub(super) type Property = (&'static str, &'static str);
 pub(super) enum Value {
     Text(String),
     Number(u32),
+    Long(u64),
     Other,
 }
 
@@ -197,6 +198,11 @@ impl Cursor<'_> {
         Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
     }
 
+    fn long(&mut self) -> Option<u64> {
+        self.align(8);
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
     fn text(&mut self) -> Option<String> {
         let len = usize::try_from(self.number()?).ok()?;
         let text = String::from_utf8(self.take(len)?.to_vec()).ok()?;
@@ -216,6 +222,7 @@ impl Cursor<'_> {
         match self.signature()?.as_slice() {
             b"s" | b"o" => self.text().map(Value::Text),
             b"u" => self.number().map(Value::Number),
+            b"t" => self.long().map(Value::Long),
             b"g" => self.signature().map(|_| Value::Other),
             _ => None,
         }

@@ -1,6 +1,8 @@
 //! The gRPC health service, version 1: one unary call over HTTP/2. Its two messages have one field each and are
 //! written and read by hand.
 
+use std::time::Duration;
+
 use bytes::{Buf as _, Bytes};
 use h2::{RecvStream, client};
 use hyper::{HeaderMap, Request, StatusCode, Version, header};
@@ -11,15 +13,15 @@ use tokio::{
 };
 
 use super::{Host, Look, net, tls};
-use crate::probe::plan::Grpc;
+use crate::probe::plan::{Grpc, Target};
 
 /// No answer of a health service is longer.
 const MAX_ANSWER: usize = 1_024;
 const WINDOW: u32 = 16 * 1024;
 
-pub(super) async fn look(grpc: &Grpc, host: &Host) -> Look {
+pub(super) async fn look(grpc: &Grpc, within: Duration, host: &Host) -> Look {
     let target = &grpc.url.target;
-    let stream = match net::connect(target, host).await {
+    let stream = match net::connect(target, within, host).await {
         Ok(stream) => stream,
         Err(look) => return look,
     };
@@ -31,7 +33,19 @@ pub(super) async fn look(grpc: &Grpc, host: &Host) -> Look {
     } else {
         ask(stream, grpc).await
     };
-    asked.unwrap_or_else(|error| Look::ill(format!("{target} does not speak gRPC: {error}")))
+    asked.unwrap_or_else(|error| broken(target, &error))
+}
+
+/// A connection that ends is told from one that never was of this sort.
+fn broken(target: &Target, error: &h2::Error) -> Look {
+    match error.reason() {
+        Some(reason) if error.is_remote() => {
+            let how = if error.is_go_away() { "ends the connection" } else { "refuses the call" };
+            Look::ill(format!("{target} {how}: {}", reason.description()))
+        }
+        _ if error.is_io() => Look::ill(format!("{target} closed the connection without an answer")),
+        _ => Look::ill(format!("{target} does not speak gRPC: {error}")),
+    }
 }
 
 async fn ask<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, grpc: &Grpc) -> Result<Look, h2::Error> {
@@ -71,6 +85,9 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, grpc
     }
     let mut body = answer.into_body();
     let message = read(&mut body).await?;
+    if message.len() >= MAX_ANSWER {
+        return Ok(Look::ill(format!("{} answers with something that is no health", grpc.url.target)));
+    }
     let trailers = body.trailers().await?.unwrap_or_default();
     Ok(refusal(&trailers, grpc).unwrap_or_else(|| judge(&message, grpc)))
 }

@@ -1,5 +1,8 @@
 //! Pages: HTTP/1.1, with or without TLS. A redirect is followed only as often as allowed; of the body no more is read
-//! than its first [`MAX_BODY`] bytes, and nothing where nobody asked for it.
+//! than its first [`MAX_BODY`] bytes, and nothing where nobody asked for it. Who was asked over TLS does not lead
+//! out of it.
+
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
@@ -25,10 +28,10 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
 const USER_AGENT: &str = concat!("rollcall-agent/", env!("CARGO_PKG_VERSION"));
 
-pub(super) async fn look(http: &Http, host: &Host) -> Look {
+pub(super) async fn look(http: &Http, within: Duration, host: &Host) -> Look {
     let mut url = http.url.clone();
     for hop in 0..=http.redirects {
-        match get(&url, http, host).await {
+        match get(&url, http, within, host).await {
             Seen::Answer(look) => return look,
             Seen::Redirect(status, to) => {
                 let Some(next) = url.follow(&to) else {
@@ -40,6 +43,9 @@ pub(super) async fn look(http: &Http, host: &Host) -> Look {
                         0 => format!("{url} answers {status} and leads to {next}; redirects are not followed"),
                         most => format!("{} leads on and on: {most} redirects were followed", http.url),
                     });
+                }
+                if url.tls && !next.tls {
+                    return Look::ill(format!("{url} answers {status} and leads to {next}, out of TLS"));
                 }
                 url = next;
             }
@@ -53,8 +59,8 @@ enum Seen {
     Redirect(u16, String),
 }
 
-async fn get(url: &Url, http: &Http, host: &Host) -> Seen {
-    let stream = match net::connect(&url.target, host).await {
+async fn get(url: &Url, http: &Http, within: Duration, host: &Host) -> Seen {
+    let stream = match net::connect(&url.target, within, host).await {
         Ok(stream) => stream,
         Err(look) => return Seen::Answer(look),
     };

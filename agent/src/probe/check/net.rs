@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
+    time::Duration,
 };
 
 use tokio::net::TcpStream;
@@ -13,10 +14,14 @@ use crate::probe::plan::Target;
 /// How many addresses of one name are tried.
 const MAX_ADDRESSES: usize = 4;
 
-/// Connects; what went wrong is told as what was seen.
-pub(super) async fn connect(target: &Target, host: &Host) -> Result<TcpStream, Look> {
+/// Connects; what went wrong is told as what was seen. `within` is what the whole look may take.
+pub(super) async fn connect(target: &Target, within: Duration, host: &Host) -> Result<TcpStream, Look> {
     let mut last = Look::blind(format!("{} has no address", target.host));
-    for address in resolve(target, host).await? {
+    // A name that is not found in time is no fault of the service: that is told before the look is over.
+    let patience = within.saturating_mul(3) / 4;
+    let found = tokio::time::timeout(patience, resolve(target, host)).await;
+    let found = found.map_err(|_| Look::blind(format!("{} was not looked up within {patience:?}", target.host)))?;
+    for address in found? {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = refused(target, &error),
@@ -34,7 +39,7 @@ async fn resolve(target: &Target, host: &Host) -> Result<Vec<SocketAddr>, Look> 
         return Ok(vec![with_port(Ipv4Addr::LOCALHOST.into()), with_port(Ipv6Addr::LOCALHOST.into())]);
     }
     let (name, port) = (target.host.clone(), target.port);
-    let found = host.by_hand(move || (name.as_str(), port).to_socket_addrs()).await?;
+    let found = host.names.lend(&target.host, move || (name.as_str(), port).to_socket_addrs()).await?;
     match found {
         Ok(found) => Ok(found.take(MAX_ADDRESSES).collect()),
         Err(error) => Err(Look::blind(format!("cannot look up {}: {error}", target.host))),

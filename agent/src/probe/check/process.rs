@@ -1,16 +1,22 @@
 //! Processes: by pid file, by name, by control group.
 //!
 //! A process is held by a pidfd before anything else is read of it, so that a number which was given to another
-//! process meanwhile cannot deceive. /proc may hide what belongs to other users; a pidfd sees them all the same.
+//! process meanwhile cannot deceive. /proc may hide what belongs to other users; a pidfd sees them all the same, and
+//! tells of one that has ended and was not collected yet. A number in a file outlives its process: by what it was
+//! found is told with the look, so that whoever saw the end knows a number that was given away.
 
 use std::{
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rollcall_common::health::Health;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
@@ -29,7 +35,12 @@ pub(super) async fn look(process: &Process, host: &Host, held: Option<&Prey>) ->
         return Look::well(format!("{name} runs as process {pid}")).with_prey(prey.clone());
     }
     let (process, proc, cgroups) = (process.clone(), host.proc.clone(), host.cgroups.clone());
-    let looked = host.by_hand(move || match &process {
+    let what = match &process {
+        Process::PidFile { file, .. } => file.display().to_string(),
+        Process::Name(_) => "/proc".to_owned(),
+        Process::Cgroup(group) => format!("cgroup {group}"),
+    };
+    let looked = host.files.lend(&what, move || match &process {
         Process::PidFile { file, name } => by_file(file, name.as_deref(), &proc),
         Process::Name(name) => by_name(name, &proc),
         Process::Cgroup(group) => by_group(group, &cgroups),
@@ -39,12 +50,14 @@ pub(super) async fn look(process: &Process, host: &Host, held: Option<&Prey>) ->
 
 fn by_file(path: &Path, name: Option<&str>, proc: &Path) -> Look {
     let shown = path.display();
-    let text = match file::head(path, MAX_PID_FILE) {
-        Ok(text) => text,
+    let (text, stamp) = match file::head_and_stamp(path, MAX_PID_FILE) {
+        Ok(read) => read,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Look::gone(format!("there is no pid file {shown}"));
         }
-        Err(error) => return Look::blind(format!("cannot read the pid file {shown}: {error}")),
+        Err(error) => {
+            return Look::blind(format!("cannot read the pid file {shown}: {}", file::why(path, &error)));
+        }
     };
     let text = String::from_utf8_lossy(&text);
     let first = text.lines().next().unwrap_or_default().trim();
@@ -52,16 +65,31 @@ fn by_file(path: &Path, name: Option<&str>, proc: &Path) -> Look {
         let held: String = first.chars().take(16).collect();
         return Look::ill(format!("the pid file {shown} holds no process number but {held:?}"));
     };
-    hold(pid, name, proc).unwrap_or_else(|| Look::gone(format!("process {pid} of {shown} is gone")))
+    let look = hold(pid, name, proc).unwrap_or_else(|| Look::gone(format!("process {pid} of {shown} is gone")));
+    let mut hasher = DefaultHasher::new();
+    (stamp, pid).hash(&mut hasher);
+    Look { found_by: Some(hasher.finish()), ..look }
+}
+
+/// Opens a process; `None` where there is none, or where it has ended and nobody has collected it yet.
+pub(super) fn open(pid: i32) -> Result<Option<OwnedFd>, Errno> {
+    let Some(number) = Pid::from_raw(pid) else { return Ok(None) };
+    match pidfd_open(number, PidfdFlags::empty()) {
+        Ok(fd) => {
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0);
+            Ok((!ended).then_some(fd))
+        }
+        // A thread of another process may have that number.
+        Err(Errno::SRCH | Errno::INVAL) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// `None` where there is no such process.
 fn hold(pid: i32, name: Option<&str>, proc: &Path) -> Option<Look> {
-    let fd = match pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()) {
-        Ok(fd) => fd,
-        Err(Errno::SRCH) => return None,
-        // A thread of another process has that number.
-        Err(Errno::INVAL) => return None,
+    let fd = match open(pid) {
+        Ok(fd) => fd?,
         Err(error) => return Some(Look::blind(format!("cannot hold process {pid}: {error}"))),
     };
     let prey = Prey::Process(Arc::new(fd), pid);
@@ -182,7 +210,7 @@ pub(super) fn by_group(group: &str, roots: &[PathBuf]) -> Look {
                 return Look::gone(format!("nothing runs in cgroup {group}"));
             };
             let look = Look::well(format!("cgroup {group} is populated"));
-            let held = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+            let held = open(pid).ok().flatten();
             Look { prey: held.map(|fd| Prey::Process(Arc::new(fd), pid)), ..look }
         }
         Err(error) => Look { health: Health::Unchecked, ..Look::blind(format!("cannot read cgroup {group}: {error}")) },

@@ -387,23 +387,101 @@ async fn files_move_or_do_not() {
     let past = std::time::UNIX_EPOCH + Duration::from_secs(1);
     std::fs::File::open(&file).unwrap().set_modified(past).unwrap();
     assert_ne!(marked(Moves::Mtime).await, mtime);
-    let progress = Progress { file: dir.path().into(), within: SOON, moves: Moves::Content };
-    let seen = see(Check::Progress(progress)).await;
-    assert_eq!((seen.health, seen.mark), (Health::Unchecked, None));
+    // A directory that files come and go in moves too; other things that are no file cannot be looked at.
+    let fifo = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let dangling = dir.path().join("dangling");
+    std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+    let huge = dir.path().join("huge");
+    std::fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+    for (file, moves, health, is_marked) in [
+        (dir.path(), Moves::Content, Health::Unchecked, false),
+        (dir.path(), Moves::Size, Health::Unchecked, false),
+        (dir.path(), Moves::Mtime, Health::Healthy, true),
+        (&fifo, Moves::Content, Health::Unchecked, false),
+        (&fifo, Moves::Mtime, Health::Unchecked, false),
+        (Path::new("/dev/zero"), Moves::Content, Health::Unchecked, false),
+        (Path::new("/dev/zero"), Moves::Mtime, Health::Unchecked, false),
+        (&dangling, Moves::Mtime, Health::Healthy, false),
+        (&huge, Moves::Content, Health::Healthy, true),
+        (&huge, Moves::Size, Health::Healthy, true),
+    ] {
+        let seen = see(Check::Progress(Progress { file: file.into(), within: SOON, moves })).await;
+        assert_eq!((seen.health, seen.mark.is_some()), (health, is_marked), "{}: {}", file.display(), seen.words);
+    }
 }
 
-/// Two threads that hang are all that probes may lose: the others say so, and nothing waits for them for ever.
+/// A file that hangs costs its own probe, and nobody else's: not even that of a file beside it.
 #[tokio::test]
-async fn a_file_system_that_hangs_costs_two_threads() {
+async fn a_file_system_that_hangs_costs_nobody_else() {
     let host = Host::default();
-    let mut held = Vec::new();
-    for _ in 0..HANDS {
-        held.push(Arc::clone(&host.hands).acquire_owned().await.unwrap());
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let hangs = host.files.lend("/nfs/counter", move || wait.recv().is_ok());
+    assert!(tokio::time::timeout(Duration::from_millis(50), hangs).await.is_err());
+    let progress = |file: &str| Check::Progress(Progress { file: file.into(), within: SOON, moves: Moves::Mtime });
+    let seen = look(&progress("/nfs/counter"), SOON, &host, None).await;
+    assert_eq!(seen.health, Health::Unchecked);
+    assert!(seen.words.contains("still hangs at /nfs/counter"), "{}", seen.words);
+    assert_eq!(look(&progress("/etc/hostname"), SOON, &host, None).await.health, Health::Healthy);
+    drop(go);
+    // Where all places are taken, whoever waits for one says so.
+    let mut hanging = Vec::new();
+    for n in 0..FILES.0 + FILES.1 {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let what = format!("/nfs/{n}");
+        let hangs =
+            tokio::time::timeout(Duration::from_millis(20), host.files.lend(&what, move || wait.recv().is_ok()));
+        hanging.push((go, hangs.await.is_err()));
     }
-    let check = Check::Progress(Progress { file: "/etc/hostname".into(), within: SOON, moves: Moves::Mtime });
-    let seen = look(&check, Duration::from_millis(50), &host, None).await;
+    let seen = look(&progress("/etc/hostname"), Duration::from_millis(50), &host, None).await;
     assert_eq!(seen.health, Health::Unchecked);
     assert!(seen.words.contains("does a file system hang?"), "{}", seen.words);
+}
+
+/// A program that the kernel does not let go is not started again beside itself.
+#[tokio::test]
+async fn what_cannot_be_killed_is_not_started_twice() {
+    let host = Host::default();
+    let words = ["/bin/true".to_owned()];
+    let mut command = tokio::process::Command::new("sleep");
+    let stuck = command.arg("1000").stdin(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    let pid = stuck.id().unwrap();
+    host.remains.leave(&words, stuck);
+    let check = Check::Exec(words.to_vec());
+    let seen = look(&check, SOON, &host, None).await;
+    assert_eq!((seen.health, seen.alive), (Health::Unhealthy, None));
+    assert!(seen.words.ends_with(&format!("the kernel holds process {pid}")), "{}", seen.words);
+    assert_eq!(look(&shell("true"), SOON, &host, None).await.health, Health::Healthy, "another one is not in its way");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let again = async {
+        while look(&check, SOON, &host, None).await.health != Health::Healthy {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, again).await.expect("it is started again");
+}
+
+/// Whoever ignores the polite signal, with children that do too, is gone with the look, and nobody is left unburied.
+#[tokio::test]
+async fn a_program_that_heeds_nothing_is_buried_with_its_children() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pids");
+    let script = format!(
+        "trap '' TERM INT HUP; for n in 1 2 3; do (trap '' TERM INT HUP; while :; do sleep 1000; done) & \
+         echo $! >> {0}; done; echo $$ >> {0}; while :; do sleep 1000; done",
+        file.display()
+    );
+    let host = Host::default();
+    let seen = look(&shell(&script), Duration::from_millis(700), &host, None).await;
+    assert_eq!(seen.words, "it did not end within 700ms");
+    let pids = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(pids.lines().count(), 4, "{pids}");
+    for pid in pids.lines() {
+        until_gone(pid).await;
+    }
+    let own = format!("/proc/{}/stat", pids.lines().last().unwrap());
+    assert!(std::fs::read_to_string(own).is_err(), "our own child was waited for");
 }
 
 /// A bus that lets us in and answers each property with the next of these.
@@ -450,6 +528,8 @@ async fn units_are_asked_over_the_bus() {
             b"\x01s\0\0\x07\0\0\0success\0",
             b"\x01u\0\0\x01\0\0\0",
             b"\x01s\0\0\x00\0\0\0\0",
+            b"\x01s\0\0\x06\0\0\0notify\0",
+            b"\x01t\0\0\0\0\0\0\x01\0\0\0\0\0\0\0",
         ],
     )
     .await;

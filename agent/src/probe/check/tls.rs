@@ -20,7 +20,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Host, Look};
-use crate::probe::plan::{Target, Trust};
+use crate::{
+    leave::{self, Whose},
+    probe::plan::{Target, Trust},
+};
 
 /// Where distributions keep the certificates that a host believes.
 const BUNDLES: [&str; 4] = [
@@ -46,7 +49,7 @@ pub(super) async fn wrap(
     alpn: &'static [u8],
     host: &Host,
 ) -> Result<TlsStream<TcpStream>, Look> {
-    let config = settings(trust, alpn, host).await?;
+    let config = settings(trust, target, alpn, host).await?;
     let name = ServerName::try_from(target.host.clone());
     let name = name.map_err(|_| Look::blind(format!("{} is no name that a certificate could have", target.host)))?;
     TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
@@ -56,14 +59,15 @@ pub(super) async fn wrap(
     })
 }
 
-async fn settings(trust: &Trust, alpn: &'static [u8], host: &Host) -> Result<Arc<ClientConfig>, Look> {
+async fn settings(trust: &Trust, target: &Target, alpn: &'static [u8], host: &Host) -> Result<Arc<ClientConfig>, Look> {
     let key = (trust.clone(), alpn);
     let shelf = || host.tls.0.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, config)) = shelf().iter().find(|(kept, _)| *kept == key) {
         return Ok(Arc::clone(config));
     }
     let wanted = trust.clone();
-    let config = host.by_hand(move || make(&wanted, alpn)).await?.map_err(Look::blind)?;
+    let what = format!("the certificates of {}", target.host);
+    let config = host.files.lend(&what, move || make(&wanted, alpn)).await?.map_err(Look::blind)?;
     shelf().push((key, Arc::clone(&config)));
     Ok(config)
 }
@@ -88,7 +92,8 @@ fn make(trust: &Trust, alpn: &[u8]) -> Result<Arc<ClientConfig>, String> {
 
 fn roots(path: &Path) -> Result<RootCertStore, String> {
     let failed = |error: &dyn std::fmt::Display| format!("certificates in {}: {error}", path.display());
-    let text = super::file::head(path, MAX_BUNDLE).map_err(|error: io::Error| failed(&error))?;
+    let text = super::file::head(path, MAX_BUNDLE)
+        .map_err(|error: io::Error| failed(&format!("{error}{}", leave::hint(path, &error, Whose::Ours))))?;
     let mut store = RootCertStore::empty();
     // One that does not read is believed by nobody; a bundle has old ones.
     for certificate in CertificateDer::pem_slice_iter(&text).flatten() {

@@ -2,7 +2,10 @@
 
 use std::{path::Path, process::Stdio};
 
-use rollcall_common::{health::HealthReport, time::SystemClock};
+use rollcall_common::{
+    health::{Health, HealthReport},
+    time::SystemClock,
+};
 use tokio::{net::TcpListener, process::Child};
 
 use super::*;
@@ -84,6 +87,58 @@ async fn a_successor_that_is_there_already_is_no_crash() {
     // And it is the successor that is watched now.
     new.start_kill().unwrap();
     until(&mut keeper, Health::Unhealthy).await;
+}
+
+/// A number in a file that nobody wrote anew was given to another process: the one that was watched is gone.
+#[tokio::test]
+async fn a_number_that_was_given_away_deceives_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.pid");
+    let mut child = service(&file);
+    let mut keeper = keeper(&[process(&file)]);
+    until(&mut keeper, Health::Healthy).await;
+    // What the watch has seen by then, though its number is in use.
+    let watch = keeper.posts[0].watch.take().unwrap();
+    watch.task.abort();
+    keeper.posts[0].spent = watch.found_by;
+    keeper.posts[0].sudden = true;
+    keeper.look(0);
+    until(&mut keeper, Health::Unhealthy).await;
+    assert!(own(&keeper).reason.as_str().contains("is another process's by now"), "{:?}", own(&keeper));
+    // Written anew, it counts, though it is the same number.
+    std::fs::write(dir.path().join("y.pid"), child.id().unwrap().to_string()).unwrap();
+    std::fs::rename(dir.path().join("y.pid"), &file).unwrap();
+    until(&mut keeper, Health::Healthy).await;
+    child.start_kill().unwrap();
+}
+
+/// A process that has ended and that nobody has collected is no reason to look again and again, hidden or not.
+#[tokio::test]
+async fn a_process_that_nobody_collected_is_gone_and_wakes_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.pid");
+    // Its parent never waits.
+    let script = format!("sleep 100000 & echo $! > {0}.tmp; mv {0}.tmp {0}; exec sleep 100000", file.display());
+    let mut parent = tokio::process::Command::new("/bin/sh");
+    let parent = parent.args(["-c", &script]).stdin(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    let written = async {
+        while !file.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, written).await.expect("it began");
+    let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    // As under hidepid: nobody else's process is to be seen.
+    let hidden = tempfile::tempdir().unwrap();
+    for host in [Host::default(), Host::with_proc(hidden.path())] {
+        let mut keeper = Keeper::new(&[process(&file)], &[], SharedHealth::default(), host, 7, Arc::new(SystemClock));
+        let _ = tokio::time::timeout(SOON, keeper.next()).await.expect("it looks");
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        until(&mut keeper, Health::Unhealthy).await;
+        assert!(keeper.posts[0].watch.is_none(), "there is nobody to watch");
+    }
+    drop(parent);
 }
 
 /// However many looks hang: a crash does not stand behind them.

@@ -22,7 +22,7 @@ fn tcp(name: &str) -> Probe {
 }
 
 fn look(health: Health, words: &str, alive: Option<bool>) -> Look {
-    Look { health, words: words.to_owned(), alive, mark: None, prey: None }
+    Look { health, words: words.to_owned(), alive, mark: None, prey: None, found_by: None }
 }
 
 const OWN: At = At { subject: 0, probe: 0 };
