@@ -5,13 +5,19 @@ mod report;
 mod reset;
 mod status;
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rollcall_common::{
     address::Address,
     id::{Kind, ServiceId},
-    service::CheckerKind,
+    service::{CheckerKind, is_printable},
     time::{Clock, SystemClock},
 };
 
@@ -19,8 +25,12 @@ pub use self::{enroll::EnrollArgs, report::ReportArgs, reset::ResetArgs};
 
 use crate::{
     agent::{Fault, disagreements},
-    config::{Config, HostSource, Instance, Layer, LocalLayer, LogFormat, LogLayer, LogLevel, Period, Problems},
-    doctor::{Outcome, diagnose},
+    config::{
+        Config, ConfigError, HostSource, Instance, Layer, LocalLayer, LogFormat, LogLayer, LogLevel, Period, Problems,
+        RUNTIME_SOCKET,
+    },
+    doctor::{Diagnosis, Outcome, diagnose},
+    leave,
     machine::{Belonging, Machine, belonging},
     probe::plan::Probe,
     token,
@@ -243,7 +253,7 @@ impl Cli {
     pub async fn perform(&self, command: Command) -> Exit {
         let config = match self.config() {
             Ok(config) => config,
-            Err(problems) => return complain(&problems, Exit::Config),
+            Err(problems) => return self.perform_without(&problems, command).await,
         };
         match command {
             // The process runs it, with signals and logs.
@@ -258,6 +268,39 @@ impl Cli {
             Command::Doctor { output } => doctor(&config, &self.sockets(&config), output).await,
             Command::Reset(args) => args.reset(&config),
         }
+    }
+
+    /// What can be done without a configuration: say what is wrong with it; and whoever only wants to ask the sidecar
+    /// that runs, or to tell it something, need not read it where that is not allowed.
+    async fn perform_without(&self, problems: &Problems, command: Command) -> Exit {
+        let sockets = self.sockets_unread(problems);
+        match command {
+            Command::Report(args) if !sockets.is_empty() => args.say(&sockets).await,
+            Command::Status { output } if !sockets.is_empty() => match status::running(&sockets).await {
+                Ok(report) => status::show(&report, output),
+                Err(failure) => {
+                    complain(problems, Exit::Config);
+                    complain(&failure, Exit::Unavailable)
+                }
+            },
+            Command::Doctor { output } => explained(&Diagnosis::of_problems(problems), output),
+            Command::Run
+            | Command::Status { .. }
+            | Command::Check
+            | Command::Enroll(_)
+            | Command::Report(_)
+            | Command::Reset(_) => complain(problems, Exit::Config),
+        }
+    }
+
+    /// Where the sidecar answers whose configuration this user may not read.
+    fn sockets_unread(&self, problems: &Problems) -> Vec<PathBuf> {
+        let closed = |problem: &ConfigError| matches!(problem, ConfigError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied);
+        if !problems.0.iter().all(closed) {
+            return Vec::new();
+        }
+        let packaged = || self.settings.instance.as_ref().map_or_else(|| RUNTIME_SOCKET.into(), Instance::socket);
+        vec![self.settings.socket.clone().unwrap_or_else(packaged)]
     }
 
     /// Where the sidecar may answer. The packaged service's socket is known to systemd only: that one too, unless told
@@ -317,10 +360,13 @@ fn check(config: &Config) -> Exit {
 
 async fn doctor(config: &Config, sockets: &[PathBuf], output: Output) -> Exit {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let diagnosis = diagnose(config, sockets, &clock).await;
+    explained(&diagnose(config, sockets, &clock).await, output)
+}
+
+fn explained(diagnosis: &Diagnosis, output: Output) -> Exit {
     match output {
         Output::Text => print(&diagnosis.text()),
-        Output::Json => match serde_json::to_string(&diagnosis) {
+        Output::Json => match serde_json::to_string(diagnosis) {
             Ok(json) => print(&json),
             Err(error) => return complain(&error, Exit::Failed),
         },
@@ -367,12 +413,25 @@ pub fn explain(error: &clap::Error) -> Exit {
 
 /// Says what is wrong, on standard error.
 pub fn complain(problem: &dyn std::fmt::Display, exit: Exit) -> Exit {
-    let _ = writeln!(std::io::stderr(), "rollcall-agent: {}", problem.to_string().replace('\n', "\nrollcall-agent: "));
+    let problem = plain(&problem.to_string()).replace('\n', "\nrollcall-agent: ");
+    let _ = writeln!(std::io::stderr(), "rollcall-agent: {problem}");
     exit
 }
 
 fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    let _ = writeln!(std::io::stdout(), "{}", plain(text.trim_end()));
+}
+
+/// Why nobody answers at a socket, and what helps a user who may not ask there.
+fn unanswered(socket: &Path, error: &std::io::Error) -> String {
+    let help = leave::door(socket, error).map(|help| format!("; {help}")).unwrap_or_default();
+    format!("no sidecar answers at {}: {error}{help}", socket.display())
+}
+
+/// What others said, to be shown on a terminal, which obeys some characters.
+fn plain(text: &str) -> String {
+    let fit = |c: char| if c == '\n' || is_printable(c.encode_utf8(&mut [0; 4])) { c } else { ' ' };
+    text.chars().map(fit).collect()
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -416,6 +475,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_that_it_would_obey() {
+        assert_eq!(plain("a\u{1b}[2Jb\u{9b}m\u{202e}c\nd\te"), "a [2Jb m c\nd e");
     }
 
     #[test]

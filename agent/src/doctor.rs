@@ -5,6 +5,8 @@
 //! who checks the collector's certificate and leaves without a word. It works as root and as the service's user, with
 //! and without a token, and says what it could not see.
 
+mod clock;
+mod eyes;
 mod host;
 mod network;
 #[cfg(test)]
@@ -20,7 +22,7 @@ use rollcall_common::{
 use serde::Serialize;
 
 use crate::{
-    config::Config,
+    config::{Config, Problems},
     local,
     status::{Doing, Report},
     token::{self, Look},
@@ -105,6 +107,16 @@ impl Diagnosis {
         Self { ok, findings }
     }
 
+    /// Of a configuration that does not read: nothing else can be looked at then.
+    #[must_use]
+    pub fn of_problems(problems: &Problems) -> Self {
+        let finding = |problem: &crate::config::ConfigError| {
+            Finding::new("settings", Grade::Fail, problem.to_string())
+                .fix("correct it, see that `rollcall-agent check` finds nothing, and start the sidecar again")
+        };
+        Self::of(problems.0.iter().map(finding).collect())
+    }
+
     /// What fails.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
@@ -158,7 +170,8 @@ pub async fn diagnose(config: &Config, sockets: &[PathBuf], clock: &Arc<dyn Cloc
             known => known,
         };
     }
-    found.insert(0, sidecar(running.as_ref()));
+    found.insert(0, sidecar(running.as_ref(), &config.unit()));
+    found.extend(eyes::look(config));
     let inspected = Vault::inspect(&config.state_dir);
     found.extend(host::state(config, inspected.as_ref()));
     let stored = inspected.ok().flatten();
@@ -174,9 +187,10 @@ pub async fn diagnose(config: &Config, sockets: &[PathBuf], clock: &Arc<dyn Cloc
     }
     let case = Case { config, running, stored, look: look.ok() };
     found.extend(network::ways(&case, clock).await);
-    found.push(clocks(case.running.as_ref()));
+    let term = case.stored.as_ref().and_then(|stored| stored.current.as_ref()).map(|current| current.term());
+    found.push(clock::judge(case.running.as_ref(), term.as_ref(), clock::kept().await, now.wall));
     found.extend(host::buffers());
-    found.extend(host::unit().await);
+    found.extend(host::unit(&config.unit()).await);
     Diagnosis::of(found)
 }
 
@@ -200,10 +214,10 @@ impl Case<'_> {
 }
 
 /// The sidecar that runs, if one does.
-fn sidecar(running: Option<&Report>) -> Finding {
+fn sidecar(running: Option<&Report>, unit: &str) -> Finding {
     let Some(report) = running else {
         return Finding::new("sidecar", Grade::Note, "none runs, or none that may be asked by this user")
-            .fix("systemctl start rollcall-agent, or run this as root");
+            .fix(format!("systemctl start {unit}, or run this as root"));
     };
     let who = report.service.as_deref().unwrap_or("not enrolled");
     let reason = report.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -266,19 +280,6 @@ fn certificate(not_after: Timestamp, renew_at: Timestamp, now: Timestamp, runnin
             .fix("see `went wrong` in `rollcall-agent status`");
     }
     Finding::new("certificate", Grade::Ok, words)
-}
-
-/// How the clocks differ, as the running sidecar was told.
-fn clocks(running: Option<&Report>) -> Finding {
-    let synchronized = std::path::Path::new("/run/systemd/timesync/synchronized").exists();
-    match running.and_then(|report| report.clock_skew_ms) {
-        Some(skew) => match crate::status::skew_warning(skew) {
-            None => Finding::new("clock", Grade::Ok, format!("{skew} ms from the collector's")),
-            Some(words) => Finding::new("clock", Grade::Warn, words).fix("timedatectl set-ntp true"),
-        },
-        None if synchronized => Finding::new("clock", Grade::Ok, "kept by systemd-timesyncd"),
-        None => Finding::new("clock", Grade::Note, "compared with a collector's only once a sidecar is live"),
-    }
 }
 
 /// Words for a vault that cannot be looked at.

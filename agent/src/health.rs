@@ -269,7 +269,6 @@ impl HealthBoard {
     }
 }
 
-<<<<<<< HEAD
 /// What is said of one subject, fact by fact and all together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vitals {
@@ -285,7 +284,9 @@ impl From<HealthReport> for Vitals {
     /// Nobody looks at its progress.
     fn from(report: HealthReport) -> Self {
         Self { service: report.clone(), progress: ProgressReport::default(), all: report }
-=======
+    }
+}
+
 /// Notices that the sidecar itself was away: it was to wake at a time, and came much later.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Attention {
@@ -307,7 +308,6 @@ impl Attention {
     pub fn missed(&mut self, now: BootTime) -> Option<Duration> {
         let late = now.since(self.planned.take()?);
         (late > Self::SLACK).then_some(late)
->>>>>>> e9d7ee2 (Write off what hangs, and wait for it nowhere)
     }
 }
 

@@ -110,7 +110,7 @@ impl ReportArgs {
             match said {
                 Ok((204, _)) => return self.forget_progress_too(socket).await,
                 Ok((status, body)) => return complain(&client::refusal(status, &body), Exit::Refused),
-                Err(error) => failure = format!("no sidecar answers at {}: {error}", socket.display()),
+                Err(error) => failure = super::unanswered(socket, &error),
             }
         }
         complain(&failure, Exit::Unavailable)

@@ -14,13 +14,10 @@ use crate::{
 };
 
 pub(super) async fn status(config: &Config, sockets: &[PathBuf], output: Output) -> Exit {
-    let mut failure = String::from("there is no socket to ask at");
-    for socket in sockets {
-        match local::ask(socket).await {
-            Ok(report) => return show(&report, output),
-            Err(error) => failure = format!("no sidecar answers at {}: {error}", socket.display()),
-        }
-    }
+    let failure = match running(sockets).await {
+        Ok(report) => return show(&report, output),
+        Err(failure) => failure,
+    };
     let on_disk = OnDisk::look(config);
     match output {
         Output::Text => print(&on_disk.words(config)),
@@ -32,7 +29,19 @@ pub(super) async fn status(config: &Config, sockets: &[PathBuf], output: Output)
     complain(&failure, Exit::Unavailable)
 }
 
-fn show(report: &Report, output: Output) -> Exit {
+/// What the first sidecar says that answers, or why none does.
+pub(super) async fn running(sockets: &[PathBuf]) -> Result<Report, String> {
+    let mut failure = String::from("there is no socket to ask at");
+    for socket in sockets {
+        match local::ask(socket).await {
+            Ok(report) => return Ok(report),
+            Err(error) => failure = super::unanswered(socket, &error),
+        }
+    }
+    Err(failure)
+}
+
+pub(super) fn show(report: &Report, output: Output) -> Exit {
     match output {
         Output::Text => print(&report.table()),
         Output::Json => match serde_json::to_string(report) {

@@ -172,44 +172,44 @@ pub(super) fn buffers() -> Option<Finding> {
 }
 
 /// What the service manager says of the packaged service.
-pub(super) async fn unit() -> Option<Finding> {
+pub(super) async fn unit(unit: &str) -> Option<Finding> {
     if !Path::new("/run/systemd/system").is_dir() {
         return Some(Finding::new("systemd", Grade::Note, "this host was not started by systemd"));
     }
     // A service manager that hangs holds a thread of ours, not us.
-    let asked = tokio::task::spawn_blocking(|| {
+    let name = unit.to_owned();
+    let asked = tokio::task::spawn_blocking(move || {
         let properties = "--property=LoadState,ActiveState,SubState,Result,NRestarts,UnitFileState,StatusText";
-        Command::new("systemctl").args(["show", "rollcall-agent.service", properties]).stdin(Stdio::null()).output()
+        Command::new("systemctl").args(["show", &name, properties]).stdin(Stdio::null()).output()
     });
     let output = tokio::time::timeout(WITHIN, asked).await;
     let Ok(Ok(Ok(output))) = output else {
         return Some(Finding::new("systemd", Grade::Note, "the service manager could not be asked"));
     };
-    Some(judge_unit(&String::from_utf8_lossy(&output.stdout)))
+    Some(judge_unit(unit, &String::from_utf8_lossy(&output.stdout)))
 }
 
-pub(super) fn judge_unit(shown: &str) -> Finding {
+pub(super) fn judge_unit(unit: &str, shown: &str) -> Finding {
     let value = |name: &str| {
         shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default().to_owned()
     };
     if value("LoadState") != "loaded" {
-        return Finding::new("systemd", Grade::Note, "rollcall-agent.service is not installed");
+        return Finding::new("systemd", Grade::Note, format!("{unit} is not installed"));
     }
     let (active, sub, result) = (value("ActiveState"), value("SubState"), value("Result"));
     let text = Some(value("StatusText")).filter(|text| !text.is_empty()).map(|text| format!(": {text}"));
-    let words = format!("rollcall-agent.service is {active} ({sub}){}", text.unwrap_or_default());
+    let words = format!("{unit} is {active} ({sub}){}", text.unwrap_or_default());
     let restarts: u64 = value("NRestarts").parse().unwrap_or(0);
     match active.as_str() {
         "active" if restarts > 0 => Finding::new("systemd", Grade::Warn, format!("{words}, {restarts} restarts"))
-            .fix("journalctl -u rollcall-agent -b"),
+            .fix(format!("journalctl -u {unit} -b")),
         "active" if value("UnitFileState") == "disabled" => {
             Finding::new("systemd", Grade::Warn, format!("{words}, and is not started at boot"))
-                .fix("systemctl enable rollcall-agent")
+                .fix(format!("systemctl enable {unit}"))
         }
         "active" => Finding::new("systemd", Grade::Ok, words),
-        "failed" => Finding::new("systemd", Grade::Fail, format!("{words}, {result}")).fix(
-            "journalctl -u rollcall-agent -b; an exit with 78 needs a hand, and then systemctl restart rollcall-agent",
-        ),
-        _ => Finding::new("systemd", Grade::Warn, words).fix("systemctl enable --now rollcall-agent"),
+        "failed" => Finding::new("systemd", Grade::Fail, format!("{words}, {result}"))
+            .fix(format!("journalctl -u {unit} -b; an exit with 78 needs a hand, and then systemctl restart {unit}")),
+        _ => Finding::new("systemd", Grade::Warn, words).fix(format!("systemctl enable --now {unit}")),
     }
 }

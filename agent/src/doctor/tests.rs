@@ -41,18 +41,22 @@ async fn a_port_where_nobody_listens_refuses_and_a_deaf_one_is_silent() {
 #[test]
 fn the_service_manager_is_understood() {
     let shown = |active: &str, restarts: u32, file: &str| {
-        judge_unit(&format!(
-            "LoadState=loaded\nActiveState={active}\nSubState=running\nResult=exit-code\nNRestarts={restarts}\n\
+        judge_unit(
+            "rollcall-agent@blue.service",
+            &format!(
+                "LoadState=loaded\nActiveState={active}\nSubState=running\nResult=exit-code\nNRestarts={restarts}\n\
              UnitFileState={file}\nStatusText=waiting for an onboarding token\n"
-        ))
+            ),
+        )
     };
     assert_eq!(shown("active", 0, "enabled").grade, Grade::Ok);
     assert!(shown("active", 0, "enabled").words.contains("waiting for an onboarding token"));
     assert_eq!(shown("active", 3, "enabled").grade, Grade::Warn);
     assert_eq!(shown("active", 0, "disabled").grade, Grade::Warn);
     assert_eq!(shown("failed", 0, "enabled").grade, Grade::Fail);
-    assert_eq!(judge_unit("LoadState=not-found\n").grade, Grade::Note);
-    assert_eq!(judge_unit("").grade, Grade::Note);
+    assert!(shown("failed", 0, "enabled").fix.unwrap().contains("systemctl restart rollcall-agent@blue.service"));
+    assert_eq!(judge_unit("x.service", "LoadState=not-found\n").grade, Grade::Note);
+    assert_eq!(judge_unit("x.service", "").grade, Grade::Note);
 }
 
 #[test]
