@@ -5,6 +5,7 @@
 
 mod joining;
 mod provision;
+mod reload;
 mod watching;
 
 use std::{
@@ -55,7 +56,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 /// How long closes may take to leave.
 const SETTLE_WITHIN: Duration = Duration::from_millis(100);
 
-pub use self::provision::Provisioned;
+pub use self::{provision::Provisioned, reload::Reread};
 
 /// Why a sidecar cannot go on. A restart cures none of these.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +134,7 @@ impl Fault {
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
+    reread: Option<Reread>,
     clock: Arc<dyn Clock>,
     vault: Vault,
     stored: Stored,
@@ -169,7 +171,7 @@ impl Agent {
         let (vault, stored) = open(&config, &machine)?;
         let mut local = Local::bind(&config.socket)?;
         let mut board = Board {
-            stage: Stage::WaitingForToken { looking: String::new() },
+            stage: Stage::WaitingForToken { place: config.token.file.clone(), obstacles: Vec::new() },
             service: stored.current.as_ref().map(|identity| identity.service().clone()),
             addresses: Vec::new(),
             warnings: Vec::new(),
@@ -212,6 +214,7 @@ impl Agent {
             last_end: None,
             verdict: None,
             attention: Attention::default(),
+            reread: None,
             config,
             clock,
             vault,
@@ -299,11 +302,18 @@ impl Agent {
                     }
                 },
                 event = watching.next() => drive.tell(event),
-                signal = signals.next() => drive.tell(match signal {
-                    Signal::Stop if self.config.deregister_on_stop => Event::Stop(goodbye()),
-                    Signal::Stop => Event::Leave,
-                    Signal::Retry => Event::Retry,
-                }),
+                signal = signals.next() => {
+                    let event = match signal {
+                        Signal::Stop if self.config.deregister_on_stop => Event::Stop(goodbye()),
+                        Signal::Stop => Event::Leave,
+                        Signal::Retry => Event::Retry,
+                    };
+                    if signal == Signal::Retry && self.reload() {
+                        self.look_otherwise(&mut watching)?;
+                        drive.tell(Event::ChildrenGone(self.parted()));
+                    }
+                    drive.tell(event);
+                }
                 _ = sampling.tick() => if let Some(facts) = sampler.sample() {
                     drive.tell(Event::Facts(Box::new(facts)));
                 },

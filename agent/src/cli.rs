@@ -74,7 +74,7 @@ needs no token any more.";
 
 const AFTER_HELP: &str = "\
 First start:
-  1. On the collector:  rollcall-collector token create --kind poller
+  1. On the collector:  rollcall-collector tokens create --kind poller
   2. On this host:      put the token into /etc/rollcall/agent/token (mode 0600) and
                         kind = \"poller\" into /etc/rollcall/agent.toml
   3. rollcall-agent check     tells what is wrong, if anything
@@ -93,8 +93,12 @@ Settings come from defaults, /etc/rollcall/agent.toml, /etc/rollcall/agent.d/*.t
 name order, ROLLCALL_* variables (ROLLCALL_KIND, ROLLCALL_STATE_DIR, ...), and flags.
 Later ones win.
 
-Signals: TERM and INT say goodbye and stop, the second one at once. HUP tries at once
-whatever is waited for.
+Signals: TERM and INT say goodbye and stop, the second one at once. HUP reads the
+configuration again and tries at once whatever is waited for: probes, children and what is
+told at enrollment change; for the rest, which it names, it takes a restart.
+
+Examples of probes and children, and drop-ins that open or tighten the unit's sandbox for
+them, are in /usr/share/doc/rollcall-agent/examples/.
 
 Exit codes: 0 well; 64 usage; 69 nobody answers (status, doctor, enroll, report); 77 the sidecar
 refused what was reported; 78 configuration, state or
@@ -119,7 +123,7 @@ Each line begins with ok, note, WARN or FAIL; below a line stands what to do abo
 Exit codes: 0 nothing fails; 69 no collector is reached, and this host is well; 78 something on this host.";
 
 /// The command line.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "rollcall-agent", version, about = "The Rollcall sidecar: enrolls once, then heartbeats", long_about = LONG_ABOUT, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
@@ -177,7 +181,7 @@ pub enum Output {
     Json,
 }
 
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Settings")]
 struct Settings {
     /// Which of several sidecars on this host, as in rollcall-agent@NAME.service: reads

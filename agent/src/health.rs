@@ -163,6 +163,11 @@ impl HealthBoard {
         }
     }
 
+    /// Nothing is said of a child any more.
+    pub fn dismiss(&mut self, child: &ServiceKey) {
+        self.subjects.remove(&Subject::Child(child.clone()));
+    }
+
     /// A source says something, in place of what it said before.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use rollcall_agent::{
-    agent::{Agent, Fault},
+    agent::{Agent, Fault, Reread},
     cli::{Cli, Command, Exit, complain, explain},
     key::forbid_core_dumps,
     log,
@@ -47,8 +47,10 @@ fn run(cli: &Cli, runtime: &Runtime) -> Exit {
     log::start(config.log);
     forbid_core_dumps();
     let (sender, signals) = Signals::channel();
+    let again = cli.clone();
     let outcome = runtime.block_on(async {
         let agent = Agent::prepare(config, Arc::new(SystemClock))?;
+        let agent = agent.rereading(Reread::by(move || again.config()));
         tokio::select! {
             outcome = agent.run(signals) => outcome,
             Err(error) = pass_on(sender) => Err(Fault::Signals(error)),

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt::{self, Write as _},
+    path::PathBuf,
 };
 
 use rollcall_common::{
@@ -64,8 +65,10 @@ impl Errors {
 pub enum Stage {
     /// It has no identity and no token.
     WaitingForToken {
-        /// Where it looks, and what is in its way.
-        looking: String,
+        /// Where one belongs.
+        place: PathBuf,
+        /// What is in its way elsewhere, in words.
+        obstacles: Vec<String>,
     },
     /// It asks for an identity, its first one or a fresh one.
     Asking {
@@ -326,7 +329,9 @@ impl Board {
             at.map(|at| at.since(now.boot)).and_then(|left| u64::try_from(left.as_millis()).ok())
         };
         match &self.stage {
-            Stage::WaitingForToken { looking } => report.reason = Some(looking.clone()),
+            Stage::WaitingForToken { place, obstacles } => {
+                report.reason = Some(listed(format!("put one into {}", place.display()), obstacles));
+            }
             Stage::Asking { last, again_at, .. } => {
                 report.reason = last.clone();
                 report.again_in_ms = until(*again_at);
@@ -361,12 +366,14 @@ impl Board {
     #[must_use]
     pub fn line(&self) -> String {
         match &self.stage {
-            Stage::WaitingForToken { looking } => format!("waiting for an onboarding token: {looking}"),
+            Stage::WaitingForToken { place, obstacles } => {
+                listed(format!("waiting for a token at {}", place.display()), obstacles)
+            }
             Stage::Asking { last: Some(last), .. } => format!("{}: {last}", self.doing()),
             Stage::Asking { last: None, .. } => self.doing().to_string(),
             Stage::AwaitingApproval { fingerprint, .. } => approval_words(*fingerprint),
             Stage::Session(view) => match (view.state, &view.address, &view.last_end) {
-                (State::Live, Some(address), _) => format!("live at {address}"),
+                (State::Live, Some(address), _) => format!("connected to {address}"),
                 (State::Offline, _, Some(end)) => format!("offline: {end}"),
                 _ => self.doing().to_string(),
             },
@@ -405,6 +412,10 @@ impl Board {
             Stage::Stopping => Doing::Stopping,
         }
     }
+}
+
+fn listed(first: String, obstacles: &[String]) -> String {
+    obstacles.iter().fold(first, |words, obstacle| words + "; " + obstacle)
 }
 
 /// What an operator must know to let this host in.
@@ -552,7 +563,8 @@ mod tests {
 
     #[test]
     fn a_waiting_sidecar_says_what_it_waits_for() {
-        let stage = Stage::WaitingForToken { looking: "put one into /etc/rollcall/agent/token".into() };
+        let obstacles = vec!["cannot read that".into()];
+        let stage = Stage::WaitingForToken { place: "/etc/rollcall/agent/token".into(), obstacles };
         let mut errors = Errors::default();
         for n in 0..20 {
             errors.push(Timestamp(n), format!("mishap {}", n / 2));
@@ -562,7 +574,8 @@ mod tests {
         let report = board.report(Now { boot: BootTime(1), wall: Timestamp(1) });
         let table = report.table();
         assert!(table.contains("state        waiting_for_token\n"), "{table}");
-        assert!(table.contains("reason       put one into /etc/rollcall/agent/token\n"), "{table}");
+        assert!(table.contains("reason       put one into /etc/rollcall/agent/token; cannot read that\n"), "{table}");
+        assert_eq!(board.line(), "waiting for a token at /etc/rollcall/agent/token; cannot read that");
         assert!(table.contains("warning      mind this\n"), "{table}");
         assert!(table.contains("waits for    an onboarding token\n"), "{table}");
         let told: Vec<_> = report.last_errors.iter().map(|error| error.what.as_str()).collect();

@@ -159,10 +159,8 @@ async fn a_sidecar_waits_for_its_token() -> Result<()> {
     world::run(Plan::calm(), async |world| {
         let mut sidecar = world.sidecar("p", "kind = \"poller\"\nid = \"p\"")?;
         sidecar.start()?;
-        until(SOON, "it says what it waits for", async || {
-            sidecar.line_with("waiting for an onboarding token").map(drop)
-        })
-        .await?;
+        until(SOON, "it says what it waits for", async || sidecar.line_with("waiting for a token at").map(drop))
+            .await?;
         let token = world.token_text(Policy::fixed(Kind::Poller, "p")).await?;
         sidecar.give_token(&token)?;
         world.api().wait_alive("poller/p").await

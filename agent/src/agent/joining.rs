@@ -146,22 +146,21 @@ impl Agent {
                     if let Some(found) = look.found {
                         return Ok(Some(found));
                     }
-                    let mut looking = format!("put one into {}", self.config.token.file.display());
-                    for obstacle in &look.obstacles {
-                        looking = format!("{looking}; {obstacle}");
-                    }
+                    let place = self.config.token.file.clone();
+                    self.show(Stage::WaitingForToken { place, obstacles: look.obstacles });
                     if !said {
-                        tracing::info!("waiting for an onboarding token: {looking}");
+                        tracing::info!("{}", self.systemd.line());
                         said = true;
                     }
-                    self.show(Stage::WaitingForToken { looking });
                 }
                 // Read while it was being written: the second look decides.
                 Err(now) if damaged.as_ref() != Some(&now) => damaged = Some(now),
                 Err(now) => return Err(now.into()),
             }
-            if signals.rest(LOOK_EVERY).await == Rest::Stopped {
-                return Ok(None);
+            match signals.rest(LOOK_EVERY).await {
+                Rest::Over => {}
+                Rest::Hurried => drop(self.reload()),
+                Rest::Stopped => return Ok(None),
             }
         }
     }

@@ -50,6 +50,28 @@ enum Stage {
 }
 
 impl Agent {
+    /// Goes on as the configuration has it now. What looks as it did before keeps what it has seen, and who was told of
+    /// stays told of.
+    pub(super) fn look_otherwise(&self, watching: &mut Watching) -> Result<(), NoRandomness> {
+        let gone = |key: &ServiceKey| self.config.children.iter().all(|child| child.key != *key);
+        watching.keeper.fall_silent();
+        self.health.edit(|board| {
+            let left = watching.children.iter().map(|kid| &kid.child.key).filter(|key| gone(key));
+            left.for_each(|key| board.dismiss(key));
+            self.config.children.iter().for_each(|child| board.admit(child.key.clone()));
+        });
+        let mut next = self.watching()?;
+        next.keeper.inherit(&watching.keeper);
+        for kid in &mut next.children {
+            if let Some(old) = watching.children.iter_mut().find(|old| old.subject == kid.subject) {
+                kid.stage = old.stage;
+                std::mem::swap(&mut kid.told, &mut old.told);
+            }
+        }
+        *watching = next;
+        Ok(())
+    }
+
     pub(super) fn watching(&self) -> Result<Watching, NoRandomness> {
         let config = &self.config;
         let seed = u64::from_be_bytes(rollcall_common::id::random()?);

@@ -25,6 +25,12 @@ impl Systemd {
         }
     }
 
+    /// What it shows now.
+    #[must_use]
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
     /// The process is leaving.
     pub fn stopping(&self) {
         tell(&[NotifyState::Stopping]);

@@ -124,6 +124,34 @@ impl Keeper {
         keeper
     }
 
+    /// Takes back all that its probes said.
+    pub fn fall_silent(&mut self) {
+        self.board.edit(|board| {
+            for post in &self.posts {
+                if let (Some(subject), Some(source)) = (self.subjects.get(post.at.subject), self.ledger.source(post.at))
+                {
+                    board.withdraw(subject, &source);
+                }
+            }
+        });
+    }
+
+    /// Probes that are as they were know what their predecessors saw, and say it; they look all the same.
+    pub fn inherit(&mut self, old: &Self) {
+        let now = self.clock.now().boot;
+        for n in 0..self.posts.len() {
+            let Some((at, probe)) = self.posts.get(n).map(|post| (post.at, Arc::clone(&post.probe))) else { continue };
+            let before = old
+                .posts
+                .iter()
+                .find(|post| post.probe == probe && old.subjects.get(post.at.subject) == self.subjects.get(at.subject));
+            if before.is_some_and(|before| self.ledger.inherit(at, &old.ledger, before.at)) {
+                let said = self.ledger.statement(at, now);
+                said.into_iter().for_each(|statement| self.say(at, statement, true));
+            }
+        }
+    }
+
     /// Whether a probe saw a subject live.
     #[must_use]
     pub fn is_alive(&self, subject: usize) -> bool {

@@ -69,6 +69,19 @@ impl Ledger {
         Self { subjects: families.into_iter().map(family).collect() }
     }
 
+    /// A probe knows what another one knew; tells whether there are such.
+    pub fn inherit(&mut self, at: At, other: &Self, from: At) -> bool {
+        let known = other.subjects.get(from.subject).and_then(|standings| standings.get(from.probe));
+        let heir = self.subjects.get_mut(at.subject).and_then(|standings| standings.get_mut(at.probe));
+        match (heir, known) {
+            (Some(heir), Some(known)) => {
+                heir.clone_from(known);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Takes in what a look saw. `sudden` where the end of what is watched was the reason to look.
     pub fn take(&mut self, at: At, look: &Look, sudden: bool, now: BootTime) -> Option<Follows> {
         let was_alive = self.is_alive(at.subject);

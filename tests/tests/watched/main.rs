@@ -21,6 +21,7 @@ use rollcall_tests::{
 use serde_json::{Value, json};
 
 mod children;
+mod reload;
 
 /// A crash of the watched process is known to the collector within this.
 const AT_ONCE: Duration = Duration::from_secs(1);

@@ -9,6 +9,7 @@ use rollcall_common::{
 use tokio::{net::TcpListener, process::Child};
 
 use super::*;
+use crate::health::{Fact, Sort, Source};
 use crate::probe::{
     gauge::Rules,
     plan::{Check, Http, Process, Target, Trust, Url},
@@ -168,4 +169,40 @@ async fn whoever_has_no_probe_is_left_in_peace() {
     let closed = Check::Tcp(Target::read("127.0.0.1:1").unwrap());
     let mut keeper = keeper(&[probe("port", closed)]);
     until(&mut keeper, Health::Unhealthy).await;
+}
+
+/// A probe that stays knows what was seen; one that goes has said nothing, one that comes has yet to look.
+#[tokio::test]
+async fn other_probes_take_over_from_those_that_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.pid");
+    let mut child = service(&file);
+    let gone = probe("gone", Check::Process(Process::PidFile { file: dir.path().join("nothing"), name: None }));
+    let mut old = keeper(&[process(&file), gone]);
+    until(&mut old, Health::Unhealthy).await;
+    let seen = |keeper: &Keeper| {
+        let named = |name: &str| Source { sort: Sort::Probe, name: name.parse().unwrap(), fact: Fact::Service };
+        let says = |name| keeper.board.read(|board| board.said(&Subject::Own, &named(name)).map(|said| said.health));
+        [says("main"), says("gone"), says("comes")]
+    };
+    while seen(&old)[0] != Some(Health::Healthy) {
+        old.next().await;
+    }
+    old.fall_silent();
+    assert_eq!(seen(&old), [None; 3]);
+    let comes = probe("comes", Check::Process(Process::Cgroup("nowhere".into())));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut new = Keeper::new(&[comes, process(&file)], &[], old.board.clone(), Host::default(), 7, clock);
+    new.inherit(&old);
+    drop(old);
+    assert_eq!(seen(&new), [Some(Health::Healthy), None, Some(Health::Unchecked)]);
+    assert!(new.is_alive(0));
+    // It is watched as before.
+    child.start_kill().unwrap();
+    let end = async {
+        while seen(&new)[0] != Some(Health::Unhealthy) {
+            new.next().await;
+        }
+    };
+    tokio::time::timeout(SOON, end).await.unwrap();
 }
