@@ -1,7 +1,7 @@
 # The recipes of the house. CI runs these very ones: see .ci/run.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup-test bench bench-registry soak fuzz fuzz-api packages packages-static test-packages lint doc deny
+.PHONY: help run test setup-test bench bench-registry soak fuzz fuzz-api packages packages-static test-packages measure-sidecar lint doc deny
 
 CARGO ?= cargo
 
@@ -40,6 +40,9 @@ packages: ## deb and rpm of both programs, in target/packages
 
 packages-static: ## The same for distributions with an older C library: target/packages/static
 	@CARGO="$(CARGO)" packaging/build.sh --static
+
+measure-sidecar: ## What the packaged sidecar costs its host: MINUTES (10) idle with three probes
+	@packaging/measure.sh
 
 test-packages: ## Their life on booted systems, as root: install, reboot, hang, upgrade, purge, a cut cable
 	@CARGO="$(CARGO)" packaging/boot/test.sh

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# The tree of a package, and the two packages made from it. Sourced by build.sh, which sets version, day and
-# SOURCE_DATE_EPOCH.
-: "${version:?}" "${SOURCE_DATE_EPOCH:?}"
+# The tree of a package, and the two packages made from it. Sourced by build.sh, which sets version, etc (what goes
+# there), lean (without debug symbols) and SOURCE_DATE_EPOCH.
+: "${version:?}" "${etc:?}" "${lean?}" "${SOURCE_DATE_EPOCH:?}"
 
 maintainer='Rollcall maintainers <rollcall@users.noreply.github.com>'
 home_page=https://github.com/rollcall/rollcall
@@ -50,11 +50,11 @@ lay_out() {
   put 0644 "packaging/sysusers.d/$program.conf" "$root/usr/lib/sysusers.d/$program.conf"
   [ ! -e "packaging/sysctl.d/10-$program.conf" ] ||
     put 0644 "packaging/sysctl.d/10-$program.conf" "$root/usr/lib/sysctl.d/10-$program.conf"
-  put 0644 "packaging/etc/$name.toml" "$root/usr/share/$program/$name.toml"
+  put 0644 "$etc/$name.toml" "$root/usr/share/$program/$name.toml"
   install -d -m 0755 "$root/etc/rollcall/$name" "$root/etc/rollcall/$name.d"
   if [ "$program" = rollcall-agent ]; then
     put 0755 packaging/libexec/token-came "$root/usr/lib/rollcall-agent/token-came"
-    for file in packaging/dropins/*.conf; do put 0644 "$file" "$doc/examples/${file##*/}"; done
+    for file in packaging/dropins/*.conf packaging/config/examples/*.toml; do put 0644 "$file" "$doc/examples/${file##*/}"; done
   fi
   put 0644 "packaging/config/$name.toml" "$doc/examples/$name.toml"
 
@@ -79,21 +79,21 @@ control() {
   [ -z "$2" ] || printf 'Depends: %s\n' "$2"
 }
 
-# finish_deb TREE OUT: sums, sizes, archive. TREE/DEBIAN/control is there, but for its last fields.
+# finish_deb TREE OUT LEVEL: sums, sizes, archive. TREE/DEBIAN/control is there, but for its last fields.
 finish_deb() {
-  local tree=$1 out=$2
+  local tree=$1 out=$2 level=$3
   (cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | sort -z | xargs -0 md5sum >DEBIAN/md5sums)
   sed -i "s/^@SIZE@\$/Installed-Size: $(du -k --apparent-size -s --exclude=DEBIAN "$tree" | cut -f1)/" "$tree/DEBIAN/control"
   chmod 0644 "$tree"/DEBIAN/{md5sums,control}
   settle "$tree"
-  dpkg-deb --root-owner-group -Zxz --build "$tree" "$out" >/dev/null
+  dpkg-deb --root-owner-group -Zxz "-z$level" --build "$tree" "$out" >/dev/null
 }
 
 make_deb() {
   local program=$1 tree=$2 out=$3 name=${1#rollcall-} deb=$2/deb dbg=$2/deb-debug needs script
   cp -a "$tree/root" "$deb"
   mkdir -p "$deb/DEBIAN"
-  put 0644 "packaging/etc/$name.default" "$deb/etc/default/$program"
+  put 0644 "$etc/$name.default" "$deb/etc/default/$program"
   put 0644 "$tree/../papers/$program/completions/_$program" "$deb/usr/share/zsh/vendor-completions/_$program"
   echo "/etc/default/$program" >"$deb/DEBIAN/conffiles"
   for script in packaging/deb/"$name"/*; do put 0755 "$script" "$deb/DEBIAN/${script##*/}"; done
@@ -125,8 +125,9 @@ TEXT
   } | gzip -9 -n >"$doc/changelog.Debian.gz"
   chmod 0644 "$doc"/*
   find "$doc" -type d -exec chmod 0755 {} +
-  finish_deb "$deb" "$out"
+  finish_deb "$deb" "$out" 6
 
+  [ -z "$lean" ] || return 0
   mkdir -p "$dbg/DEBIAN"
   cp -a "$tree/debug/usr" "$dbg/usr"
   {
@@ -135,17 +136,18 @@ TEXT
       "$(find "$dbg" -name '*.debug' | sed 's|.*/\(..\)/\(.*\)\.debug|\1\2|')" "$program"
   } >"$dbg/DEBIAN/control"
   mkdir -p "$dbg/usr/share/doc" && ln -s "$program" "$dbg/usr/share/doc/$program-dbgsym"
-  finish_deb "$dbg" "$out"
+  # Its sections are compressed already.
+  finish_deb "$dbg" "$out" 0
 }
 
 make_rpm() {
   local program=$1 tree=$2 out=$3 name=${1#rollcall-} rpm=$2/rpm-root dbg=$2/debug
   cp -a "$tree/root" "$rpm"
-  put 0644 "packaging/etc/$name.default" "$rpm/etc/sysconfig/$program"
-  put 0644 "packaging/etc/$name.toml" "$rpm/etc/rollcall/$name.toml"
+  put 0644 "$etc/$name.default" "$rpm/etc/sysconfig/$program"
+  put 0644 "$etc/$name.toml" "$rpm/etc/rollcall/$name.toml"
   put 0644 "$tree/../papers/$program/completions/_$program" "$rpm/usr/share/zsh/site-functions/_$program"
   put 0644 LICENSE "$rpm/usr/share/licenses/$program/LICENSE"
-  cp -a "$dbg/usr/lib/debug" "$rpm/usr/lib/debug"
+  [ -n "$lean" ] || cp -a "$dbg/usr/lib/debug" "$rpm/usr/lib/debug"
   settle "$rpm"
   # Old distributions do not read zstd.
   local payload=w12.zstdio
@@ -156,7 +158,7 @@ make_rpm() {
     --define "clamp_mtime_to_source_date_epoch 1" --define "source_date_epoch_from_changelog 0" \
     --define "_build_id_links none" --define "_binary_payload $payload" --define "_source_payload $payload" \
     --define "debug_package %{nil}" --define "__os_install_post %{nil}" --define "_dbpath $tree/rpmdb" \
-    --define "staged $rpm" --define "edition $version" --define "the_summary $(summary_of "$program" | sed 's/^./\U&/')" \
+    --define "lean ${lean:-no}" --define "staged $rpm" --define "edition $version" --define "the_summary $(summary_of "$program" | sed 's/^./\U&/')" \
     --define "home_page $home_page" --define "maintainer $maintainer" \
     --define "today $(date -u -d "@$SOURCE_DATE_EPOCH" '+%a %b %d %Y')" \
     "packaging/rpm/$program.spec"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Boots a tree with systemd as PID 1, runs SHARE/inside.sh in it as root, and ends with its exit status; 124 where that
-# took longer than BOOT_TIMEOUT (300) seconds. What it printed is in SHARE/out.log.
+# took longer than BOOT_TIMEOUT (300) seconds. What it printed is in SHARE/out.log. Whoever ends this script ends the
+# machine with it, and what a killed one left behind goes with the next test.sh.
 #
 #   packaging/boot/boot.sh TREE SHARE [OPTION OF SYSTEMD-NSPAWN …]
 #
@@ -26,15 +27,27 @@ groups=()
 for hierarchy in /sys/fs/cgroup/unified /sys/fs/cgroup/systemd /sys/fs/cgroup; do
   [ -f "$hierarchy/cgroup.procs" ] && mkdir -p "$hierarchy/$machine" && groups+=("$hierarchy/$machine")
 done
+running=
+tidy() {
+  if [ -n "$running" ]; then
+    kill "$running" 2>/dev/null
+    wait "$running" 2>/dev/null
+  fi
+  for group in "${groups[@]}"; do find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; done
+  rmdir "/run/systemd/nspawn/propagate/$machine" 2>/dev/null
+  [ -z "${KEEP:-}" ] || umount "$KEEP/tree"
+}
+trap tidy EXIT
+trap 'exit 130' INT TERM HUP
 (
   for group in "${groups[@]}"; do echo "$BASHPID" >"$group/cgroup.procs" 2>/dev/null; done
   export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_NSPAWN_LOCK=0
   exec timeout -k 5 "${BOOT_TIMEOUT:-300}" systemd-nspawn --quiet --directory="$tree" --machine="$machine" \
     --register=no --keep-unit --console=pipe --bind="$share:/share" "${args[@]}" "$@" \
     --boot -- --unit=boottest.target </dev/null >"$share/console.log" 2>&1
-)
+) &
+running=$!
+wait $running
 status=$?
-for group in "${groups[@]}"; do find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; done
-rmdir "/run/systemd/nspawn/propagate/$machine" 2>/dev/null
-[ -z "${KEEP:-}" ] || umount "$KEEP/tree"
+running=
 exit $status

@@ -1,19 +1,11 @@
 # shellcheck shell=bash
 # A collector in one machine and sidecars in another, over a cable that is cut and mended. Sourced by test.sh; the
 # machines agree by files in /meet.
-: "${home:?}" "${boot:?}" "${tree:?}"
+: "${home:?}" "${boot:?}" "${tree:?}" "${near:?}" "${far:?}"
 
-near=rollcall-c far=rollcall-a
 meet=$home/meet
 cut_cable() { ip -n $near link set cable down; }
 mend_cable() { ip -n $near link set cable up; }
-take_down() {
-  ip netns del $near 2>/dev/null || true
-  ip netns del $far 2>/dev/null || true
-}
-trap take_down EXIT
-take_down
-
 ip netns add $near
 ip netns add $far
 ip link add cable netns $near type veth peer name cable netns $far
@@ -52,3 +44,5 @@ played box-collector "$server" $status
 status=0
 wait $second || status=$?
 played box-sidecars "$sidecars" $status
+ip netns del $near
+ip netns del $far

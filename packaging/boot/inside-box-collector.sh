@@ -15,7 +15,7 @@ TOML
 install -D -m 0644 /tmp/fleet.toml /etc/rollcall/collector.d/fleet.toml
 holds "apt installs it" apt-get install -y --no-install-recommends /share/old/rollcall-collector_*.deb
 until_true 30 "it is active" active $collector
-for one in 1 2 3; do rollcall-collector tokens create --kind poller --id far-$one --output raw >/meet/token-$one || no "a token"; done
+for one in 1 2 3; do rollcall-collector tokens create --kind poller --id far-$one --output raw >/meet/token-$one || { no "a token" && finish; }; done
 touch /meet/tokens
 for one in $services; do until_true 120 "$one is heard" is_present "$one" alive; done
 

@@ -20,7 +20,7 @@ holds "no process of it is left" not pgrep -u $agent
 is "the identity" "$(cat /root/identity)" "$(identity_of $agent)"
 holds "the configuration is kept" grep -q '^# mine' /etc/rollcall/agent.toml
 is "failed units" "" "$(systemctl --failed --no-legend)"
-holds "installed again" apt-get install -y --no-install-recommends /share/new/rollcall-agent_*.deb
+holds "installed again" apt_install /share/newer/rollcall-agent_*.deb
 until_true 60 "it goes on as who it was" is_present poller/site-1 alive
 until_true 60 "so does the instance" is_present poller/blue-2 alive
 is "the identity" "$(cat /root/identity)" "$(identity_of $agent)"

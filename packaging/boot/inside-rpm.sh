@@ -5,7 +5,7 @@
 . /share/facts.sh
 
 agent=rollcall-agent collector=rollcall-collector
-old=/share/old new=/share/new
+old=/share/old new=/share/new newer=/share/newer
 # Fedora presets disable what they do not name.
 mkdir -p /etc/systemd/system-preset
 echo 'disable *' >/etc/systemd/system-preset/99-default.preset
@@ -27,9 +27,8 @@ systemctl enable --now $collector >/dev/null 2>&1
 until_true 30 "the collector is active" active $collector
 echo 'kind = "poller"' >/etc/rollcall/agent.d/kind.toml
 cp /etc/rollcall/agent.d/kind.toml /etc/rollcall/agent/blue.toml
-token() { (umask 077 && rollcall-collector tokens create --kind poller --id "$1" --local --output raw >"$2"); }
-token site-1 /etc/rollcall/agent/token
-token blue-1 /etc/rollcall/agent/blue.token
+token poller site-1 /etc/rollcall/agent/token
+token poller blue-1 /etc/rollcall/agent/blue.token
 systemctl enable --now $agent $agent@blue >/dev/null 2>&1
 until_true 30 "the sidecar is heard" is_present poller/site-1 alive
 until_true 30 "and the instance" is_present poller/blue-1 alive
@@ -48,9 +47,19 @@ is "the identity" "$identity" "$(identity_of $agent)"
 holds "the edit is kept" grep -q '^# mine' /etc/rollcall/agent.toml
 until_true 60 "the sidecar is heard" is_present poller/site-1 alive
 
+step "a version with another configuration: the administrator's is kept, the new one lies beside it"
+echo '# mine' >>/etc/sysconfig/$collector
+holds "rpm upgrades both" rpm -Uvh --nodeps $newer/$agent-[0-9]*.rpm $newer/$collector-[0-9]*.rpm
+for file in /etc/rollcall/agent.toml /etc/sysconfig/$collector; do
+  holds "$file keeps the edit" grep -q '^# mine' $file
+  holds "$file.rpmnew has what is new" grep -q "As a later version has it" $file.rpmnew
+done
+holds "who edited nothing has the new one" grep -q "As a later version has it" /etc/sysconfig/$agent
+until_true 60 "the sidecar is heard" is_present poller/site-1 alive
+
 step "a stopped one stays stopped; a downgrade works"
 systemctl stop $agent
-holds "rpm downgrades" rpm -Uvh --nodeps --oldpackage $old/$agent-[0-9]*.rpm
+holds "rpm downgrades" rpm -Uvh --nodeps --oldpackage $old/$agent-[0-9]*.rpm $old/$collector-[0-9]*.rpm
 is "it is" inactive "$(property $agent ActiveState)"
 systemctl start $agent
 until_true 60 "the sidecar is heard" is_present poller/site-1 alive
@@ -62,6 +71,7 @@ none_active() { ! systemctl list-units --no-legend --state=active,activating 'ro
 until_true 30 "no unit is active" none_active
 holds "no process is left" not pgrep -f /usr/bin/rollcall-
 is "the identity" "$identity" "$(identity_of $agent)"
-holds "the edit is kept aside" grep -q '^# mine' /etc/rollcall/agent.toml.rpmsave
+holds "the edits are kept aside" grep -q '^# mine' /etc/rollcall/agent.toml.rpmsave /etc/sysconfig/$collector.rpmsave
+holds "/etc/rollcall is left with what is the administrator's" test -e /etc/rollcall/agent/token
 is "failed units" "" "$(systemctl --failed --no-legend)"
 finish
