@@ -12,6 +12,7 @@
 //! | `beats` | a heartbeat connection |
 //! | `children` | what it says of services without a sidecar |
 //! | `enroll` | an enrollment or rejoin connection |
+//! | `notes` | what it says of its service and host, at a bounded rate |
 //! | `stream` | frames on a connection, with their deadlines |
 
 mod beats;
@@ -19,6 +20,7 @@ mod carrier;
 mod children;
 pub mod endpoint;
 mod enroll;
+mod notes;
 pub mod session;
 mod stream;
 

@@ -19,9 +19,11 @@
 //! | [`knocks`] | who was turned away |
 //! | [`services`], [`tokens`], [`packages`], [`identities`], [`credentials`] | the requests, planned |
 //! | [`retention`], [`sweep`] | who may go or be moved by time alone, and the requests that do it |
+//! | [`settings`], [`about`] | what is wanted of a sidecar and became of it; what its host says of itself |
 //! | [`maintenance`] | who is being worked on |
 //! | `actor` | the task that owns all of it |
 
+pub mod about;
 mod actor;
 pub mod answers;
 pub mod approvals;
@@ -42,6 +44,7 @@ pub mod packages;
 pub mod retention;
 pub mod roster;
 pub mod services;
+pub mod settings;
 #[cfg(test)]
 mod still;
 pub mod sweep;
@@ -60,13 +63,13 @@ use std::{
 use arc_swap::ArcSwap;
 use rollcall_common::{
     code::Code,
-    health::{HealthReport, HostFacts},
+    health::{HealthReport, HostFacts, ProgressReport},
     id::{BootId, CollectorName, ServiceKey, TrustDomain},
     identity::{Serial, tls::DenySet},
     lease::Pace,
     lifecycle::NoArrow,
     time::{Clock, Now, Timestamp},
-    wire::message::Goodbye,
+    wire::message::{About, Goodbye},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -171,6 +174,9 @@ pub enum Refusal {
     /// The name of the request is that of another one.
     #[error("another request had this key: give each request a key of its own, and repeat one only as it was")]
     NameReused,
+    /// Settings cannot be wanted of it.
+    #[error(transparent)]
+    Settings(#[from] settings::SettingsProblem),
     /// What was asked for is not allowed.
     #[error("{0}")]
     Invalid(String),
@@ -242,6 +248,7 @@ impl Refusal {
             }
             Self::Arrow(_)
             | Self::Package(_)
+            | Self::Settings(_)
             | Self::Invalid(_)
             | Self::NameReused
             | Self::UnknownApproval(_)
@@ -305,6 +312,12 @@ pub enum Notice {
     Health(Slot, HealthReport),
     /// The host's facts changed.
     Facts(Slot, Box<HostFacts>),
+    /// What is said of the service's progress changed.
+    Progress(Slot, ProgressReport),
+    /// What the sidecar says of its settings.
+    Settings(Slot, settings::Heard),
+    /// What the host says of itself.
+    About(Slot, Box<About>),
     /// Something that only the audit trail wants to know.
     Audit(Box<crate::store::rows::AuditDraft>),
 }

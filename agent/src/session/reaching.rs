@@ -57,7 +57,8 @@ impl Session {
         attempt.deadline = deadline;
         let hello = Hello {
             versions: vec![BEAT_VERSION],
-            capabilities: capability::OURS,
+            // Settings are for a version that can apply them.
+            capabilities: capability::OURS & !capability::SETTINGS,
             service: self.setup.service.clone(),
             instance_id: self.setup.instance_id,
             session: no,

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    registry::{ParentProblem, Refusal, packages::PackageProblem},
+    registry::{ParentProblem, Refusal, packages::PackageProblem, settings::SettingsProblem},
     store::StoreError,
 };
 
@@ -129,6 +129,10 @@ problems! {
     HasChildren = CONFLICT, "has_children", "The service has children";
     /// The service is deleted.
     Deleted = CONFLICT, "deleted", "The service is deleted";
+    /// Nobody would take settings for the service.
+    NoSidecar = CONFLICT, "no_sidecar", "The service has no sidecar of its own";
+    /// A host does not let its probe be changed from here.
+    ProbeNotAllowed = CONFLICT, "probe_not_allowed", "The host does not let this probe be changed";
     /// It was settled when the service was registered.
     Settled = CONFLICT, "settled", "This cannot change after the registration";
     /// What is to change is another than the caller saw.
@@ -149,6 +153,8 @@ problems! {
     WrongHost = MISDIRECTED_REQUEST, "wrong_host", "This host name is not served here";
     /// The body is JSON, but not what is wanted.
     Invalid = UNPROCESSABLE_ENTITY, "invalid", "The request is not valid";
+    /// The sidecar has no such probe.
+    UnknownProbe = UNPROCESSABLE_ENTITY, "unknown_probe", "The sidecar has no such probe";
     /// The key is that of another request.
     KeyReused = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Another request had this key";
     /// A parent is required.
@@ -296,6 +302,7 @@ impl From<Refusal> for Problem {
             Refusal::Parent(problem) => parent_code(problem),
             Refusal::Moved { .. } => ProblemCode::Changed,
             Refusal::Package(problem) => package_code(problem),
+            Refusal::Settings(problem) => settings_code(problem),
             Refusal::Invalid(_) => ProblemCode::Invalid,
             Refusal::NameReused => ProblemCode::KeyReused,
             Refusal::Changed { .. } => ProblemCode::Changed,
@@ -316,6 +323,11 @@ impl From<Refusal> for Problem {
             Refusal::Changed { expected, found, .. } => problem.with("expected", expected.0).with("found", found.0),
             Refusal::HasChildren { children, .. } => problem.with("children", children),
             Refusal::Settled { field, .. } => problem.with("field", field),
+            Refusal::Settings(SettingsProblem::Field { field, .. }) => problem.with("field", field),
+            Refusal::Settings(SettingsProblem::UnknownProbe { probe, known, .. }) => {
+                problem.with("probe", probe).with("known", known)
+            }
+            Refusal::Settings(SettingsProblem::NotAllowed { probe, .. }) => problem.with("probe", probe),
             Refusal::Moved { epoch, seq } => problem.with("epoch", epoch).with("seq", seq.0),
             Refusal::Exists(_)
             | Refusal::UnknownService(_)
@@ -328,6 +340,7 @@ impl From<Refusal> for Problem {
             | Refusal::WindowEnded(_)
             | Refusal::Parent(_)
             | Refusal::Package(_)
+            | Refusal::Settings(SettingsProblem::NoSidecar(..))
             | Refusal::Invalid(_)
             | Refusal::NameReused
             | Refusal::Deleted(_)
@@ -362,6 +375,15 @@ fn package_code(problem: &PackageProblem) -> ProblemCode {
         PackageProblem::Gone(..) => ProblemCode::PackageGone,
         PackageProblem::Another(..) => ProblemCode::PackageExists,
         PackageProblem::Full => ProblemCode::Refused,
+    }
+}
+
+fn settings_code(problem: &SettingsProblem) -> ProblemCode {
+    match problem {
+        SettingsProblem::NoSidecar(..) => ProblemCode::NoSidecar,
+        SettingsProblem::Field { .. } => ProblemCode::Invalid,
+        SettingsProblem::UnknownProbe { .. } => ProblemCode::UnknownProbe,
+        SettingsProblem::NotAllowed { .. } => ProblemCode::ProbeNotAllowed,
     }
 }
 
@@ -430,6 +452,14 @@ mod tests {
             (Refusal::Deleted(key()), 409, "deleted"),
             (Refusal::Settled { service: key(), field: "parent" }, 409, "settled"),
             (Refusal::Spiffe("why".into()), 422, "spiffe_identity"),
+            (SettingsProblem::NoSidecar(key(), "why").into(), 409, "no_sidecar"),
+            (SettingsProblem::Field { field: "ttl".into(), why: "why".into() }.into(), 422, "invalid"),
+            (
+                SettingsProblem::UnknownProbe { service: key(), probe: "p".into(), known: vec![] }.into(),
+                422,
+                "unknown_probe",
+            ),
+            (SettingsProblem::NotAllowed { service: key(), probe: "p".into() }.into(), 409, "probe_not_allowed"),
             (Refusal::Moved { epoch: 2, seq: Seq(41) }, 412, "changed"),
             (Refusal::Invalid("why".into()), 422, "invalid"),
             (Refusal::NameReused, 422, "idempotency_key_reused"),

@@ -6,10 +6,11 @@
 use std::{fmt::Display, str::FromStr};
 
 use rollcall_common::{
-    health::Health,
+    health::{Health, Progress},
     id::{Kind, ServiceId, ServiceKey},
     lease::{Presence, Unknown},
     lifecycle::Status,
+    machine::MachineTag,
     service::{CheckerKind, Source},
     time::{Now, Timestamp},
     token::{TokenError, TokenId},
@@ -27,6 +28,7 @@ use crate::{
         leases::Sight,
         maintenance::Cover,
         roster::{Entry, parent_key, text::fields},
+        settings::{Standing, progress_of},
     },
     store::rows::ServiceRow,
 };
@@ -49,6 +51,9 @@ pub(super) const QUERY: &[Param] = &[
     Param::list::<words::Status>("status", "Only with one of these statuses"),
     Param::list::<words::Presence>("presence", "Only with one of these presences"),
     Param::list::<words::Health>("health", "Only with one of these healths"),
+    Param::list::<words::Progress>("progress", "Only with one of these words on whether it gets on"),
+    Param::list::<words::SettingsStanding>("settings", "Only where the settings of its sidecar stand so"),
+    Param::of::<words::Machine>("machine", "Only those whose identity is used on this machine"),
     Param::list::<words::Source>("source", "Only registered in one of these ways"),
     Param::of::<words::Id>("checker_kind", "Only checkers of this kind"),
     Param::of::<words::Key>("subtree", "Only this service and what stands below it, as in `poller/site-3`"),
@@ -99,6 +104,9 @@ pub(super) struct Filter {
     status: Vec<Status>,
     presence: Vec<Presence>,
     health: Vec<Health>,
+    progress: Vec<Progress>,
+    settings: Vec<Standing>,
+    machine: Option<MachineTag>,
     source: Vec<Source>,
     parent: Option<ServiceId>,
     checker_kind: Option<CheckerKind>,
@@ -145,6 +153,11 @@ impl Wanted {
             "status" => words(name, value, &Status::ALL, &mut filter.status),
             "presence" => words(name, value, &Presence::ALL, &mut filter.presence),
             "health" => words(name, value, &Health::ALL, &mut filter.health),
+            "progress" => words(name, value, &Progress::ALL, &mut filter.progress),
+            "settings" => words(name, value, &Standing::ALL, &mut filter.settings),
+            "machine" => MachineTag::try_from(value.to_owned())
+                .map(|tag| filter.machine = Some(tag))
+                .map_err(|error| invalid(name, format!("{name}: {error}"))),
             "source" => words(name, value, &Source::ALL, &mut filter.source),
             "parent" => name_of(name, value).map(|id| filter.parent = Some(id)),
             "checker_kind" => name_of(name, value).map(|kind| filter.checker_kind = Some(kind)),
@@ -199,6 +212,12 @@ impl Filter {
             && (self.presence_reason.is_empty()
                 || sight.and_then(|sight| sight.unknown).is_some_and(|why| self.presence_reason.contains(&why)))
             && any(&self.health, health_of(row))
+            && any(&self.progress, progress_of(row))
+            && any(&self.settings, Standing::of(row))
+            && self.machine.is_none_or(|tag| {
+                let machine = entry.identity.as_ref().and_then(|identity| identity.machine);
+                machine.is_some_and(|machine| machine.tag == tag)
+            })
             && any(&self.source, row.source)
             && self.parent.as_ref().is_none_or(|parent| row.parent.as_ref() == Some(parent))
             && self.checker_kind.as_ref().is_none_or(|kind| row.checker_kind.as_ref() == Some(kind))

@@ -73,6 +73,10 @@ pub(crate) fn row(key: &str) -> ServiceRow {
         archived: false,
         health: None,
         facts: None,
+        progress: None,
+        settings: None,
+        reported: None,
+        announced: None,
         seq: Seq(3),
         key,
     }

@@ -34,7 +34,7 @@ use prometheus_client::{
     },
     registry::Registry as Exposition,
 };
-use rollcall_common::{lease::Presence, lifecycle::Status, wire::Transport};
+use rollcall_common::{health::Progress, lease::Presence, lifecycle::Status, wire::Transport};
 
 use self::{form::Form, process::Process, survey::Survey};
 use super::{
@@ -45,7 +45,7 @@ use super::{
     openapi::words,
     routes::{Operation, Param, Routes},
 };
-use crate::registry::roster::Roster;
+use crate::registry::{roster::Roster, settings::Standing};
 
 /// An answered request. Only what is declared has a name: a path or a method that nobody declared has none.
 #[derive(Debug, Clone)]
@@ -318,6 +318,7 @@ impl Sight {
                 gauge(&mut presences, &labels, kin.presence(presence))?;
             }
         }
+        self.by_word(encoder)?;
         let help = "Seconds since the last heartbeat of each service that is expected to beat: a photograph, to be \
                     read as it stands and not as a rate.";
         let name = "service_registry_heartbeat_age_seconds";
@@ -338,6 +339,25 @@ impl Sight {
         }
         let help = "Services that are being worked on now.";
         single(encoder, "rollcall_services_in_maintenance", help, self.survey.worked_on)
+    }
+
+    /// What else is counted of services, each of one word.
+    fn by_word(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counted = self.state.registry.read(|roster: &Roster| roster.index().counted().clone());
+        let mut progress = gauges(encoder, "service_registry_progress", "Services by whether they get on.")?;
+        for kind in self.survey.kinds.keys() {
+            for word in Progress::ALL {
+                let count = counted.get(kind).and_then(|known| known.progress.get(&word)).copied().unwrap_or_default();
+                gauge(&mut progress, &[("type", kind.as_str()), ("progress", word.as_str())], count)?;
+            }
+        }
+        let mut settings =
+            gauges(encoder, "rollcall_settings", "Sidecars by where the settings wanted of them stand.")?;
+        for word in Standing::ALL {
+            let count = counted.values().filter_map(|known| known.settings.get(&word)).sum::<u64>();
+            ConstGauge::new(count).encode(settings.encode_family(&[("state", word.as_str())])?)?;
+        }
+        Ok(())
     }
 
     fn by_status(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str) -> fmt::Result {

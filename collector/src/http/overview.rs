@@ -5,7 +5,7 @@ mod counting;
 use std::{collections::BTreeMap, sync::Arc};
 
 use rollcall_common::{
-    health::Health,
+    health::{Health, Progress},
     id::{Kind, ServiceKey},
     lease::Presence,
     lifecycle::Status,
@@ -26,7 +26,11 @@ use super::{
     scan::{Seen, presence_of, walk},
     view::Time,
 };
-use crate::scope::Scope;
+use crate::{
+    registry::settings::{Standing, progress_of},
+    scope::Scope,
+    store::rows::ServiceRow,
+};
 
 /// Nodes of a tree where the caller names no number.
 const DEFAULT_NODES: usize = 1_000;
@@ -49,6 +53,11 @@ pub(super) struct Tally {
     #[schema(value_type = words::Counts)]
     health: Counts,
     #[schema(value_type = words::Counts)]
+    progress: Counts,
+    /// By where the settings of their sidecars stand.
+    #[schema(value_type = words::Counts)]
+    settings: Counts,
+    #[schema(value_type = words::Counts)]
     source: Counts,
 }
 
@@ -62,19 +71,23 @@ impl Default for Tally {
             status: zero(&Status::ALL.map(Status::as_str)),
             presence: zero(&Presence::ALL.map(Presence::as_str)),
             health: zero(&Health::ALL.map(Health::as_str)),
+            progress: zero(&Progress::ALL.map(Progress::as_str)),
+            settings: zero(&Standing::ALL.map(Standing::as_str)),
             source: zero(&Source::ALL.map(Source::as_str)),
         }
     }
 }
 
 impl Tally {
-    fn count(&mut self, status: Status, presence: Presence, health: Health, source: Source) {
+    fn count(&mut self, row: &ServiceRow, presence: Presence) {
         self.total += 1;
         for (counts, word) in [
-            (&mut self.status, status.as_str()),
+            (&mut self.status, row.status.as_str()),
             (&mut self.presence, presence.as_str()),
-            (&mut self.health, health.as_str()),
-            (&mut self.source, source.as_str()),
+            (&mut self.health, health_of(row).as_str()),
+            (&mut self.progress, progress_of(row).as_str()),
+            (&mut self.settings, Standing::of(row).as_str()),
+            (&mut self.source, row.source.as_str()),
         ] {
             *counts.entry(word).or_default() += 1;
         }
@@ -169,7 +182,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .add(
             Operation::get("/api/admin/services/stats", Permission::Read, "get_stats")
                 .scoped()
-                .about("Counts by kind, status, presence, health and source")
+                .about("Counts by kind, status, presence, health, progress, settings and source")
                 .answer::<Stats>(200, "The counts"),
             stats,
         )
@@ -196,6 +209,8 @@ async fn stats(call: Call) -> Result<axum::Json<Stats>, Problem> {
             (&mut all.status, &tally.status),
             (&mut all.presence, &tally.presence),
             (&mut all.health, &tally.health),
+            (&mut all.progress, &tally.progress),
+            (&mut all.settings, &tally.settings),
             (&mut all.source, &tally.source),
         ] {
             from.iter().for_each(|(word, count)| *into.entry(word).or_default() += count);

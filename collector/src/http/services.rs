@@ -5,6 +5,7 @@
 pub(super) mod acts;
 mod edit;
 pub(super) mod register;
+mod settings;
 
 use axum::response::Response;
 use rollcall_common::id::{Kind, Seq, ServiceId, ServiceKey};
@@ -90,6 +91,7 @@ fn of_kind(routes: Routes, kind: Kind) -> Routes {
         .answer::<Page<IntervalView>>(200, "The newest intervals")
         .gives(&[ProblemCode::StoreUnavailable]);
     let routes = edit::of_kind(acts::of_kind(register::of_kind(routes, kind), kind), kind);
+    let routes = settings::of_kind(routes, kind);
     let mut routes = routes
         .add(list_all, move |call: Call, query: Query| list(Some(kind), call, query))
         .add(show_one, move |call: Call, id: Id, query: Query| show(kind, call, id, query))

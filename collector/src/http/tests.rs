@@ -179,6 +179,9 @@ fn declared() -> BTreeMap<(String, String), Permission> {
             ("POST", format!("{all_of}/{{id}}/status"), P::Operate),
             ("PUT", format!("{all_of}/{{id}}/status"), P::Operate),
             ("GET", format!("{all_of}/{{id}}/history"), P::Read),
+            ("GET", format!("{all_of}/{{id}}/settings"), P::Read),
+            ("PUT", format!("{all_of}/{{id}}/settings"), P::Operate),
+            ("DELETE", format!("{all_of}/{{id}}/settings"), P::Operate),
         ]);
     }
     all.into_iter().map(|(method, path, permission)| ((method.to_owned(), path), permission)).collect()
@@ -474,6 +477,7 @@ mod refusals;
 mod scoped;
 mod scopes;
 mod served;
+mod settings;
 mod tags;
 mod upkeep;
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use rollcall_common::{
-    health::{Health, HealthReport, HostFacts},
+    health::{Health, HealthReport, HostFacts, Progress},
     id::{Kind, ServiceKey, TrustDomain},
     identity::PeerId,
     lease::Presence,
@@ -25,7 +25,15 @@ use super::{
     scan::{Seen, presence_of},
 };
 use crate::{
-    registry::{children::Told, leases::Phase, links::Link, maintenance::Cover, tokens::TokenState},
+    registry::{
+        about::proposed,
+        children::Told,
+        leases::Phase,
+        links::Link,
+        maintenance::Cover,
+        settings::{Standing, progress_of},
+        tokens::TokenState,
+    },
     store::rows::{AuditEvent, IdRule, IdentityRow, IntervalRow, TokenRow},
 };
 
@@ -81,6 +89,16 @@ pub(super) struct ServiceView {
     pub recorded: Option<bool>,
     /// What is said of it.
     pub health: HealthView,
+    /// Whether it gets on with its work: a fact beside its health.
+    #[schema(value_type = words::Progress)]
+    pub progress: Progress,
+    /// Why, in words.
+    pub progress_reason: String,
+    /// When that was said.
+    pub progress_as_of: Option<Time>,
+    /// Where the settings stand that are wanted of its sidecar.
+    #[schema(value_type = words::SettingsStanding)]
+    pub settings: &'static str,
     /// How it was registered.
     #[schema(value_type = words::Source)]
     pub source: Source,
@@ -160,6 +178,17 @@ pub(super) struct ServiceDetail {
     pub service: ServiceView,
     /// Its identity, if one is bound.
     pub identity: Option<IdentityView>,
+    /// The machine that the identity is used on, once its sidecar has told: the same tag for the same machine.
+    #[schema(value_type = Option<words::Machine>)]
+    pub machine: Option<String>,
+    /// Since when.
+    pub machine_since: Option<Time>,
+    /// The machine that it was used on before, under the same enrollment: its disk was moved or copied, or its id renewed.
+    #[schema(value_type = Option<words::Machine>)]
+    pub machine_before: Option<String>,
+    /// Labels that its host proposes and that are not in force. No host labels itself: an operator does.
+    #[schema(value_type = words::Pairs)]
+    pub announced_labels: BTreeMap<String, String>,
     /// What its sidecar told of its host.
     pub host: Option<HostView>,
     /// What a parent last said of it. For a service with an identity it is shown here and counts for nothing.
@@ -264,6 +293,10 @@ impl ServiceView {
                 .map(|sight| sight.origin.as_str()),
             recorded: light.recorded,
             health: HealthView::of(row.health.as_ref()),
+            progress: progress_of(row),
+            progress_reason: row.progress.as_ref().map(|(report, _)| report.reason.to_string()).unwrap_or_default(),
+            progress_as_of: row.progress.as_ref().map(|(_, at)| Time(*at)),
+            settings: Standing::of(row).as_str(),
             source: row.source,
             first_registered: Time(row.first_registered),
             first_seen: row.first_seen.map(Time),
@@ -300,7 +333,14 @@ impl ServiceDetail {
     /// Shows a service with everything.
     #[must_use]
     pub(super) fn of(seen: &Seen, link: Option<&Link>, told: Option<&Told>, light: Light<'_>) -> Self {
+        let machine = seen.entry.identity.as_ref().and_then(|identity| identity.machine);
+        let row = &seen.entry.row;
+        let differing = row.announced.as_deref().into_iter().flat_map(|said| proposed(said, &row.labels));
         Self {
+            machine: machine.map(|machine| machine.tag.to_string()),
+            machine_since: machine.map(|machine| Time(machine.since)),
+            machine_before: machine.and_then(|machine| machine.before).map(|tag| tag.to_string()),
+            announced_labels: differing.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             service: ServiceView::of(seen, link, light),
             identity: seen.entry.identity.as_deref().map(IdentityView::of),
             host: seen.entry.row.facts.as_ref().map(HostView::of),

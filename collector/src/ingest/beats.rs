@@ -1,14 +1,14 @@
 //! A heartbeat connection: greet, then touch and acknowledge.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rollcall_common::{
     code::Code,
-    health::{HealthReport, HostFacts},
-    time::BootTime,
+    lease::Pace,
     wire::{
         BEAT_VERSION,
         message::{Directive, Down, HelloAck, Refused, Renewed, capability},
+        settings::Settings,
     },
 };
 use serde_json::json;
@@ -17,11 +17,12 @@ use tracing::Instrument;
 
 use super::{
     CHANGE_WITHIN, Context, Sidecar, Unheard, admits, children,
+    notes::Notes,
     session::{Session, Step},
     stream::{Ended, Stream},
 };
 use crate::{
-    admission::{Bucket, Lane},
+    admission::Lane,
     ca::Ca,
     metrics::CodeLabel,
     registry::{
@@ -31,6 +32,7 @@ use crate::{
         links::{Link, Order, Outbox},
         roster::Slot,
         services::{By, acts::Reinstate},
+        settings::{Dispatch, Heard, longest},
     },
 };
 
@@ -40,47 +42,8 @@ const RENEW_AT: u32 = 2;
 /// Clocks that differ by more are worth a warning; no lease depends on them.
 const SKEW_MS: i64 = 30_000;
 
-/// How often what is said of a service is passed on, in the long run.
-const NOTES_PER_SECOND: u32 = 1;
-/// What may be passed on at once: a greeting brings two, and a crash right after it does not wait.
-const NOTES_BURST: u32 = 4;
-
-/// What is said of a service and has not been passed on.
-#[derive(Debug)]
-struct Notes {
-    health: Option<HealthReport>,
-    facts: Option<Box<HostFacts>>,
-    /// What may be passed on.
-    bucket: Bucket,
-    /// When what waits may be passed on.
-    alarm: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// Children on their way into the registry.
-    families: children::Registering,
-    /// Whether a report for another's child was told.
-    foreign: bool,
-}
-
-impl Notes {
-    fn new(now: BootTime) -> Self {
-        Self {
-            health: None,
-            facts: None,
-            bucket: Bucket::new(NOTES_PER_SECOND, NOTES_BURST, now),
-            alarm: None,
-            families: children::Registering::default(),
-            foreign: false,
-        }
-    }
-
-    /// Returns when what waits may be passed on; never where nothing waits.
-    async fn due(&mut self) {
-        match &mut self.alarm {
-            Some(alarm) => alarm.as_mut().await,
-            None => std::future::pending().await,
-        }
-    }
-}
-
+/// The pace to grant, and what the sidecar may keep until it echoes that one.
+type Paces = (Pace, Option<Pace>);
 type RenewAnswer = oneshot::Receiver<Result<Granted, Refusal>>;
 
 /// Serves one sidecar until it leaves or is sent away.
@@ -114,7 +77,7 @@ struct Beats<'a> {
 impl Beats<'_> {
     async fn run(self, mut stream: Stream, unheard: Unheard) {
         let ended = match self.greet(&mut stream, unheard).await {
-            Ok(mut session) => self.attend(&mut stream, &mut session).await,
+            Ok((mut session, pace)) => self.attend(&mut stream, &mut session, pace).await,
             Err(ended) => ended,
         };
         self.end(stream, ended).await;
@@ -131,7 +94,7 @@ impl Beats<'_> {
         stream.bye(code, retry_after).await;
     }
 
-    async fn greet(&self, stream: &mut Stream, unheard: Unheard) -> Result<Session, Ended> {
+    async fn greet(&self, stream: &mut Stream, unheard: Unheard) -> Result<(Session, Paces), Ended> {
         let first = stream.first().await?;
         drop(unheard);
         let registry = &self.context.registry;
@@ -168,13 +131,15 @@ impl Beats<'_> {
             registry.metrics().skewed.inc();
             tracing::warn!(skew_ms, "the sidecar's clock is off; its certificate may seem over or not begun to it");
         }
+        let Dispatch { pace, settings, wants } =
+            registry.dispatch(self.sidecar.slot).ok_or(Ended::Broke(Code::UnknownIdentity))?;
         let addresses = self.context.addresses.load_full();
         let half_life = self.context.ca.leaf_ttl() / RENEW_AT;
         stream
             .send(&Down::HelloAck(HelloAck {
                 version: BEAT_VERSION,
                 capabilities: hello.capabilities & capability::OURS,
-                pace: registry.pace().0.into(),
+                pace: pace.0.into(),
                 addresses_revision: addresses.revision,
                 server_time: now.wall,
                 renew_at: self.sidecar.not_after.before(half_life),
@@ -183,7 +148,25 @@ impl Beats<'_> {
         if !addresses.list.is_empty() {
             stream.send(&Down::Directive(Directive::Addresses((*addresses).clone()))).await?;
         }
-        Ok(session)
+        self.settle(stream, &session, settings, wants).await?;
+        Ok((session, pace))
+    }
+
+    /// Passes settings on to a sidecar that knows some.
+    async fn settle(
+        &self,
+        stream: &mut Stream,
+        session: &Session,
+        settings: Settings,
+        wants: bool,
+    ) -> Result<(), Ended> {
+        if session.has(capability::SETTINGS) {
+            return stream.send(&Down::Settings(Box::new(settings))).await;
+        }
+        if wants {
+            self.context.registry.tell_surely(Notice::Settings(self.sidecar.slot, Heard::Unsupported)).await;
+        }
+        Ok(())
     }
 
     /// The archive job had retired it for its silence, and here it is.
@@ -200,7 +183,7 @@ impl Beats<'_> {
         }
     }
 
-    async fn attend(&self, stream: &mut Stream, session: &mut Session) -> Ended {
+    async fn attend(&self, stream: &mut Stream, session: &mut Session, mut pace: Paces) -> Ended {
         let mut renewing: Option<RenewAnswer> = None;
         let mut notes = Notes::new(self.context.registry.now().boot);
         if self.sidecar.fresh {
@@ -212,7 +195,7 @@ impl Beats<'_> {
                 Err(ended) => return ended,
             } {
                 let now = self.context.registry.now().boot;
-                let step = session.on_frame(frame, now, self.context.registry.pace());
+                let step = session.on_frame(frame, now, pace);
                 if let Err(ended) = self.perform(step, session, stream, &mut renewing, &mut notes).await {
                     return ended;
                 }
@@ -226,6 +209,16 @@ impl Beats<'_> {
                             return ended;
                         }
                     }
+                    Order::Settings(dispatch) => {
+                        let Dispatch { pace: (next, _), settings, wants } = *dispatch;
+                        if next != pace.0 {
+                            // It beats at what it was granted until it has heard of the next one.
+                            pace = (next, Some(pace.1.map_or(pace.0, |older| longest(pace.0, older))));
+                        }
+                        if let Err(ended) = self.settle(stream, session, settings, wants).await {
+                            return ended;
+                        }
+                    }
                 },
                 answer = settled(&mut renewing), if renewing.is_some() => {
                     renewing = None;
@@ -233,7 +226,7 @@ impl Beats<'_> {
                         return ended;
                     }
                 }
-                () = notes.due() => self.tell_notes(&mut notes).await,
+                () = notes.due() => notes.tell(&self.context.registry, self.sidecar.slot).await,
                 filled = stream.fill() => {
                     if let Err(ended) = filled {
                         return ended;
@@ -261,7 +254,7 @@ impl Beats<'_> {
                     registry.tell(Notice::Woke(slot));
                 }
                 stream.send(&Down::Ack(ack)).await?;
-                self.tell_notes(notes).await;
+                notes.tell(registry, slot).await;
             }
             Step::Throttle(ack) => {
                 registry.metrics().throttled.inc();
@@ -275,11 +268,23 @@ impl Beats<'_> {
             }
             Step::Health(report) => {
                 notes.health = Some(report);
-                self.tell_notes(notes).await;
+                notes.tell(registry, slot).await;
             }
             Step::Facts(facts) => {
                 notes.facts = Some(facts);
-                self.tell_notes(notes).await;
+                notes.tell(registry, slot).await;
+            }
+            Step::Progress(report) => {
+                notes.progress = Some(report);
+                notes.tell(registry, slot).await;
+            }
+            Step::Settings(state) => {
+                notes.settings = Some(state);
+                notes.tell(registry, slot).await;
+            }
+            Step::About(about) => {
+                notes.about = Some(about);
+                notes.tell(registry, slot).await;
             }
             Step::Children(batch) => {
                 let ack =
@@ -312,26 +317,6 @@ impl Beats<'_> {
             Step::Close(code) => return Err(Ended::Broke(code)),
         }
         Ok(())
-    }
-
-    /// Passes on what is said of the service, at a bounded rate; what came in between is replaced by what came last.
-    async fn tell_notes(&self, notes: &mut Notes) {
-        notes.alarm = None;
-        if notes.health.is_none() && notes.facts.is_none() {
-            return;
-        }
-        let registry = &self.context.registry;
-        if let Err(wait) = notes.bucket.take(registry.now().boot) {
-            // A box for the few that wait: a connection at rest holds none.
-            notes.alarm = Some(Box::pin(tokio::time::sleep(wait)));
-            return;
-        }
-        if let Some(report) = notes.health.take() {
-            registry.tell_surely(Notice::Health(self.sidecar.slot, report)).await;
-        }
-        if let Some(facts) = notes.facts.take() {
-            registry.tell_surely(Notice::Facts(self.sidecar.slot, facts)).await;
-        }
     }
 
     /// Starts a renewal; beats go on while the change commits.

@@ -5,14 +5,15 @@
 
 use rollcall_common::{
     code::Code,
-    health::{HealthReport, HostFacts},
+    health::{HealthReport, HostFacts, ProgressReport},
     id::{BeatNo, InstanceId, ServiceKey, SessionNo},
     lease::Pace,
     time::BootTime,
     wire::{
         BEAT_VERSION,
         children::{Children, ChildrenAck, ChildrenGone, MAX_CHILDREN, MAX_GONE},
-        message::{Ack, Goodbye, Hello, Up, capability},
+        message::{About, Ack, Goodbye, Hello, Up, capability},
+        settings::{MAX_SHOWN, SettingsState},
     },
 };
 
@@ -56,6 +57,12 @@ pub enum Step {
     Health(HealthReport),
     /// Facts changed.
     Facts(Box<HostFacts>),
+    /// Progress changed.
+    Progress(ProgressReport),
+    /// Which settings are in force.
+    Settings(Box<SettingsState>),
+    /// What the host says of itself.
+    About(Box<About>),
     /// What is said of children.
     Children(Box<Children>),
     /// Goodbyes for children.
@@ -118,6 +125,12 @@ impl Session {
         Ok((session, hello))
     }
 
+    /// Whether both ends have an ability.
+    #[must_use]
+    pub fn has(&self, ability: u64) -> bool {
+        self.capabilities & ability != 0
+    }
+
     /// Whether another renewal may start now: each costs two signatures and a commit.
     pub fn may_renew(&mut self, now: BootTime) -> bool {
         self.renewals.take(now).is_ok()
@@ -125,7 +138,7 @@ impl Session {
 
     /// A batch of child reports, from a sidecar that said it would send some.
     fn on_children(&mut self, batch: Box<Children>, now: BootTime) -> Step {
-        if self.capabilities & capability::CHILDREN == 0 || batch.children.len() > MAX_CHILDREN {
+        if !self.has(capability::CHILDREN) || batch.children.len() > MAX_CHILDREN {
             return Step::Close(Code::Protocol);
         }
         self.paced(batch.batch_no, now).unwrap_or(Step::Children(batch))
@@ -133,7 +146,7 @@ impl Session {
 
     /// Goodbyes for children, from a sidecar that said it would say them.
     fn on_children_gone(&mut self, gone: Box<ChildrenGone>, now: BootTime) -> Step {
-        if self.capabilities & capability::CHILDREN_GONE == 0 || gone.children.len() > MAX_GONE {
+        if !self.has(capability::CHILDREN_GONE) || gone.children.len() > MAX_GONE {
             return Step::Close(Code::Protocol);
         }
         self.paced(gone.batch_no, now).unwrap_or(Step::ChildrenGone(gone))
@@ -184,6 +197,11 @@ impl Session {
             Up::Bye(goodbye) => Step::Goodbye(goodbye),
             Up::Children(batch) => self.on_children(batch, now),
             Up::ChildrenGone(gone) => self.on_children_gone(gone, now),
+            Up::Progress(report) if self.has(capability::PROGRESS) => Step::Progress(report),
+            Up::Settings(state) if self.has(capability::SETTINGS) && state.probes.len() <= MAX_SHOWN => {
+                Step::Settings(state)
+            }
+            Up::About(about) if self.has(capability::ABOUT) => Step::About(about),
             Up::Settings(_) | Up::About(_) | Up::Progress(_) => Step::Close(Code::Protocol),
             Up::Enroll(_) | Up::Rejoin(_) | Up::Hello(_) => Step::Close(Code::Protocol),
         }
@@ -262,6 +280,9 @@ mod tests {
                 other @ (Step::Replayed { .. }
                 | Step::Health(_)
                 | Step::Facts(_)
+                | Step::Progress(_)
+                | Step::Settings(_)
+                | Step::About(_)
                 | Step::Children(_)
                 | Step::ChildrenGone(_)
                 | Step::ChildrenThrottled(_)
@@ -326,6 +347,9 @@ mod tests {
             | Step::Replayed { .. }
             | Step::Health(_)
             | Step::Facts(_)
+            | Step::Progress(_)
+            | Step::Settings(_)
+            | Step::About(_)
             | Step::ChildrenGone(_)
             | Step::Renew(_)
             | Step::Goodbye(_)
@@ -337,6 +361,48 @@ mod tests {
         for no in 1..1_000 {
             let step = session.on_frame(children(no, 1), BootTime(no * 250), (PACE, None));
             assert!(matches!(step, Step::Children(_)), "{no}");
+        }
+    }
+
+    fn later_frames() -> [(u64, Up); 3] {
+        let state = SettingsState { revision: 1, refused: None, probes: Vec::new(), more: 0 };
+        [
+            (capability::SETTINGS, Up::Settings(Box::new(state))),
+            (capability::ABOUT, Up::About(Box::default())),
+            (capability::PROGRESS, Up::Progress(ProgressReport::default())),
+        ]
+    }
+
+    /// What was not greeted ends the session, whatever else was.
+    #[test]
+    fn settings_names_and_progress_come_only_where_both_can() {
+        for (ability, frame) in later_frames() {
+            let step = greeted_with(!ability).on_frame(frame.clone(), BootTime(1), (PACE, None));
+            assert!(matches!(step, Step::Close(Code::Protocol)), "{frame:?}");
+            let step = greeted_with(ability).on_frame(frame, BootTime(1), (PACE, None));
+            assert!(matches!(step, Step::Settings(_) | Step::About(_) | Step::Progress(_)), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_of_more_probes_than_there_may_be_ends_the_session() {
+        use rollcall_common::{health::Text, wire::settings::ProbeState};
+        let probe = ProbeState {
+            child: None,
+            probe: "port".parse().unwrap(),
+            sort: Text::default(),
+            allowed: true,
+            runs: true,
+            interval_ms: 1,
+            timeout_ms: 1,
+            rise: 1,
+            fall: 1,
+        };
+        let state = |count| SettingsState { revision: 1, refused: None, probes: vec![probe.clone(); count], more: 0 };
+        for (count, passes) in [(MAX_SHOWN, true), (MAX_SHOWN + 1, false)] {
+            let frame = Up::Settings(Box::new(state(count)));
+            let step = greeted_with(capability::SETTINGS).on_frame(frame, BootTime(1), (PACE, None));
+            assert_eq!(matches!(step, Step::Settings(_)), passes, "{step:?}");
         }
     }
 

@@ -13,11 +13,12 @@ use std::{
 };
 
 use rollcall_common::{
-    health::{Health, HealthReport, HostFacts},
+    health::{Health, Progress},
     id::ServiceKey,
     lease::{Pace, Presence},
     lifecycle::Status,
     time::{BootTime, Clock, Now, Timestamp},
+    wire::message::About,
 };
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
@@ -31,8 +32,9 @@ use super::{
     judge::{self, Judge, Sense},
     leases::{Leases, Origin, Phase, Sight},
     packages,
-    roster::{Entry, MAX_SERVICES, Roster, Slot, parent_key},
+    roster::{Entry, MAX_SERVICES, Roster, Shown, Slot, parent_key},
     services,
+    settings::Heard,
 };
 use crate::{
     metrics::{self, Metrics, PresenceLabel},
@@ -91,6 +93,8 @@ pub struct Actor {
     /// Whose lease has run since the start without a row that says so.
     unwritten: BTreeSet<Slot>,
     notes: BTreeMap<Slot, Note>,
+    /// What hosts say of themselves: the last word of each.
+    abouts: BTreeMap<Slot, Box<About>>,
     /// Places of removed services, the first to rest first; as many as there are places at most.
     resting: VecDeque<(Slot, BootTime)>,
     audits: VecDeque<AuditDraft>,
@@ -122,8 +126,8 @@ impl std::fmt::Debug for dyn Job {
 
 #[derive(Debug, Default, Clone)]
 struct Note {
-    health: Option<(HealthReport, Timestamp)>,
-    facts: Option<HostFacts>,
+    shown: Shown,
+    settings: Option<Heard>,
 }
 
 impl Actor {
@@ -141,8 +145,6 @@ impl Actor {
     ) -> Result<(Self, Registry), StoreError> {
         let loaded = store.load().await?;
         let now = clock.now();
-        // Until they have beaten, sidecars keep the pace that they were granted before this start.
-        let chance_pace = pace.governing(previous, previous.map_or(pace.no, |old| old.no));
         let (sender, mail) = mpsc::channel(MAILBOX);
         let roster = Roster::from_loaded(&loaded);
         if roster.len() > MAX_SERVICES {
@@ -151,7 +153,7 @@ impl Actor {
         }
         metrics.room.set(i64::try_from(roster.room()).unwrap_or(i64::MAX));
         let leases = Leases::default();
-        let armed = judge::arm(&roster, &leases, &loaded, now, chance_pace);
+        let armed = judge::arm(&roster, &leases, &loaded, now, (pace, previous));
         let mut ledger = Ledger::default();
         let month = now.wall.before(super::identities::REJOIN_WITHIN);
         for blind in store.blind_since(month, super::history::MAX_LEDGER).await? {
@@ -200,6 +202,7 @@ impl Actor {
             waking: BTreeMap::new(),
             unwritten: armed.unwritten,
             notes: BTreeMap::new(),
+            abouts: BTreeMap::new(),
             resting: VecDeque::new(),
             audits: VecDeque::new(),
             history: History::default(),
@@ -259,7 +262,7 @@ impl Actor {
         for (job, _) in self.jobs.drain(..) {
             job.finish(Err(Refusal::Stopping));
         }
-        let (rows, notes, audits) = (self.history.len(), self.notes.len(), self.audits.len());
+        let (rows, notes, audits) = (self.history.len(), self.notes.len() + self.abouts.len(), self.audits.len());
         if rows + notes + audits > 0 {
             tracing::error!(rows, notes, audits, "the registry store did not take these before the end");
         }
@@ -293,13 +296,28 @@ impl Actor {
                     None => report.health == Health::Unchecked && report.reason.as_str().is_empty(),
                 }) == Some(true) => {}
             Notice::Health(slot, report) => {
-                let health = Some((report, now.wall));
-                self.write(|roster| roster.note(slot, health.clone(), None));
-                self.notes.entry(slot).or_default().health = health;
+                let said = Shown { health: Some((report, now.wall)), ..Shown::default() };
+                self.write(|roster| roster.note(slot, &said));
+                self.notes.entry(slot).or_default().shown.health = said.health;
             }
             Notice::Facts(slot, facts) => {
-                self.write(|roster| roster.note(slot, None, Some(HostFacts::clone(&facts))));
-                self.notes.entry(slot).or_default().facts = Some(*facts);
+                let said = Shown { facts: Some(*facts), ..Shown::default() };
+                self.write(|roster| roster.note(slot, &said));
+                self.notes.entry(slot).or_default().shown.facts = said.facts;
+            }
+            Notice::Progress(slot, report)
+                if self.look(slot, |entry| match &entry.row.progress {
+                    Some((known, _)) => *known == report,
+                    None => report.progress == Progress::Unwatched && report.reason.as_str().is_empty(),
+                }) == Some(true) => {}
+            Notice::Progress(slot, report) => {
+                let said = Shown { progress: Some((report, now.wall)), ..Shown::default() };
+                self.write(|roster| roster.note(slot, &said));
+                self.notes.entry(slot).or_default().shown.progress = said.progress;
+            }
+            Notice::Settings(slot, heard) => self.notes.entry(slot).or_default().settings = Some(heard),
+            Notice::About(slot, about) => {
+                self.abouts.insert(slot, about);
             }
             Notice::Audit(draft) => {
                 if self.audits.len() < MAX_AUDITS {
@@ -431,13 +449,12 @@ impl Actor {
         match self.judge.tick(now, pace) {
             Sense::Clear => {}
             Sense::Credit(gap) => {
-                let millis = u64::try_from(gap.length.as_millis()).unwrap_or(u64::MAX);
-                self.shared.leases.credit(millis);
+                self.shared.leases.credit(now.boot, gap.length, gap.spent);
                 self.metrics.credited_seconds.inc_by(gap.length.as_secs_f64());
                 self.went_blind(self.own_scope(), gap.from, gap.to, "stall");
             }
             Sense::Unobservable(gap) => {
-                self.shared.leases.rearm_all(now.boot, pace);
+                self.shared.leases.credit(now.boot, gap.length, gap.spent);
                 self.went_blind(self.own_scope(), gap.from, gap.to, "stall");
             }
         }
@@ -557,7 +574,7 @@ impl Actor {
         metrics::set(&queues.mailbox, self.mail.len());
         metrics::set(&queues.requests, self.jobs.len());
         metrics::set(&queues.activations, self.waking.len());
-        metrics::set(&queues.notes, self.notes.len());
+        metrics::set(&queues.notes, self.notes.len() + self.abouts.len());
         metrics::set(&queues.audit, self.audits.len());
     }
 

@@ -211,6 +211,10 @@ impl RegisterChildren {
             archived: false,
             health: None,
             facts: None,
+            progress: None,
+            settings: None,
+            reported: None,
+            announced: None,
             seq: Seq::default(),
         })
     }

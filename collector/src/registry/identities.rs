@@ -111,7 +111,13 @@ impl Request for Enroll {
                     [("source", json!(Source::EdgeOnboarding)), ("token", json!(self.token.to_string()))],
                 ));
             }
-            Some(entry) => change.writes.extend(adopt(entry, parent.as_ref(), labels, &self.metadata)?),
+            Some(entry) => {
+                change.writes.extend(adopt(entry, parent.as_ref(), labels, &self.metadata)?);
+                // What is wanted stays wanted; what the host before said of it says nothing of this one.
+                if entry.row.reported.is_some() {
+                    change.writes.push(Write::KeepReported { service: key.clone(), row: None });
+                }
+            }
         }
         let issued = self.issue(&key, Generation(1))?;
         change.writes.push(Write::PutIdentity {
@@ -124,6 +130,7 @@ impl Request for Enroll {
                 rejoins: 0,
                 rejoins_since: world.now.wall,
                 rejoin_limit: policy.rejoin_limit,
+                machine: None,
             }),
             expect: None,
         });
@@ -314,6 +321,10 @@ impl Enroll {
             archived: false,
             health: None,
             facts: None,
+            progress: None,
+            settings: None,
+            reported: None,
+            announced: None,
             seq: rollcall_common::id::Seq::default(),
         }
     }

@@ -22,6 +22,7 @@ use super::{
     history::Verdict,
     leases::{Leases, Origin, Phase, Sight},
     roster::{Roster, Slot},
+    settings::{longest, pace_before, pace_of},
 };
 use crate::store::rows::{IntervalRow, Loaded, ServiceRow};
 
@@ -56,6 +57,8 @@ pub struct Gap {
     pub to: Timestamp,
     /// How long by the boot clock.
     pub length: Duration,
+    /// How much of the credit of this hour is spent with it.
+    pub spent: Duration,
 }
 
 /// Watches the ticks.
@@ -84,14 +87,20 @@ impl Judge {
             self.window = now.boot;
             self.spent = Duration::ZERO;
         }
-        let gap = Gap { from: now.wall.before(length), to: now.wall, length };
-        if self.spent + length > pace.ttl() * CREDIT_TTLS {
+        let spent = self.spent + length;
+        let gap = Gap { from: now.wall.before(length), to: now.wall, length, spent };
+        if spent > credit_of(pace) {
             Sense::Unobservable(gap)
         } else {
-            self.spent += length;
+            self.spent = spent;
             Sense::Credit(gap)
         }
     }
+}
+
+/// The credit of one hour for leases of a pace.
+pub(super) fn credit_of(pace: Pace) -> Duration {
+    pace.ttl() * CREDIT_TTLS
 }
 
 /// The chance that a service gets after a restart: time for one beat and a reconnect, or the whole TTL,
@@ -127,7 +136,13 @@ pub(super) struct Armed {
 /// Sets every lease as the durable rows have it. `lost` and `stopped` stay so; every other active service
 /// was expected to beat, and gets its chance whether or not it reconnects. Presence and status are not written
 /// together: whoever a kill left with one of them has its next beat wake, and is made whole then.
-pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, pace: Pace) -> Armed {
+pub(super) fn arm(
+    roster: &Roster,
+    leases: &Leases,
+    loaded: &Loaded,
+    now: Now,
+    (everybody, previous): (Pace, Option<Pace>),
+) -> Armed {
     let open: BTreeMap<&ServiceKey, &IntervalRow> =
         loaded.open_intervals.iter().map(|row| (&row.service, row)).collect();
     let mut armed = Armed::default();
@@ -151,6 +166,10 @@ pub(super) fn arm(roster: &Roster, leases: &Leases, loaded: &Loaded, now: Now, p
                 });
             }
             (Some(Presence::Alive | Presence::Late | Presence::Unknown), _) | (_, Status::Active) => {
+                // Until they have beaten, sidecars keep the pace that they were granted before this start.
+                let pace = pace_of(&entry.row, everybody);
+                let before = pace_before(&entry.row, everybody, previous);
+                let pace = before.map_or(pace, |before| longest(pace, before));
                 let spread = entry.slot.number().wrapping_mul(2_654_435_761);
                 // Without an identity of its own it lives by its parent's reports, at their pace.
                 let reported = open.filter(|_| entry.identity.is_none()).and_then(|row| recorded_pace(&row.evidence));

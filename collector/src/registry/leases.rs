@@ -5,9 +5,12 @@
 //! phase, an expiry stores the phase and then reads the deadline, both sequentially consistent, so that at
 //! least one of them sees the other and no beat is lost between them.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst},
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use rollcall_common::{
@@ -16,7 +19,10 @@ use rollcall_common::{
     time::{BootTime, Now, Timestamp},
 };
 
-use super::roster::Slot;
+use super::{
+    judge::{chance, credit_of},
+    roster::Slot,
+};
 
 /// Slots in one chunk.
 const CHUNK: usize = 4096;
@@ -400,22 +406,19 @@ impl Leases {
         }
     }
 
-    /// Arms every live lease as after a restart: what was known of it is out of date.
-    pub(super) fn rearm_all(&self, now: BootTime, pace: Pace) {
+    /// Moves the deadline of every live lease by a time that could not be observed. Whose credit of this hour does not
+    /// reach for all that is spent is armed as after a restart: what was known of it is out of date. Each has the
+    /// credit, and the chance, of its own pace.
+    pub(super) fn credit(&self, now: BootTime, blind: Duration, spent: Duration) {
+        let millis = u64::try_from(blind.as_millis()).unwrap_or(u64::MAX);
         for (slot, cell) in self.live() {
-            // Who lives by reports has the pace of its reports, whatever is granted to others.
-            let own =
-                Pace { no: pace.no, interval_ms: cell.interval_ms.load(SeqCst), ttl_ms: cell.ttl_ms.load(SeqCst) };
-            let reported = Origin::from_byte(cell.origin.load(SeqCst)) == Origin::Parent;
-            let pace = if reported { own } else { pace };
-            self.rearm(slot, pace, now.after(super::judge::chance(pace, slot.number())));
-        }
-    }
-
-    /// Moves the deadline of every live lease: the credit for time that could not be observed.
-    pub(super) fn credit(&self, millis: u64) {
-        for (_, cell) in self.live() {
-            cell.deadline.fetch_add(millis, SeqCst);
+            let pace =
+                Pace { no: PaceNo(0), interval_ms: cell.interval_ms.load(SeqCst), ttl_ms: cell.ttl_ms.load(SeqCst) };
+            if spent <= credit_of(pace) {
+                cell.deadline.fetch_add(millis, SeqCst);
+            } else {
+                self.rearm(slot, pace, now.after(chance(pace, slot.number())));
+            }
         }
     }
 
@@ -548,7 +551,7 @@ mod tests {
         let leases = leases();
         leases.touch(SLOT, SessionNo(1), BeatNo(1), PACE, BootTime(10));
         leases.set_phase(SLOT, Phase::Live);
-        leases.credit(5_000);
+        leases.credit(BootTime(5_010), Duration::from_secs(5), Duration::from_secs(5));
         assert!(leases.expire(BootTime(8_009)).is_empty());
         let sight = leases.sight(SLOT, BootTime(4_000));
         assert_eq!(sight.map(|s| s.presence), Some(Presence::Unknown));

@@ -17,7 +17,7 @@ use rollcall_common::{
 };
 use tokio::sync::Notify;
 
-use super::roster::Slot;
+use super::{roster::Slot, settings::Dispatch};
 
 /// Orders that may wait for one connection; a connection that does not take them is closed by the last.
 const MAX_ORDERS: usize = 8;
@@ -29,6 +29,8 @@ pub enum Order {
     Close(Code),
     /// Pass a directive on.
     Direct(Directive),
+    /// Keep this pace from now on, and pass these settings on. The last one counts.
+    Settings(Box<Dispatch>),
 }
 
 /// Where a connection finds its orders.
@@ -60,6 +62,9 @@ impl Outbox {
         if matches!(order, Order::Close(_)) {
             // Nothing that waits matters any more.
             orders.clear();
+        }
+        if matches!(order, Order::Settings(_)) {
+            orders.retain(|waiting| !matches!(waiting, Order::Settings(_)));
         }
         if orders.len() < MAX_ORDERS {
             orders.push(order);

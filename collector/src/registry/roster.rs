@@ -16,7 +16,7 @@ use std::{
 };
 
 use rollcall_common::{
-    health::{HealthReport, HostFacts},
+    health::{HealthReport, HostFacts, ProgressReport},
     id::{Kind, Seq, ServiceId, ServiceKey},
     identity::{Pin, Serial},
     time::Timestamp,
@@ -92,6 +92,14 @@ pub struct Entry {
     pub row: Arc<ServiceRow>,
     /// The identity bound to it.
     pub identity: Option<Arc<IdentityRow>>,
+}
+
+/// What a sidecar said that is shown before it is recorded.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shown {
+    pub(super) health: Option<(HealthReport, Timestamp)>,
+    pub(super) facts: Option<HostFacts>,
+    pub(super) progress: Option<(ProgressReport, Timestamp)>,
 }
 
 /// A service's row before and after a write.
@@ -394,10 +402,12 @@ impl Roster {
     }
 
     /// What a sidecar said, shown before it is recorded.
-    pub(super) fn note(&mut self, slot: Slot, health: Option<(HealthReport, Timestamp)>, facts: Option<HostFacts>) {
+    pub(super) fn note(&mut self, slot: Slot, said: &Shown) {
+        let Shown { health, facts, progress } = said.clone();
         self.edit(slot, |row| {
             row.health = health.or(row.health.take());
             row.facts = facts.or(row.facts.take());
+            row.progress = progress.or(row.progress.take());
         });
     }
 
@@ -430,6 +440,19 @@ impl Roster {
                 if facts.is_some() {
                     row.facts.clone_from(facts);
                 }
+            }),
+            Write::Progress { service, said } => self.edit_key(service, |row| row.progress = Some(said.clone())),
+            Write::PutSettings { service, row: wanted, .. } => self.edit_key(service, |row| {
+                row.settings = Some(Arc::clone(wanted));
+                row.seq = seq;
+            }),
+            Write::KeepReported { service, row: reported } => {
+                self.edit_key(service, |row| row.reported.clone_from(reported));
+            }
+            Write::Announce { service, row: announced, metadata, .. } => self.edit_key(service, |row| {
+                row.announced = Some(Arc::clone(announced));
+                row.metadata = metadata.clone();
+                row.seq = seq;
             }),
             Write::RemoveService { service, .. } => self.remove(service),
             Write::PutIdentity { row, .. } => {

@@ -2,15 +2,17 @@
 
 mod answers;
 mod approvals;
+mod audit;
 mod packages;
 mod seal;
+mod settings;
 mod tokens;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rollcall_common::{
-    health::{HealthReport, HostFacts},
+    health::{HealthReport, HostFacts, ProgressReport},
     id::{BootId, CollectorName, Generation, Kind, Seq, ServiceId, ServiceKey, SpiffeId},
     identity::{Pin, Serial},
     lease::Presence,
@@ -23,8 +25,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::answers::{AnswerKey, AnswerRow, Fingerprint};
 pub use self::approvals::{ApprovalRow, ApprovalState, Door, KnockRow, Why};
+pub use self::audit::{AuditDraft, AuditEvent, AuditQuery};
 pub use self::packages::{PackageId, PackageIdError, PackageRow, PackageSettings, PackageStatus, PackageStatusError};
 pub use self::seal::{SealHash, SealRow};
+pub use self::settings::{AnnouncedRow, MachineRow, ReportedRow, SettingsRow};
 pub use self::tokens::{Approval, IdRule, TokenPolicy, TokenRow, TokenUse};
 pub use self::upkeep::{
     HoldRow, JobRow, Outcome, Outlived, Prune, Recurrence, RowId, RowIdError, RunCause, RunRow, Selector,
@@ -78,6 +82,14 @@ pub struct ServiceRow {
     pub health: Option<(HealthReport, Timestamp)>,
     /// What its sidecar last told of its host.
     pub facts: Option<HostFacts>,
+    /// What was last said of its progress, and when.
+    pub progress: Option<(ProgressReport, Timestamp)>,
+    /// What operators want of its sidecar; `None` = never anything.
+    pub settings: Option<Arc<SettingsRow>>,
+    /// What its sidecar last said of the settings in force.
+    pub reported: Option<Arc<ReportedRow>>,
+    /// What its host proposed last.
+    pub announced: Option<Arc<AnnouncedRow>>,
     /// The seq of the last change of this row: what a compare-and-set compares.
     pub seq: Seq,
 }
@@ -134,6 +146,10 @@ impl ServiceRow {
             archived: false,
             health: None,
             facts: None,
+            progress: None,
+            settings: None,
+            reported: None,
+            announced: None,
             seq: Seq::default(),
         }
     }
@@ -198,6 +214,8 @@ pub struct IdentityRow {
     pub rejoins_since: Timestamp,
     /// How many are allowed; `None` = without limit.
     pub rejoin_limit: Option<u32>,
+    /// The machine that it is used on, once its sidecar has told.
+    pub machine: Option<MachineRow>,
 }
 
 impl IdentityRow {
@@ -454,6 +472,42 @@ pub enum Write {
         /// Facts, if they changed.
         facts: Option<HostFacts>,
     },
+    /// Keeps what was last said of a service's progress. Takes a seq, which the row does not keep;
+    /// [`Conflict::Missing`] where there is no such service.
+    Progress {
+        /// Who.
+        service: ServiceKey,
+        /// What was said, and when.
+        said: (ProgressReport, Timestamp),
+    },
+    /// Replaces the settings that operators want of a service's sidecar. Takes a seq.
+    PutSettings {
+        /// Who.
+        service: ServiceKey,
+        /// Precondition, as above.
+        expect: Seq,
+        /// All of them.
+        row: Arc<SettingsRow>,
+    },
+    /// Keeps what a sidecar said of the settings in force, or forgets it. Takes a seq, which the row does not keep;
+    /// [`Conflict::Missing`] where there is no such service.
+    KeepReported {
+        /// Who.
+        service: ServiceKey,
+        /// What it said.
+        row: Option<Arc<ReportedRow>>,
+    },
+    /// Keeps what a host proposes, and the metadata that are in force with it. Takes a seq.
+    Announce {
+        /// Who.
+        service: ServiceKey,
+        /// Precondition, as above.
+        expect: Seq,
+        /// What it proposes.
+        row: Arc<AnnouncedRow>,
+        /// The metadata from now on.
+        metadata: Pairs,
+    },
     /// Removes a service, its identity and its intervals. The audit trail stays. Takes a seq.
     RemoveService {
         /// Who.
@@ -602,52 +656,4 @@ pub struct Applied {
     pub audit: Vec<Seq>,
     /// Where the store stands after the whole batch.
     pub position: Position,
-}
-
-/// An audit event before it has its place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditDraft {
-    /// When it happened, on the collector's wall clock.
-    pub at: Timestamp,
-    /// What: `service.registered`, `service.activated`, `token.created`, `token.reuse`, …
-    pub action: String,
-    /// Who: `system`, `sidecar:agent/x`, `credential:<id>`, …
-    pub actor: String,
-    /// Of what: `agent/edge-17`, `token:<id>`, …
-    pub object: String,
-    /// The request that caused it, if any.
-    pub request_id: Option<String>,
-    /// Details, before and after.
-    pub details: BTreeMap<String, serde_json::Value>,
-}
-
-/// An audit event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditEvent {
-    /// Its place in the commit order.
-    pub seq: Seq,
-    /// What happened.
-    #[serde(flatten)]
-    pub draft: AuditDraft,
-}
-
-/// Which audit events are wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AuditQuery {
-    /// Only of this object.
-    pub object: Option<String>,
-    /// Only with this action; one that ends with a dot is the beginning of several.
-    pub action: Option<String>,
-    /// Only by this actor.
-    pub actor: Option<String>,
-    /// Only of this request.
-    pub request_id: Option<String>,
-    /// Only at or after this moment.
-    pub since: Option<Timestamp>,
-    /// Only before this moment.
-    pub until: Option<Timestamp>,
-    /// Only before this seq: the seek key of the next page.
-    pub before: Option<Seq>,
-    /// At most so many; capped at 1,000 by the store.
-    pub limit: usize,
 }

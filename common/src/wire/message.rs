@@ -163,7 +163,7 @@ pub mod capability {
     /// Settings from the collector: [`super::Down::Settings`] and [`super::Up::Settings`].
     pub const SETTINGS: u64 = 16;
     /// What this version can do.
-    pub const OURS: u64 = CHILDREN | CHILDREN_GONE;
+    pub const OURS: u64 = CHILDREN | CHILDREN_GONE | ABOUT | PROGRESS | SETTINGS;
 }
 
 /// Accepts a session. Only now is a sidecar registered with this collector.

@@ -4,7 +4,7 @@
 //! walk over everybody is taken where nothing rare is asked for: then the page is full soon.
 
 use rollcall_common::{
-    health::Health,
+    health::{Health, Progress},
     id::{Kind, ServiceKey},
     lease::Presence,
     time::BootTime,
@@ -15,6 +15,7 @@ use crate::http::scan::STRIDE;
 use crate::registry::{
     Registry,
     roster::{Entry, Facet, Roster},
+    settings::Standing,
 };
 
 /// Most services that are named one by one, after a look at all leases or texts.
@@ -89,6 +90,12 @@ impl Way {
         }
         if !filter.health.is_empty() && !filter.health.contains(&Health::Unchecked) {
             having(filter.health.iter().copied().map(Facet::Health).collect());
+        }
+        if !filter.progress.is_empty() && !filter.progress.contains(&Progress::Unwatched) {
+            having(filter.progress.iter().copied().map(Facet::Progress).collect());
+        }
+        if !filter.settings.is_empty() && !filter.settings.contains(&Standing::None) {
+            having(filter.settings.iter().copied().map(Facet::Settings).collect());
         }
         if let Some(kind) = &filter.checker_kind {
             having(vec![Facet::CheckerKind(kind.to_string())]);

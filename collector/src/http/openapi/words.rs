@@ -18,7 +18,7 @@ use utoipa::{
 use crate::{
     http::{filter, page},
     jobs,
-    registry::{feed, leases::Origin as OriginWord, tokens},
+    registry::{feed, leases::Origin as OriginWord, settings, tokens},
     store::rows,
 };
 
@@ -86,6 +86,12 @@ words! {
     Presence = one_of(lease::Presence::ALL.map(lease::Presence::as_str));
     /// What is said of a service.
     Health = one_of(health::Health::ALL.map(health::Health::as_str));
+    /// Whether a service gets on with its work.
+    Progress = one_of(health::Progress::ALL.map(health::Progress::as_str));
+    /// Where the settings of a sidecar stand.
+    SettingsStanding = one_of(settings::Standing::ALL.map(settings::Standing::as_str));
+    /// A machine, told apart from others: 32 hexadecimal digits.
+    Machine = matching("^[0-9a-f]{32}$", 32);
     /// How a service was registered.
     Source = one_of(service::Source::ALL.map(service::Source::as_str));
     /// Where a token stands.

@@ -13,7 +13,7 @@ use std::{
 
 use rollcall_common::{id::Kind, lease::Presence, time::BootTime};
 
-use super::{Tally, health_of};
+use super::Tally;
 use crate::{
     http::scan::{presence_of, walk},
     registry::{Registry, roster::Roster},
@@ -100,6 +100,8 @@ fn indexed(registry: &Registry, labels: &[String], now: BootTime) -> Count {
             tally.total = counted.total;
             tally.status.extend(counted.status.iter().map(|(word, count)| (word.as_str(), *count)));
             tally.health.extend(counted.health.iter().map(|(word, count)| (word.as_str(), *count)));
+            tally.progress.extend(counted.progress.iter().map(|(word, count)| (word.as_str(), *count)));
+            tally.settings.extend(counted.settings.iter().map(|(word, count)| (word.as_str(), *count)));
             tally.source.extend(counted.source.iter().map(|(word, count)| (word.as_str(), *count)));
         }
         let mut seen: BTreeMap<(Kind, Presence), u64> = BTreeMap::new();
@@ -128,7 +130,7 @@ fn walked(registry: &Registry, scope: &Scope, labels: &[String], now: BootTime) 
     walk(registry, scope, None, |_, entry, sight| {
         let row = &entry.row;
         let tally = kinds.entry(row.key.kind).or_default();
-        tally.count(row.status, presence_of(sight.as_ref()), health_of(row), row.source);
+        tally.count(row, presence_of(sight.as_ref()));
         tally.maintenance += u64::from(cover.of(row).is_some());
         let version = row.facts.as_ref().map(|facts| facts.agent_version.as_str()).filter(|text| !text.is_empty());
         if let Some(version) = version {

@@ -16,6 +16,7 @@ use crate::{
     http::fixture::{NOW, host, pairs, row, said, sight, token},
     registry::roster::{Below, Entry, Slot},
     store::rows::{AuditDraft, CertRow, ServiceRow},
+    store::suite::samples,
 };
 
 fn light(domain: &TrustDomain) -> Light<'_> {
@@ -40,6 +41,7 @@ fn identity(row: &ServiceRow) -> IdentityRow {
         rejoins: 0,
         rejoins_since: NOW,
         rejoin_limit: Some(5),
+        machine: None,
     }
 }
 
@@ -67,6 +69,10 @@ fn a_service_that_was_never_heard_has_its_released_form() {
             "presence_reason": null,
             "recorded": true,
             "health": { "health": "unchecked", "reason": "", "as_of": null },
+            "progress": "unwatched",
+            "progress_reason": "",
+            "progress_as_of": null,
+            "settings": "none",
             "source": "config",
             "first_registered": "2027-01-15T08:00:00.000Z",
             "first_seen": null,
@@ -107,9 +113,13 @@ fn a_service_with_everything_has_its_released_form() {
     row.last_seen = Some(Timestamp(NOW.0 - 30_000));
     row.facts = Some(host("edge-17"));
     row.ephemeral_after = Some(900);
+    row.progress = Some((samples::progress(Progress::Stalled, "42 rows for 5 min"), NOW));
+    row.settings = Some(samples::settings(3));
+    row.reported = Some(samples::reported(2));
+    row.announced = Some(samples::announced("b7"));
     // A bound identity is shown, whatever was declared.
     row.declared_spiffe = "spiffe://k8s.example/ns/edge/sa/poller".parse().ok();
-    let identity = identity(&row);
+    let identity = IdentityRow { machine: Some(samples::machine(1)), ..identity(&row) };
     let entry = Entry { slot: Slot::new(0, 0), row: row.into(), identity: Some(identity.into()) };
     let lease = sight(Presence::Unknown, Some(Unknown::CollectorBlind), BootTime(1_000_000));
     let seen = Seen { entry, sight: Some(lease), below: Below::default() };
@@ -125,6 +135,9 @@ fn a_service_with_everything_has_its_released_form() {
     let mut shown = serde_json::to_value(ServiceDetail::of(&seen, Some(&link), None, light(&domain))).unwrap();
     let mut part = |name| shown.as_object_mut().and_then(|all| all.remove(name)).unwrap();
     let (identity, host) = (part("identity"), part("host"));
+    assert_eq!((part("machine"), part("machine_before")), (format!("{:032x}", 1).into(), format!("{:032x}", 2).into()));
+    assert_eq!(part("machine_since"), "2026-11-21T12:00:00.000Z");
+    assert_eq!(part("announced_labels"), json!({ "site": "Genève" }));
     assert!(part("parent_report").is_null());
     assert_eq!(
         identity,
@@ -162,6 +175,10 @@ fn a_service_with_everything_has_its_released_form() {
             "presence_origin": "own",
             "recorded": true,
             "health": { "health": "degraded", "reason": "disk at 91 %", "as_of": "2027-01-15T08:00:00.000Z" },
+            "progress": "stalled",
+            "progress_reason": "42 rows for 5 min",
+            "progress_as_of": "2027-01-15T08:00:00.000Z",
+            "settings": "refused",
             "source": "config",
             "first_registered": "2027-01-15T08:00:00.000Z",
             "first_seen": "2027-01-15T07:59:00.000Z",

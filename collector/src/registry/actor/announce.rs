@@ -1,6 +1,6 @@
 //! What follows from a change that is durable: memory repeats it, and whoever it concerns is told.
 
-use std::sync::PoisonError;
+use std::{collections::BTreeSet, sync::PoisonError};
 
 use rollcall_common::{code::Code, id::ServiceKey, lifecycle::Status, time::Now};
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::{
         leases::Phase,
         links::Order,
         roster::Slot,
+        settings::Dispatch,
     },
     store::rows::{Applied, Change, Write},
 };
@@ -25,18 +26,28 @@ impl Actor {
         let before: Vec<_> = change.writes.iter().map(|write| self.before(write)).collect();
         let now = self.clock.now();
         let (audit, deriver, shared) = (change.audit.first(), &mut self.deriver, &self.shared);
+        let mut resettled = BTreeSet::new();
         let mut roster = shared.roster.write().unwrap_or_else(PoisonError::into_inner);
         roster.repeat(change, applied, |write, seq, (before, after)| {
             events.extend(deriver.take(Telling { write, seq, before, after, audit, at: now.wall }));
+            if let (Some(before), Some(after)) = (before, after)
+                && (before.labels != after.labels || before.settings != after.settings)
+            {
+                resettled.insert(after.key.clone());
+            }
         });
         // A note was shown when it was heard; one that was heard since is newer than what is durable now.
         for write in &change.writes {
-            if let Write::Note { service, .. } = write
+            if let Write::Note { service, .. } | Write::Progress { service, .. } = write
                 && let Some(slot) = roster.get(service).map(|entry| entry.slot)
                 && let Some(newer) = self.notes.get(&slot)
             {
-                roster.note(slot, newer.health.clone(), newer.facts.clone());
+                roster.note(slot, &newer.shown);
             }
+        }
+        let pace = *shared.pace.read().unwrap_or_else(PoisonError::into_inner);
+        for entry in resettled.iter().filter_map(|key| roster.get(key)) {
+            shared.links.order(entry.slot, Order::Settings(Box::new(Dispatch::of(&entry.row, pace))));
         }
         drop(roster);
         for (write, before) in change.writes.iter().zip(before) {
@@ -54,6 +65,10 @@ impl Actor {
             | Write::Describe { .. }
             | Write::Edit { .. }
             | Write::Note { .. }
+            | Write::Progress { .. }
+            | Write::PutSettings { .. }
+            | Write::KeepReported { .. }
+            | Write::Announce { .. }
             | Write::PutIdentity { .. }
             | Write::DropIdentity(_)
             | Write::Deny { .. }
@@ -115,6 +130,7 @@ impl Actor {
                 self.waking.remove(&slot);
                 self.unwritten.remove(&slot);
                 self.notes.remove(&slot);
+                self.abouts.remove(&slot);
                 self.shared.children.lock().unwrap_or_else(PoisonError::into_inner).forget(slot);
                 self.retire(service.clone());
             }
@@ -132,6 +148,10 @@ impl Actor {
                 | Write::Describe { .. }
                 | Write::Edit { .. }
                 | Write::Note { .. }
+                | Write::Progress { .. }
+                | Write::PutSettings { .. }
+                | Write::KeepReported { .. }
+                | Write::Announce { .. }
                 | Write::DropIdentity(_)
                 | Write::Deny { .. }
                 | Write::Allow(_)

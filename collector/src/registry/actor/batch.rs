@@ -19,17 +19,20 @@ use rollcall_common::{
     lifecycle::Status,
     time::{BootTime, Timestamp},
     token::TokenId,
+    wire::message::About,
 };
 
 use crate::{
     registry::{
         Job, Refusal, World,
+        about::announced,
         packages::activation,
-        roster::{Roster, Slot, parent_key},
+        roster::{Roster, Shown, Slot, parent_key},
+        settings::reported,
     },
     store::{
         StoreError,
-        rows::{AnswerKey, Applied, AuditDraft, BlindScope, Change, Conflict, IntervalRow, Write},
+        rows::{AnswerKey, Applied, AuditDraft, BlindScope, Change, Conflict, IntervalRow, ServiceRow, Write},
     },
 };
 
@@ -39,7 +42,8 @@ pub(super) enum Owner {
     Job(Box<dyn Job>, u8),
     /// A service, and when it was heard.
     Waking(Slot, Timestamp),
-    Note(Slot, Note),
+    Note(Slot, Box<Note>),
+    About(Slot, Box<About>),
     Rows(Vec<IntervalRow>),
     Audits(Vec<AuditDraft>),
 }
@@ -148,15 +152,28 @@ impl Actor {
         self.waking.extend(put_off);
         while changes.len() < MAX_BATCH && !load.is_full() {
             let Some((slot, note)) = self.notes.pop_first() else { break };
-            if let Some(entry) = roster.at(slot) {
-                let service = entry.row.key.clone();
-                let write = Write::Note { service, health: note.health.clone(), facts: note.facts.clone() };
-                let change = Change { writes: vec![write], audit: Vec::new() };
+            let Some(change) = roster.at(slot).and_then(|entry| noted(&entry.row, &note, now.wall)) else { continue };
+            load.add(&change);
+            changes.push(change);
+            owners.push(Owner::Note(slot, Box::new(note)));
+        }
+        let mut put_off = Vec::new();
+        while changes.len() < MAX_BATCH && !load.is_full() {
+            let Some((slot, about)) = self.abouts.pop_first() else { break };
+            let Some(entry) = roster.at(slot) else { continue };
+            let change = announced(entry, &about, now.wall);
+            if change.writes.is_empty() {
+                continue;
+            }
+            if ground.bears(&change, &roster) {
                 load.add(&change);
                 changes.push(change);
-                owners.push(Owner::Note(slot, note));
+                owners.push(Owner::About(slot, about));
+            } else {
+                put_off.push((slot, about));
             }
         }
+        self.abouts.extend(put_off);
         // Rows of those that this very batch removes wait to see them gone.
         let going: HashSet<_> = changes.iter().flat_map(removed).collect();
         let (later, rows): (Vec<_>, Vec<_>) =
@@ -274,7 +291,7 @@ impl Actor {
         match (owner, outcome) {
             (Owner::Job(job, _), Ok(_)) => job.finish(Ok(())),
             (Owner::Rows(rows), Ok(_)) => self.recorded(&rows),
-            (Owner::Waking(..) | Owner::Note(..) | Owner::Audits(_), Ok(_)) => {}
+            (Owner::Waking(..) | Owner::Note(..) | Owner::About(..) | Owner::Audits(_), Ok(_)) => {}
             (Owner::Job(mut job, plans), Err(conflict)) => {
                 if job.conflict(conflict) {
                     self.jobs.push_front((job, plans));
@@ -304,6 +321,11 @@ impl Actor {
             (Owner::Note(slot, _), Err(conflict)) => {
                 tracing::debug!(slot = slot.number(), %conflict, "a note was too late")
             }
+            (Owner::About(slot, about), Err(_)) => {
+                self.retry_at = self.clock.now().boot.after(AFTER_FAILURE);
+                // What it said since is newer.
+                self.abouts.entry(slot).or_insert(about);
+            }
             (Owner::Audits(_), Err(conflict)) => tracing::error!(%conflict, "audit events met a conflict"),
         }
     }
@@ -313,9 +335,15 @@ impl Actor {
             Owner::Job(job, _) => job.finish(Err(Refusal::Store(error.clone()))),
             Owner::Waking(slot, seen) => self.awaken(slot, seen),
             Owner::Note(slot, old) => {
+                let Note { shown, settings } = *old;
                 let note = self.notes.entry(slot).or_default();
-                note.health = note.health.take().or(old.health);
-                note.facts = note.facts.take().or(old.facts);
+                note.shown.health = note.shown.health.take().or(shown.health);
+                note.shown.facts = note.shown.facts.take().or(shown.facts);
+                note.shown.progress = note.shown.progress.take().or(shown.progress);
+                note.settings = note.settings.take().or(settings);
+            }
+            Owner::About(slot, about) => {
+                self.abouts.entry(slot).or_insert(about);
             }
             Owner::Rows(rows) => self.history.put_back(rows),
             Owner::Audits(audits) => {
@@ -325,6 +353,22 @@ impl Actor {
             }
         }
     }
+}
+
+/// What is kept of what a sidecar said; nothing where none of it is new.
+fn noted(row: &ServiceRow, note: &Note, at: Timestamp) -> Option<Change> {
+    let mut change = Change::default();
+    let Shown { health, facts, progress } = note.shown.clone();
+    let service = || row.key.clone();
+    if health.is_some() || facts.is_some() {
+        change.writes.push(Write::Note { service: service(), health, facts });
+    }
+    change.writes.extend(progress.map(|said| Write::Progress { service: service(), said }));
+    if let Some((reported, audit)) = note.settings.as_ref().and_then(|heard| reported(row, heard, at)) {
+        change.writes.push(Write::KeepReported { service: service(), row: Some(Arc::new(reported)) });
+        change.audit = audit;
+    }
+    (!change.writes.is_empty()).then_some(change)
 }
 
 /// Whom a change removes.
@@ -404,6 +448,8 @@ impl Ground {
                 }
                 Write::Describe { service, .. }
                 | Write::Edit { service, .. }
+                | Write::PutSettings { service, .. }
+                | Write::Announce { service, .. }
                 | Write::RemoveService { service, .. }
                 | Write::DropIdentity(service) => {
                     changed.insert(Spot::Service(service.clone()));
@@ -416,6 +462,8 @@ impl Ground {
                     changed.insert(Spot::Service(row.service.clone()));
                 }
                 Write::Note { .. }
+                | Write::Progress { .. }
+                | Write::KeepReported { .. }
                 | Write::Deny { .. }
                 | Write::Allow(_)
                 | Write::InsertToken(_)

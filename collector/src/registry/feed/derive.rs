@@ -9,7 +9,7 @@ use std::{
 };
 
 use rollcall_common::{
-    health::Health,
+    health::{Health, Progress},
     id::{Seq, ServiceKey},
     lease::Presence,
     time::Timestamp,
@@ -17,13 +17,17 @@ use rollcall_common::{
 use serde_json::{Value, json};
 
 use super::event::{Event, EventKind, Subject};
-use crate::store::rows::{AuditDraft, Loaded, ServiceRow, Write};
+use crate::{
+    registry::settings::{Standing, progress_of, why},
+    store::rows::{AuditDraft, Loaded, ServiceRow, Write},
+};
 
 /// What is on record of a service beside its row.
 #[derive(Debug, Clone, Copy)]
 struct Recorded {
     presence: Presence,
     health: Health,
+    progress: Progress,
 }
 
 /// Turns writes into events; remembers of each service only what the event before told.
@@ -55,7 +59,13 @@ pub fn subject(write: &Write) -> Option<(&ServiceKey, EventKind)> {
     match write {
         Write::InsertService(row) => Some((&row.key, EventKind::Registered)),
         Write::SetStatus { service, .. } => Some((service, EventKind::Status)),
-        Write::Describe { service, .. } | Write::Edit { service, .. } => Some((service, EventKind::Updated)),
+        Write::Describe { service, .. } | Write::Edit { service, .. } | Write::Announce { service, .. } => {
+            Some((service, EventKind::Updated))
+        }
+        Write::Progress { service, .. } => Some((service, EventKind::Progress)),
+        Write::PutSettings { service, .. } | Write::KeepReported { service, .. } => {
+            Some((service, EventKind::Settings))
+        }
         Write::Note { service, health: Some(_), .. } => Some((service, EventKind::Health)),
         Write::RemoveService { service, .. } => Some((service, EventKind::Removed)),
         Write::PutIdentity { row, .. } => Some((&row.service, EventKind::Identity)),
@@ -102,7 +112,7 @@ impl Deriver {
     }
 
     fn register(&mut self, row: &ServiceRow) -> Recorded {
-        let recorded = Recorded { presence: Presence::NeverSeen, health: health_of(row) };
+        let recorded = Recorded { presence: Presence::NeverSeen, health: health_of(row), progress: progress_of(row) };
         self.recorded.insert(row.key.clone(), recorded);
         recorded
     }
@@ -115,7 +125,11 @@ impl Deriver {
             self.register(row);
         }
         let held = self.recorded.get(key).copied();
-        let held = held.unwrap_or(Recorded { presence: Presence::NeverSeen, health: health_of(row) });
+        let held = held.unwrap_or(Recorded {
+            presence: Presence::NeverSeen,
+            health: health_of(row),
+            progress: progress_of(row),
+        });
         let mut recorded = held;
         let (mut previous, mut now) = (BTreeMap::new(), BTreeMap::new());
         let (mut reason, mut at) = (None, told.audit.map_or(told.at, |audit| audit.at));
@@ -136,6 +150,19 @@ impl Deriver {
                 previous.insert("health", json!(held.health.as_str()));
                 reason = Some(report.reason.to_string()).filter(|reason| !reason.is_empty());
                 at = *said_at;
+            }
+            Write::Progress { said: (report, said_at), .. } => {
+                recorded.progress = report.progress;
+                previous.insert("progress", json!(held.progress.as_str()));
+                now.insert("progress", json!(report.progress.as_str()));
+                reason = Some(report.reason.to_string()).filter(|reason| !reason.is_empty());
+                at = *said_at;
+            }
+            Write::PutSettings { .. } | Write::KeepReported { .. } => {
+                let (before, after) = (told.before.map(|row| settings_of(row)).unwrap_or_default(), settings_of(row));
+                previous.extend(before.iter().filter(|(name, old)| after.get(*name) != Some(*old)).map(pair));
+                now = after;
+                reason = why(row).map(|why| why.to_string());
             }
             Write::SetStatus { to, .. } => {
                 if let Some(before) = told.before.filter(|before| before.status != *to) {
@@ -160,7 +187,13 @@ impl Deriver {
                 let labels = told.before.filter(|before| before.labels != row.labels);
                 previous.extend(labels.map(|before| ("labels", json!(before.labels))));
             }
-            EventKind::Status | EventKind::Presence | EventKind::Health | EventKind::Identity | EventKind::Removed => {}
+            EventKind::Status
+            | EventKind::Presence
+            | EventKind::Health
+            | EventKind::Progress
+            | EventKind::Settings
+            | EventKind::Identity
+            | EventKind::Removed => {}
         }
         if kind == EventKind::Removed {
             self.recorded.remove(key);
@@ -193,6 +226,15 @@ impl Deriver {
 
 fn health_of(row: &ServiceRow) -> Health {
     row.health.as_ref().map_or(Health::Unchecked, |(report, _)| report.health)
+}
+
+/// Where the settings of its sidecar stand.
+fn settings_of(row: &ServiceRow) -> BTreeMap<&'static str, Value> {
+    BTreeMap::from([
+        ("settings", json!(Standing::of(row).as_str())),
+        ("revision", json!(row.settings.as_ref().map_or(0, |wanted| wanted.revision))),
+        ("in_force", json!(row.reported.as_ref().map(|reported| reported.revision))),
+    ])
 }
 
 fn said(audit: &AuditDraft, field: &str) -> Option<String> {

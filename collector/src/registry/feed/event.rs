@@ -29,6 +29,10 @@ pub enum EventKind {
     Presence,
     /// Another health is on record.
     Health,
+    /// Another progress is on record.
+    Progress,
+    /// Other settings are wanted of its sidecar, or in force there.
+    Settings,
     /// An identity was bound, renewed or dropped.
     Identity,
     /// It was removed.
@@ -37,8 +41,17 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Registered, Self::Updated, Self::Status, Self::Presence, Self::Health, Self::Identity, Self::Removed];
+    pub const ALL: [Self; 9] = [
+        Self::Registered,
+        Self::Updated,
+        Self::Status,
+        Self::Presence,
+        Self::Health,
+        Self::Progress,
+        Self::Settings,
+        Self::Identity,
+        Self::Removed,
+    ];
 
     /// The word in the feed.
     #[must_use]
@@ -49,6 +62,8 @@ impl EventKind {
             Self::Status => "service.status",
             Self::Presence => "service.presence",
             Self::Health => "service.health",
+            Self::Progress => "service.progress",
+            Self::Settings => "service.settings",
             Self::Identity => "service.identity",
             Self::Removed => "service.removed",
         }

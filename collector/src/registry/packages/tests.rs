@@ -108,6 +108,7 @@ impl Fleet {
             rejoins: 0,
             rejoins_since: self.now.wall,
             rejoin_limit: None,
+            machine: None,
         };
         self.apply(&Change { writes: vec![Write::PutIdentity { row: Box::new(row), expect: None }], audit: vec![] });
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rollcall_common::{
-    health::Health,
+    health::{Health, Progress},
     id::{Kind, ServiceKey},
     lifecycle::Status,
     service::Source,
@@ -23,7 +23,10 @@ use super::{
     Slot,
     text::{Segment, Texts},
 };
-use crate::store::rows::ServiceRow;
+use crate::{
+    registry::settings::{Standing, progress_of},
+    store::rows::ServiceRow,
+};
 
 /// Something that services have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,6 +37,10 @@ pub enum Facet {
     Source(Source),
     /// What was said of it. [`Health::Unchecked`] is what everybody has to whom nothing was said: no posting.
     Health(Health),
+    /// What was said of its progress, where anybody looks.
+    Progress(Progress),
+    /// Where the settings of its sidecar stand, where there are any.
+    Settings(Standing),
     /// For checkers.
     CheckerKind(String),
     /// The version of its sidecar.
@@ -49,6 +56,8 @@ impl Facet {
             Some(Self::Status(row.status)),
             Some(Self::Source(row.source)),
             (health != Health::Unchecked).then_some(Self::Health(health)),
+            Some(progress_of(row)).filter(|progress| *progress != Progress::Unwatched).map(Self::Progress),
+            Some(Standing::of(row)).filter(|standing| *standing != Standing::None).map(Self::Settings),
             row.checker_kind.as_ref().map(|kind| Self::CheckerKind(kind.to_string())),
             version(row).map(|version| Self::Version(version.to_owned())),
         ];
@@ -124,6 +133,10 @@ pub struct Counted {
     pub status: BTreeMap<Status, u64>,
     /// By what was said of them.
     pub health: BTreeMap<Health, u64>,
+    /// By what was said of their progress.
+    pub progress: BTreeMap<Progress, u64>,
+    /// By where the settings of their sidecars stand.
+    pub settings: BTreeMap<Standing, u64>,
     /// By how they were registered.
     pub source: BTreeMap<Source, u64>,
 }
@@ -195,7 +208,12 @@ impl Index {
                 *values.entry(value.clone()).or_default() += 1;
             }
             Facet::Version(version) => *self.versions.entry(version.clone()).or_default() += 1,
-            Facet::Status(_) | Facet::Source(_) | Facet::Health(_) | Facet::CheckerKind(_) => {}
+            Facet::Status(_)
+            | Facet::Source(_)
+            | Facet::Health(_)
+            | Facet::Progress(_)
+            | Facet::Settings(_)
+            | Facet::CheckerKind(_) => {}
         }
         match self.postings.get_mut(&facet) {
             Some(posting) => posting.insert(row.key.clone(), slot),
@@ -219,7 +237,12 @@ impl Index {
                 }
             }
             Facet::Version(version) => lower(&mut self.versions, version),
-            Facet::Status(_) | Facet::Source(_) | Facet::Health(_) | Facet::CheckerKind(_) => {}
+            Facet::Status(_)
+            | Facet::Source(_)
+            | Facet::Health(_)
+            | Facet::Progress(_)
+            | Facet::Settings(_)
+            | Facet::CheckerKind(_) => {}
         }
     }
 
@@ -229,6 +252,8 @@ impl Index {
         step(&mut counted.total);
         step(counted.status.entry(row.status).or_default());
         step(counted.health.entry(health(row)).or_default());
+        step(counted.progress.entry(progress_of(row)).or_default());
+        step(counted.settings.entry(Standing::of(row)).or_default());
         step(counted.source.entry(row.source).or_default());
     }
 

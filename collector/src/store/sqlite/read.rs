@@ -1,7 +1,13 @@
 //! Everything that is read: the whole registry at start, and the pages of history that stay on disk.
 
+use std::sync::Arc;
+
 use futures_util::TryStreamExt;
-use rollcall_common::{health::HealthReport, id::ServiceKey, time::Timestamp};
+use rollcall_common::{
+    health::{HealthReport, ProgressReport},
+    id::ServiceKey,
+    time::Timestamp,
+};
 use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
@@ -137,7 +143,8 @@ async fn all<T>(
 const SERVICES: &str = "SELECT kind, id, parent, poller, checker_kind, component_id, source, labels, metadata, \
      placeholder, declared_spiffe, ephemeral_after, implicit_children, created_by, first_registered, first_seen, \
      CASE WHEN last_seen IS NULL OR seen_at > last_seen THEN seen_at ELSE last_seen END AS last_seen, \
-     status, status_since, archived, health, health_reason, health_at, facts, seq \
+     status, status_since, archived, health, health_reason, health_at, facts, progress, progress_reason, progress_at, settings, \
+     settings_state, announced, seq \
      FROM services LEFT JOIN sightings USING (kind, id)";
 
 fn service(f: &mut Fields<'_>) -> Result<ServiceRow, Unreadable> {
@@ -163,8 +170,18 @@ fn service(f: &mut Fields<'_>) -> Result<ServiceRow, Unreadable> {
         archived: f.flag()?,
         health: health(f)?,
         facts: f.json_opt()?,
+        progress: progress(f)?,
+        settings: f.json_opt()?.map(Arc::new),
+        reported: f.json_opt()?.map(Arc::new),
+        announced: f.json_opt()?.map(Arc::new),
         seq: f.seq()?,
     })
+}
+
+fn progress(f: &mut Fields<'_>) -> Result<Option<(ProgressReport, Timestamp)>, Unreadable> {
+    let (progress, reason, at) = (f.word_opt()?, f.short_opt()?, f.time_opt()?);
+    // They are written together.
+    Ok(progress.zip(reason).zip(at).map(|((progress, reason), at)| (ProgressReport { progress, reason }, at)))
 }
 
 fn health(f: &mut Fields<'_>) -> Result<Option<(HealthReport, Timestamp)>, Unreadable> {
@@ -174,7 +191,8 @@ fn health(f: &mut Fields<'_>) -> Result<Option<(HealthReport, Timestamp)>, Unrea
 }
 
 const IDENTITIES: &str = "SELECT kind, id, serial, key_hash, spki, not_after, pending_serial, pending_key_hash, \
-     pending_spki, pending_not_after, enrolled_via, enrolled_at, rejoins, rejoins_since, rejoin_limit FROM identities";
+     pending_spki, pending_not_after, enrolled_via, enrolled_at, rejoins, rejoins_since, rejoin_limit, machine \
+     FROM identities";
 
 fn identity(f: &mut Fields<'_>) -> Result<IdentityRow, Unreadable> {
     Ok(IdentityRow {
@@ -186,6 +204,7 @@ fn identity(f: &mut Fields<'_>) -> Result<IdentityRow, Unreadable> {
         rejoins: f.number()?,
         rejoins_since: f.time()?,
         rejoin_limit: f.number_opt()?,
+        machine: f.json_opt()?,
     })
 }
 

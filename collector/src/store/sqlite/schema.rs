@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "packages", include_str!("../../../migrations/sqlite/0006_packages.sql")),
     (7, "idempotency", include_str!("../../../migrations/sqlite/0007_idempotency.sql")),
     (8, "tokens", include_str!("../../../migrations/sqlite/0008_tokens.sql")),
+    (9, "settings", include_str!("../../../migrations/sqlite/0009_settings.sql")),
 ];
 
 /// Looks at a file without changing it: a connection that sets nothing, three reads.

@@ -11,6 +11,7 @@ mod identity;
 mod interval;
 mod package;
 mod service;
+mod settings;
 mod token;
 mod upkeep;
 
@@ -141,6 +142,12 @@ impl<'b> Batch<'b> {
             }
             Write::Edit { service, expect, said } => self.edit(service, *expect, said).await.map(Some),
             Write::Note { service, health, facts } => self.note(service, health.as_ref(), facts.as_ref()).await,
+            Write::Progress { service, said } => self.progress(service, said).await.map(Some),
+            Write::PutSettings { service, expect, row } => self.put_settings(service, *expect, row).await.map(Some),
+            Write::KeepReported { service, row } => self.keep_reported(service, row.as_deref()).await.map(Some),
+            Write::Announce { service, expect, row, metadata } => {
+                self.announce(service, *expect, row, metadata).await.map(Some)
+            }
             Write::RemoveService { service, expect } => self.remove_service(service, *expect).await.map(Some),
             Write::PutIdentity { row, expect } => self.put_identity(row, *expect).await.map(Some),
             Write::DropIdentity(service) => self.drop_identity(service).await,
@@ -224,11 +231,19 @@ fn may_conflict_halfway(writes: &[Write]) -> bool {
                 there = Some(&row.key);
                 true
             }
-            Write::SetStatus { service, .. } | Write::Describe { service, .. } | Write::Edit { service, .. } => {
+            Write::SetStatus { service, .. }
+            | Write::Describe { service, .. }
+            | Write::Edit { service, .. }
+            | Write::PutSettings { service, .. }
+            | Write::Announce { service, .. } => {
                 there = Some(service);
                 true
             }
-            Write::Note { service, .. } => there != Some(service),
+            Write::Note { service, .. } | Write::Progress { service, .. } | Write::KeepReported { service, .. } => {
+                let known = there == Some(service);
+                there = Some(service);
+                !known
+            }
             Write::BeginInterval(row) => there != Some(&row.service),
             Write::RemoveService { .. }
             | Write::PutIdentity { .. }

@@ -7,7 +7,7 @@ mod model;
 
 use proptest::prelude::*;
 use rollcall_common::{
-    health::Health,
+    health::{Health, Progress},
     id::{Generation, Seq, ServiceKey},
     lease::Presence,
     lifecycle::Status,
@@ -18,8 +18,8 @@ use self::model::{Model, sort};
 use super::{
     Place,
     samples::{
-        NOON, answer, approval, cert, credential, event, facts, health, hold, identity, interval, job, key, package,
-        pairs, service, token, token_id, use_token, window,
+        NOON, announced, answer, approval, cert, credential, event, facts, health, hold, identity, interval, job, key,
+        package, pairs, progress, reported, service, settings, token, token_id, use_token, window,
     },
 };
 use crate::store::{
@@ -36,6 +36,10 @@ enum Op {
     Status { who: usize, right: bool, to: usize, seen: Option<i64> },
     Describe { who: usize, right: bool, site: u8 },
     Note { who: usize, health: Option<u8>, facts: Option<u8> },
+    Progress { who: usize, n: u8 },
+    Settings { who: usize, right: bool, n: u8 },
+    Reported { who: usize, n: Option<u8> },
+    Announce { who: usize, right: bool, n: u8 },
     Remove { who: usize, right: bool },
     Bind { who: usize, right: bool, current: u8, pending: Option<u8> },
     Unbind(usize),
@@ -71,6 +75,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (who.clone(), right(), n.clone()).prop_map(|(who, right, site)| Op::Describe { who, right, site }),
         2 => (who.clone(), prop::option::of(n.clone()), prop::option::of(n.clone()))
             .prop_map(|(who, health, facts)| Op::Note { who, health, facts }),
+        1 => (who.clone(), n.clone()).prop_map(|(who, n)| Op::Progress { who, n }),
+        2 => (who.clone(), right(), n.clone()).prop_map(|(who, right, n)| Op::Settings { who, right, n }),
+        1 => (who.clone(), prop::option::of(n.clone())).prop_map(|(who, n)| Op::Reported { who, n }),
+        2 => (who.clone(), right(), n.clone()).prop_map(|(who, right, n)| Op::Announce { who, right, n }),
         1 => (who.clone(), right()).prop_map(|(who, right)| Op::Remove { who, right }),
         4 => (who.clone(), right(), n.clone(), prop::option::of(n.clone()))
             .prop_map(|(who, right, current, pending)| Op::Bind { who, right, current, pending }),
@@ -157,6 +165,20 @@ fn write(op: &Op, model: &Model) -> Write {
             service: key(name(who)),
             health: said.map(|n| (health(Health::Unhealthy, &format!("reason {n}")), later(n.into()))),
             facts: told.map(|n| facts(&format!("host-{n}"))),
+        },
+        Op::Progress { who, n } => Write::Progress {
+            service: key(name(who)),
+            said: (progress(Progress::Stalled, &format!("reason {n}")), later((*n).into())),
+        },
+        Op::Settings { who, right, n } => {
+            Write::PutSettings { service: key(name(who)), expect: seq(who, right), row: settings((*n).into()) }
+        }
+        Op::Reported { who, n } => Write::KeepReported { service: key(name(who)), row: n.map(|n| reported(n.into())) },
+        Op::Announce { who, right, n } => Write::Announce {
+            service: key(name(who)),
+            expect: seq(who, right),
+            row: announced(&n.to_string()),
+            metadata: pairs("rack", &format!("m{n}")),
         },
         Op::Remove { who, right } => Write::RemoveService { service: key(name(who)), expect: seq(who, right) },
         Op::Bind { who, right, current, pending } => {

@@ -20,6 +20,7 @@ use crate::store::{
 /// Where one is not kept.
 pub async fn registry_suite<P: Place>(fresh: impl Fn() -> P) {
     writes::services(&*fresh().open().await).await;
+    writes::settings(&*fresh().open().await).await;
     writes::a_change_does_not_trip_over_itself(&*fresh().open().await).await;
     writes::removal(&*fresh().open().await).await;
     writes::identities(&*fresh().open().await).await;

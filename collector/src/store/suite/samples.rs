@@ -1,23 +1,25 @@
 //! Rows as a test needs them: whole, plausible, told apart by one argument.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rollcall_common::{
-    health::{Health, HealthReport, HostFacts, Text},
+    health::{Health, HealthReport, HostFacts, Progress, ProgressReport, Text},
     id::{BootId, Generation, Kind, Seq, ServiceId, ServiceKey},
     identity::{Pin, Serial},
     lease::Presence,
     lifecycle::Status,
+    machine::MachineTag,
     service::{Pairs, Source},
     time::{BootTime, Timestamp},
     token::{SecretHash, TokenId},
+    wire::settings::{ProbeState, SettingsRefused, Tuning},
 };
 
 use crate::store::rows::{
-    AnswerKey, AnswerRow, Approval, ApprovalRow, ApprovalState, AuditDraft, CertRow, Change, CredentialRow,
-    EnrollPolicy, Fingerprint, HoldRow, IdRule, IdentityRow, IntervalRow, JobRow, Outcome, PackageId, PackageRow,
-    PackageSettings, PackageStatus, Recurrence, RowId, RunCause, RunRow, Selector, ServiceKeyText, ServiceRow,
-    TokenPolicy, TokenRow, WindowRow, Write,
+    AnnouncedRow, AnswerKey, AnswerRow, Approval, ApprovalRow, ApprovalState, AuditDraft, CertRow, Change,
+    CredentialRow, EnrollPolicy, Fingerprint, HoldRow, IdRule, IdentityRow, IntervalRow, JobRow, MachineRow, Outcome,
+    PackageId, PackageRow, PackageSettings, PackageStatus, Recurrence, ReportedRow, RowId, RunCause, RunRow, Selector,
+    ServiceKeyText, ServiceRow, SettingsRow, TokenPolicy, TokenRow, WindowRow, Write,
 };
 
 /// The moment at which samples happen.
@@ -65,6 +67,10 @@ pub fn service(text: &str) -> ServiceRow {
         archived: true,
         health: Some((health(Health::Degraded, "a disk is full"), NOON)),
         facts: Some(facts("edge")),
+        progress: Some((progress(Progress::Moving, "42 rows"), NOON)),
+        settings: Some(settings(3)),
+        reported: Some(reported(2)),
+        announced: Some(announced("8")),
         seq: Seq(0),
         key,
     }
@@ -80,6 +86,76 @@ pub fn health(health: Health, reason: &str) -> HealthReport {
 #[must_use]
 pub fn facts(hostname: &str) -> HostFacts {
     HostFacts { hostname: Text::fit(hostname), cpus: 2, memory_mib: 2_048, uptime_secs: 60, ..HostFacts::default() }
+}
+
+/// A statement about progress.
+#[must_use]
+pub fn progress(progress: Progress, reason: &str) -> ProgressReport {
+    ProgressReport { progress, reason: Text::fit(reason) }
+}
+
+/// Settings that are wanted, with every field filled that may be.
+#[must_use]
+pub fn settings(revision: u64) -> Arc<SettingsRow> {
+    let tuning = Tuning {
+        child: Some(key("checker/disk")),
+        probe: key("checker/port").id,
+        run: Some(false),
+        interval_ms: Some(60_000),
+        timeout_ms: Some(5_000),
+        rise: Some(1),
+        fall: Some(4),
+    };
+    Arc::new(SettingsRow {
+        revision,
+        interval_ms: Some(60_000),
+        ttl_ms: Some(180_000),
+        probes: vec![tuning],
+        set_by: "credential:sample".into(),
+        set_at: NOON,
+        paced_before: Some((10_000, 30_000)),
+    })
+}
+
+/// What a sidecar said of settings, with every field filled that may be.
+#[must_use]
+pub fn reported(revision: u64) -> Arc<ReportedRow> {
+    let probe = ProbeState {
+        child: None,
+        probe: key("checker/port").id,
+        sort: Text::fit("tcp"),
+        allowed: true,
+        runs: true,
+        interval_ms: 10_000,
+        timeout_ms: 3_000,
+        rise: 2,
+        fall: 3,
+    };
+    Arc::new(ReportedRow {
+        supported: true,
+        revision,
+        refused: Some(SettingsRefused { revision: revision + 1, why: Text::fit("\"port\" is not allowed") }),
+        probes: vec![probe],
+        more: 7,
+        at: NOON,
+        since: NOON,
+        told: revision,
+        told_applied: true,
+        told_refused: false,
+    })
+}
+
+/// What a host proposes.
+#[must_use]
+pub fn announced(rack: &str) -> Arc<AnnouncedRow> {
+    Arc::new(AnnouncedRow { labels: pairs("site", "Genève"), metadata: pairs("rack", rack) })
+}
+
+/// A machine.
+#[must_use]
+pub fn machine(n: u8) -> MachineRow {
+    let tag = |n: u8| MachineTag::try_from(format!("{n:032x}")).unwrap_or_else(|error| unreachable!("{error}"));
+    MachineRow { tag: tag(n), since: NOON, before: Some(tag(n.wrapping_add(1))) }
 }
 
 /// A key.
@@ -112,6 +188,7 @@ pub fn identity(service: &str, generation: u64, key_no: u8) -> IdentityRow {
         rejoins: 1,
         rejoins_since: NOON,
         rejoin_limit: Some(3),
+        machine: (generation > 1).then(|| machine(key_no)),
     }
 }
 

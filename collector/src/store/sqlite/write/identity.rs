@@ -7,7 +7,7 @@ use rollcall_common::{
 };
 use sqlx::Row;
 
-use super::{Batch, Halt};
+use super::{Batch, Halt, json};
 use crate::store::{
     rows::{Conflict, IdentityRow},
     sqlite::fields::parse_serial,
@@ -20,14 +20,15 @@ const LOOK: &str = "SELECT \
      (SELECT pending_serial FROM identities WHERE kind = $1 AND id = $2), \
      (SELECT count(*) FROM identity_keys WHERE key_hash IN ($3, $4) AND NOT (kind = $1 AND id = $2))";
 const PUT: &str = "INSERT INTO identities (kind, id, serial, key_hash, spki, not_after, pending_serial, \
-     pending_key_hash, pending_spki, pending_not_after, enrolled_via, enrolled_at, rejoins, rejoins_since, rejoin_limit) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+     pending_key_hash, pending_spki, pending_not_after, enrolled_via, enrolled_at, rejoins, rejoins_since, rejoin_limit, \
+     machine) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
      ON CONFLICT (kind, id) DO UPDATE SET serial = excluded.serial, key_hash = excluded.key_hash, \
      spki = excluded.spki, not_after = excluded.not_after, pending_serial = excluded.pending_serial, \
      pending_key_hash = excluded.pending_key_hash, pending_spki = excluded.pending_spki, \
      pending_not_after = excluded.pending_not_after, enrolled_via = excluded.enrolled_via, \
      enrolled_at = excluded.enrolled_at, rejoins = excluded.rejoins, rejoins_since = excluded.rejoins_since, \
-     rejoin_limit = excluded.rejoin_limit";
+     rejoin_limit = excluded.rejoin_limit, machine = excluded.machine";
 const FORGET_KEYS: &str = "DELETE FROM identity_keys WHERE kind = $1 AND id = $2 AND key_hash NOT IN ($3, $4)";
 const KEEP_KEY: &str =
     "INSERT INTO identity_keys (key_hash, kind, id) VALUES ($1, $2, $3) ON CONFLICT (key_hash) DO NOTHING";
@@ -72,6 +73,7 @@ impl Batch<'_> {
             .bind(i64::from(row.rejoins))
             .bind(row.rejoins_since.0)
             .bind(row.rejoin_limit.map(i64::from))
+            .bind(row.machine.as_ref().map(json).transpose()?)
             .execute(&mut *self.conn)
             .await?;
         if latest.is_some() {

@@ -13,9 +13,10 @@ use crate::store::rows::{Conflict, Said, ServiceRow};
 
 const INSERT: &str = "INSERT INTO services (kind, id, parent, poller, checker_kind, component_id, source, labels, \
      metadata, created_by, first_registered, first_seen, last_seen, status, status_since, health, health_reason, \
-     health_at, facts, seq, placeholder, declared_spiffe, ephemeral_after, implicit_children, archived) \
+     health_at, facts, seq, placeholder, declared_spiffe, ephemeral_after, implicit_children, archived, \
+     progress, progress_reason, progress_at, settings, settings_state, announced) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
-     $23, $24, $25) \
+     $23, $24, $25, $26, $27, $28, $29, $30, $31) \
      ON CONFLICT (kind, id) DO NOTHING";
 
 // In each of the following, `seq = expected OR seq > base` is the compare of the compare-and-set: what
@@ -37,7 +38,7 @@ const EXISTS: &str = "SELECT 1 FROM services WHERE kind = $1 AND id = $2";
 impl Batch<'_> {
     pub(super) async fn insert_service(&mut self, row: &ServiceRow) -> Result<Seq, Halt> {
         let seq = self.take_seq();
-        let health = row.health.as_ref();
+        let (health, progress) = (row.health.as_ref(), row.progress.as_ref());
         let done = sqlx::query(INSERT)
             .bind(row.key.kind.as_str())
             .bind(row.key.id.as_str())
@@ -64,6 +65,12 @@ impl Batch<'_> {
             .bind(row.ephemeral_after.map(i64::from))
             .bind(i64::from(row.implicit_children))
             .bind(i64::from(row.archived))
+            .bind(progress.map(|(report, _)| report.progress.as_str()))
+            .bind(progress.map(|(report, _)| report.reason.as_str()))
+            .bind(progress.map(|(_, at)| at.0))
+            .bind(row.settings.as_deref().map(json).transpose()?)
+            .bind(row.reported.as_deref().map(json).transpose()?)
+            .bind(row.announced.as_deref().map(json).transpose()?)
             .execute(&mut *self.conn)
             .await?;
         if done.rows_affected() == 0 { Err(Conflict::Exists.into()) } else { Ok(seq) }
@@ -168,7 +175,7 @@ impl Batch<'_> {
     }
 
     /// Whether a compare-and-set hit its row, and which conflict it is if not.
-    async fn met(&mut self, service: &ServiceKey, rows: u64) -> Result<(), Halt> {
+    pub(super) async fn met(&mut self, service: &ServiceKey, rows: u64) -> Result<(), Halt> {
         if rows > 0 {
             return Ok(());
         }

@@ -102,6 +102,26 @@ impl Model {
                 row.facts = facts.or(row.facts.take());
                 Ok(said.then(|| self.take()))
             }
+            Write::Progress { service, said } => {
+                self.services.get_mut(&service).ok_or(Conflict::Missing)?.progress = Some(said);
+                Ok(Some(self.take()))
+            }
+            Write::PutSettings { service, expect, row } => {
+                let seq = self.take();
+                let held = self.expected(&service, expect, base)?;
+                (held.settings, held.seq) = (Some(row), seq);
+                Ok(Some(seq))
+            }
+            Write::KeepReported { service, row } => {
+                self.services.get_mut(&service).ok_or(Conflict::Missing)?.reported = row;
+                Ok(Some(self.take()))
+            }
+            Write::Announce { service, expect, row, metadata } => {
+                let seq = self.take();
+                let held = self.expected(&service, expect, base)?;
+                (held.announced, held.metadata, held.seq) = (Some(row), metadata, seq);
+                Ok(Some(seq))
+            }
             Write::RemoveService { service, expect } => {
                 self.expected(&service, expect, base)?;
                 self.services.remove(&service);

@@ -2,15 +2,21 @@
 
 #![expect(clippy::indexing_slicing, reason = "a test that finds too few rows has failed")]
 
-use rollcall_common::{health::Health, id::Seq, lease::Presence, lifecycle::Status, time::Timestamp};
+use rollcall_common::{
+    health::{Health, Progress},
+    id::Seq,
+    lease::Presence,
+    lifecycle::Status,
+    time::Timestamp,
+};
 
 use super::{commit, conflict, load};
 use crate::store::{
     RegistryStore,
     rows::{AuditQuery, Conflict, CredentialRow, Said, ServiceRow, TokenUse, Write},
     suite::samples::{
-        NOON, cert, change, credential, facts, health, identity, interval, key, pairs, pin, put, registered, service,
-        token, token_id, use_token,
+        NOON, announced, cert, change, credential, facts, health, identity, interval, key, pairs, pin, progress, put,
+        registered, reported, service, settings as wanted, token, token_id, use_token,
     },
 };
 
@@ -98,6 +104,44 @@ pub(super) async fn services(store: &dyn RegistryStore) {
     let row = only_service(store).await;
     assert_eq!((row.health, row.facts), (Some(said), Some(facts("moved"))));
     assert_eq!(load(store).await.position.seq, Seq(10), "facts take no seq, nor does a conflict");
+}
+
+/// What operators want moves the row's seq, what a sidecar says does not; each leaves everything else alone.
+pub(super) async fn settings(store: &dyn RegistryStore) {
+    commit(store, [insert("agent/a")]).await;
+    let start = only_service(store).await;
+    let put = |name: &str, expect, n| Write::PutSettings { service: key(name), expect: Seq(expect), row: wanted(n) };
+    assert_eq!(conflict(store, [put("agent/nobody", 1, 4)]).await, Conflict::Missing);
+    assert_eq!(conflict(store, [put("agent/a", 9, 4)]).await, Conflict::Stale);
+    assert_eq!(commit(store, [put("agent/a", 1, 4)]).await.rows, [Some(Seq(2))]);
+    let keep = |name: &str, row| Write::KeepReported { service: key(name), row };
+    assert_eq!(conflict(store, [keep("agent/nobody", None)]).await, Conflict::Missing);
+    assert_eq!(commit(store, [keep("agent/a", Some(reported(4)))]).await.rows, [Some(Seq(3))]);
+    let said = (progress(Progress::Stalled, "no row for 5 min"), later(3));
+    let tell = |name: &str| Write::Progress { service: key(name), said: said.clone() };
+    assert_eq!(conflict(store, [tell("agent/nobody")]).await, Conflict::Missing);
+    assert_eq!(commit(store, [tell("agent/a")]).await.rows, [Some(Seq(4))]);
+    let announce = |name: &str, expect| Write::Announce {
+        service: key(name),
+        expect: Seq(expect),
+        row: announced("9"),
+        metadata: pairs("rack", "9"),
+    };
+    assert_eq!(conflict(store, [announce("agent/nobody", 2)]).await, Conflict::Missing);
+    assert_eq!(conflict(store, [announce("agent/a", 3)]).await, Conflict::Stale);
+    assert_eq!(commit(store, [announce("agent/a", 2)]).await.rows, [Some(Seq(5))]);
+    let row = ServiceRow {
+        settings: Some(wanted(4)),
+        reported: Some(reported(4)),
+        progress: Some(said),
+        announced: Some(announced("9")),
+        metadata: pairs("rack", "9"),
+        seq: Seq(5),
+        ..start
+    };
+    assert_eq!(only_service(store).await, row);
+    commit(store, [keep("agent/a", None)]).await;
+    assert_eq!(only_service(store).await, ServiceRow { reported: None, ..row });
 }
 
 /// What operators say is replaced as a whole; nothing else of the row is touched.
