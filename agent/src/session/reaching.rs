@@ -57,8 +57,7 @@ impl Session {
         attempt.deadline = deadline;
         let hello = Hello {
             versions: vec![BEAT_VERSION],
-            // Settings are for a version that can apply them.
-            capabilities: capability::OURS & !capability::SETTINGS,
+            capabilities: capability::OURS,
             service: self.setup.service.clone(),
             instance_id: self.setup.instance_id,
             session: no,

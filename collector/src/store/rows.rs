@@ -9,7 +9,7 @@ mod settings;
 mod tokens;
 mod upkeep;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use rollcall_common::{
     health::{HealthReport, HostFacts, ProgressReport},
