@@ -310,11 +310,13 @@ impl Word {
     /// A status, presence or health, with the tone of its meaning.
     pub(super) fn state(text: impl AsRef<str>) -> Self {
         let tone = match text.as_ref() {
-            "alive" | "active" | "healthy" | "usable" | "activated" | "done" | "succeeded" => Tone::Good,
+            "alive" | "active" | "healthy" | "usable" | "activated" | "done" | "succeeded" | "applied" | "moving" => {
+                Tone::Good
+            }
             "late" | "unknown" | "pending" | "degraded" | "not_yet_valid" | "issued" | "delivered" | "running" => {
                 Tone::Doubtful
             }
-            "lost" | "revoked" | "unhealthy" | "failed" => Tone::Bad,
+            "lost" | "revoked" | "unhealthy" | "failed" | "stalled" | "refused" => Tone::Bad,
             _ => Tone::Faint,
         };
         Self { tone, ..Self::plain(text) }

@@ -4,6 +4,7 @@ pub(super) mod bulk;
 mod change;
 mod more;
 mod picture;
+mod settings;
 
 use std::collections::BTreeMap;
 
@@ -69,6 +70,9 @@ pub(super) enum Command {
         after_help = "Example:\n  rollcall-collector services edit agent/edge-17 --label site=3 --unset-label rack"
     )]
     Edit(Box<change::EditArgs>),
+    /// Show, set and take back the settings of a sidecar: its pace, and how its probes run.
+    #[command(after_help = settings::HELP)]
+    Settings(settings::SettingsArgs),
     /// Ask whether a service is known: registered and neither revoked nor deleted.
     #[command(after_help = "Example:\n  rollcall-collector services known poller/site-3 --output raw")]
     Known {
@@ -116,6 +120,9 @@ Examples:
   rollcall-collector services list --maintenance false --presence-reason brake
   rollcall-collector services list --columns id,presence,labels.site --no-headers
   rollcall-collector services list --fields id,status,labels.site --output json
+  rollcall-collector services list --progress stalled --columns id,progress
+  rollcall-collector services list --settings refused,unsupported
+  rollcall-collector services list --machine f94cd30f4da540fcba130e6f8775480d
   rollcall-collector services list --watch";
 
 const BULK_EXAMPLES: &str = "\
@@ -260,6 +267,7 @@ pub(super) async fn run(client: &Client, screen: &mut Screen, command: Command) 
         Command::History { which, limit, superseded } => history(client, screen, &which, limit, superseded).await,
         Command::Register(args) => register(client, screen, args).await,
         Command::Edit(args) => change::edit(client, screen, *args).await,
+        Command::Settings(args) => settings::run(client, screen, args).await,
         Command::Known { service } => change::known(client, screen, &service).await,
         Command::Reenroll(args) => change::reenroll(client, screen, args).await,
         Command::Bulk(args) => bulk::run(client, screen, args).await,
@@ -315,6 +323,11 @@ static SHEET: Sheet = Sheet {
         Column::new("last_seen", |item, now| age(item, "last_seen", now)),
         Column::new("from", |item, _| word(item, "connected_from")),
         Column::hidden("transport", |item, _| word(item, "transport")),
+        Column::hidden("progress", |item, _| match field(item, "progress_reason") {
+            why if why.is_empty() => Word::state(field(item, "progress")),
+            why => Word::state(field(item, "progress")).because(&why),
+        }),
+        Column::hidden("settings", |item, _| Word::state(field(item, "settings"))),
         Column::hidden("source", |item, _| word(item, "source")),
         Column::hidden("first_registered", |item, now| age(item, "first_registered", now)),
         Column::hidden("first_seen", |item, now| age(item, "first_seen", now)),
@@ -322,7 +335,7 @@ static SHEET: Sheet = Sheet {
         Column::hidden("identity", |item, _| word(item, "spiffe_identity")),
     ],
     id: key_of,
-    told: &["status", "presence", "health"],
+    told: &["status", "presence", "health", "progress", "settings"],
     none: "nothing matches",
     max: 10_000,
 };

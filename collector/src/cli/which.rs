@@ -89,6 +89,11 @@ fn named(words: &[String]) -> Result<Name, NameError> {
 }
 
 impl Which {
+    /// Reads one word or two.
+    pub(super) fn of(words: &[String]) -> Result<Self, Failure> {
+        named(words).map(|name| Self { name }).map_err(|error| Failure::usage(error.to_string()))
+    }
+
     /// Where the API has it.
     pub(super) fn path(&self) -> String {
         match &self.name {

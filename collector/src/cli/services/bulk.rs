@@ -187,7 +187,7 @@ fn preview(screen: &mut Screen, act: &str, count: usize, seen: &Value) -> Result
 }
 
 /// Asks whoever sits at the terminal; where nobody does, the number must have been said.
-fn agreed(screen: &mut Screen, count: usize) -> Result<(), Failure> {
+pub(super) fn agreed(screen: &mut Screen, count: usize) -> Result<(), Failure> {
     if !io::stderr().is_terminal() || !io::stdin().is_terminal() {
         return Err(Failure::usage(format!("nothing was changed: say --expect {count} to do it")));
     }

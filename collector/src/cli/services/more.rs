@@ -13,6 +13,15 @@ pub(super) struct MoreArgs {
     /// Only without a verdict for one of these reasons: collector_blind, brake, via_parent; several with commas.
     #[arg(long, value_name = "WORDS")]
     presence_reason: Option<String>,
+    /// moving, stalled, unwatched: whether it gets on with its work; several with commas.
+    #[arg(long, value_name = "WORDS")]
+    progress: Option<String>,
+    /// none, pending, applied, refused, unsupported: where the settings of its sidecar stand; several with commas.
+    #[arg(long, value_name = "WORDS")]
+    settings: Option<String>,
+    /// Only those whose identity is used on this machine, as `services show` tells it.
+    #[arg(long, value_name = "TAG")]
+    machine: Option<String>,
     /// Only with a sidecar of this version.
     #[arg(long, value_name = "VERSION")]
     agent_version: Option<String>,
@@ -71,6 +80,9 @@ impl MoreArgs {
         let given = [
             ("subtree", self.subtree.map(|key| key.to_string())),
             ("presence_reason", self.presence_reason),
+            ("progress", self.progress),
+            ("settings", self.settings),
+            ("machine", self.machine),
             ("version", self.agent_version),
             ("placeholder", self.placeholder.map(|flag| flag.to_string())),
             ("maintenance", self.maintenance.map(|flag| flag.to_string())),

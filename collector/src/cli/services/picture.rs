@@ -27,6 +27,14 @@ pub(super) fn facts(item: &Value, now: Timestamp) -> Vec<(&'static str, Word)> {
         ("status", since("status", "status_since")),
         ("presence", presence(item)),
         ("health", if reason.is_empty() { said } else { said.because(&reason) }),
+        (
+            "progress",
+            match field(item, "progress_reason") {
+                why if why.is_empty() => Word::state(field(item, "progress")),
+                why => Word::state(field(item, "progress")).because(&why),
+            },
+        ),
+        ("settings", Word::state(field(item, "settings"))),
         ("last seen", age(item, "last_seen", now)),
         ("first seen", age(item, "first_seen", now)),
         ("registered", age(item, "first_registered", now).because(&field(item, "source"))),
@@ -48,6 +56,18 @@ pub(super) fn facts(item: &Value, now: Timestamp) -> Vec<(&'static str, Word)> {
         facts.extend(
             pairs.map(|(key, value)| (heading, Word::plain(format!("{key}={}", value.as_str().unwrap_or_default())))),
         );
+    }
+    let proposed = item.get("announced_labels").and_then(Value::as_object).into_iter().flatten();
+    facts.extend(proposed.map(|(key, value)| {
+        let pair = format!("{key}={}", value.as_str().unwrap_or_default());
+        ("proposed label", Word::plain(pair).because("by its host, not in force"))
+    }));
+    if !field(item, "machine").is_empty() {
+        let machine = word(item, "machine").because(&format!("since {}", age(item, "machine_since", now).text()));
+        facts.push(("machine", machine));
+        if !field(item, "machine_before").is_empty() {
+            facts.push(("machine before", word(item, "machine_before")));
+        }
     }
     if let Some(identity) = item.get("identity").filter(|identity| !identity.is_null()) {
         facts.push((
