@@ -6,11 +6,12 @@
 mod joining;
 mod provision;
 mod reload;
+mod steering;
 mod watching;
 
 use std::{
     ops::ControlFlow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -38,13 +39,14 @@ use crate::{
         systemd::{self, Systemd},
     },
     machine::{Belonging, Machine, belonging},
+    remote::effective,
     sample::{
         Sampler,
         host::{BootIdError, boot_id},
     },
     session::{End, Event, Notice, Paper},
     signals::{Signal, Signals},
-    status::{Board, Errors, Stage, skew_warning},
+    status::{Board, Errors, SettingsView, Stage, skew_warning},
     token::{self, Damaged, Origin},
     vault::{Stored, Vault, VaultError},
 };
@@ -57,6 +59,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 const SETTLE_WITHIN: Duration = Duration::from_millis(100);
 
 pub use self::{provision::Provisioned, reload::Reread};
+use self::{reload::Warnings, steering::Steering, watching::Watching};
 
 /// Why a sidecar cannot go on. A restart cures none of these.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +162,11 @@ pub struct Agent {
     verdict: Option<Vitals>,
     /// Whether it was there itself when others were to speak.
     attention: Attention,
+    /// The host's files were read again, and what runs by them has not followed yet.
+    has_reread: bool,
+    warnings: Warnings,
+    loopback_reports: Arc<AtomicBool>,
+    steering: Steering,
 }
 
 impl Agent {
@@ -176,19 +184,21 @@ impl Agent {
             addresses: Vec::new(),
             warnings: Vec::new(),
             errors: Errors::default(),
+            settings: SettingsView::of(None, None, &effective(config.host(), None)),
             started: clock.now().wall,
         };
-        if let Some(identity) = &stored.current {
-            board.warnings = disagreements(&config, identity);
-        }
+        let files = stored.current.iter().flat_map(|identity| disagreements(&config, identity));
+        let files = config.remarks().into_iter().chain(files).collect();
+        let mut warnings = Warnings { files, ..Warnings::default() };
         // Heartbeats matter more than a port that somebody else has.
         match config.local.http.map(|at| (at, local.listen(at))) {
             Some((_, Ok(at))) => tracing::info!(%at, "the local service listens on loopback"),
             Some((at, Err(error))) => {
-                board.warnings.push(format!("nobody listens at {at}: {error}; set another `http` below [local]"));
+                warnings.start.push(format!("nobody listens at {at}: {error}; set another `http` below [local]"));
             }
             None => {}
         }
+        board.warnings = warnings.start.iter().chain(&warnings.files).cloned().collect();
         for warning in &board.warnings {
             tracing::warn!("{warning}");
         }
@@ -215,6 +225,10 @@ impl Agent {
             verdict: None,
             attention: Attention::default(),
             reread: None,
+            has_reread: false,
+            warnings,
+            loopback_reports: Arc::new(config.local.http_reports.into()),
+            steering: Steering::default(),
             config,
             clock,
             vault,
@@ -230,7 +244,8 @@ impl Agent {
         let mut tasks = JoinSet::new();
         if let Some(local) = self.local.take() {
             let (board, health, clock) = (Arc::clone(&self.board), self.health.clone(), Arc::clone(&self.clock));
-            tasks.spawn(local.serve(House::new(board, health, clock, self.config.local.http_reports)));
+            let loopback_reports = Arc::clone(&self.loopback_reports);
+            tasks.spawn(local.serve(House::new(board, health, clock, loopback_reports)));
         }
         if let Some(every) = systemd::watchdog_period() {
             signals.feed_watchdog(every);
@@ -280,14 +295,22 @@ impl Agent {
             seed: u64::from_be_bytes(rollcall_common::id::random()?),
         };
         let mut drive = Drive::new(current, next, manner, Arc::clone(&self.dialer), Arc::clone(&self.clock));
-        let mut watching = self.watching()?;
+        self.recall();
+        let mut watching = self.watching(&self.steering.effective)?;
         drive.tell(Event::ChildrenGone(self.parted()));
         drive.tell(Event::About(Box::new(self.about())));
+        drive.tell(Event::InForce(Box::new(self.steering.state())));
         let mut sampler = Sampler::default();
         let mut sampling = tokio::time::interval(SAMPLE_EVERY);
         sampling.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let health = self.health.clone();
         loop {
+            if signals.take_reload() {
+                self.reload(true);
+            }
+            if std::mem::take(&mut self.has_reread) {
+                self.follow(&mut drive, &mut watching);
+            }
             let quiet = self.weigh(&mut drive);
             watching.weigh();
             tokio::select! {
@@ -297,23 +320,22 @@ impl Agent {
                     if matches!(wish, Wish::Note(Notice::Greeted { .. })) {
                         watching.greeted();
                     }
-                    if self.fulfill(&mut drive, wish, signals).await.is_break() {
+                    if self.fulfill(&mut drive, &mut watching, wish, signals).await.is_break() {
                         return Ok(());
                     }
                 },
                 event = watching.next() => drive.tell(event),
-                signal = signals.next() => {
-                    let event = match signal {
-                        Signal::Stop if self.config.deregister_on_stop => Event::Stop(goodbye()),
-                        Signal::Stop => Event::Leave,
-                        Signal::Retry => Event::Retry,
-                    };
-                    if signal == Signal::Retry && self.reload() {
-                        self.look_otherwise(&mut watching)?;
-                        drive.tell(Event::ChildrenGone(self.parted()));
+                signal = signals.next() => match signal {
+                    Signal::Stop if self.config.deregister_on_stop => drive.tell(Event::Stop(goodbye())),
+                    Signal::Stop => drive.tell(Event::Leave),
+                    Signal::Reload => {
+                        self.reload(true);
+                        if std::mem::take(&mut self.has_reread) {
+                            self.follow(&mut drive, &mut watching);
+                        }
+                        drive.tell(Event::Retry);
                     }
-                    drive.tell(event);
-                }
+                },
                 _ = sampling.tick() => if let Some(facts) = sampler.sample() {
                     drive.tell(Event::Facts(Box::new(facts)));
                 },
@@ -348,7 +370,13 @@ impl Agent {
         quiet
     }
 
-    async fn fulfill(&mut self, drive: &mut Drive, wish: Wish, signals: &mut Signals) -> ControlFlow<()> {
+    async fn fulfill(
+        &mut self,
+        drive: &mut Drive,
+        watching: &mut Watching,
+        wish: Wish,
+        signals: &mut Signals,
+    ) -> ControlFlow<()> {
         match wish {
             Wish::MakeKey => {
                 // A next identity that is in use already must have the proper name before another one
@@ -373,7 +401,7 @@ impl Agent {
             }
             Wish::Adopt(Paper::Current) | Wish::DropNext => warn_of(self.vault.drop_next()),
             Wish::KeepAddresses(addresses) => self.keep_addresses(addresses),
-            Wish::Apply(_) => {}
+            Wish::Apply(settings) => self.apply(*settings, drive, watching),
             Wish::Note(notice) => self.log(&notice),
             Wish::Rejoin => match self.rejoin(&drive.identities(), signals).await {
                 Some(next) => drive.rejoined(next),
@@ -402,12 +430,15 @@ impl Agent {
         self.settle_addresses(Some(addresses));
     }
 
-    /// The override of the configuration, or else what was kept, is where we dial.
+    /// The override of the configuration, or else what was kept, is where we dial; without either, where we dialed.
     fn settle_addresses(&mut self, kept: Option<Addresses>) -> Vec<Address> {
-        self.addresses = match &kept {
+        let settled = match &kept {
             Some(kept) if self.config.addresses.is_empty() => kept.list.clone(),
             Some(_) | None => self.config.addresses.clone(),
         };
+        if !settled.is_empty() {
+            self.addresses = settled;
+        }
         self.kept = kept;
         self.edit(|board| board.addresses.clone_from(&self.addresses));
         self.addresses.clone()

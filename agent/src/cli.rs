@@ -16,7 +16,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rollcall_common::{
     address::Address,
-    id::{Kind, ServiceId},
+    id::{Kind, ServiceId, ServiceKey},
     service::{CheckerKind, is_printable},
     time::{Clock, SystemClock},
 };
@@ -94,8 +94,8 @@ name order, ROLLCALL_* variables (ROLLCALL_KIND, ROLLCALL_STATE_DIR, ...), and f
 Later ones win.
 
 Signals: TERM and INT say goodbye and stop, the second one at once. HUP reads the
-configuration again and tries at once whatever is waited for: probes, children and what is
-told at enrollment change; for the rest, which it names, it takes a restart.
+configuration again and tries at once whatever is waited for. What does not pass changes
+nothing; what takes a restart is named.
 
 Examples of probes and children, and drop-ins that open or tighten the unit's sandbox for
 them, are in /usr/share/doc/rollcall-agent/examples/.
@@ -356,7 +356,7 @@ fn check(config: &Config) -> Exit {
         },
     };
     if problems.is_empty() {
-        print(&format!("well: {state}{}", probed(config)));
+        print(&format!("well: {state}{}{}", probed(config), remarked(config)));
         return Exit::Well;
     }
     complain(&problems.join("\n"), Exit::Config)
@@ -384,11 +384,13 @@ fn explained(diagnosis: &Diagnosis, output: Output) -> Exit {
 
 /// What would be looked at, one line each.
 fn probed(config: &Config) -> String {
-    let lines = |whose: &str, probes: &[Probe]| {
+    let lines = |whose: &str, child: Option<&ServiceKey>, probes: &[Probe]| {
         let line = |probe: &Probe| {
             let (name, every) = (probe.name.as_str(), probe.interval);
+            let tunable = if config.remote.allows(child, &probe.name) { ", tunable" } else { "" };
+            let rests = if probe.standby { ", on standby" } else { "" };
             format!(
-                "\nprobes {whose}: {name} ({}, every {every:?}, within {:?}): {}",
+                "\nprobes {whose}: {name} ({}, every {every:?}, within {:?}{tunable}{rests}): {}",
                 probe.check.word(),
                 probe.timeout,
                 probe.check
@@ -396,15 +398,20 @@ fn probed(config: &Config) -> String {
         };
         probes.iter().map(line).collect::<String>()
     };
-    let mut all = lines("the service", &config.probes);
+    let mut all = lines("the service", None, &config.probes);
     for child in &config.children {
         let key = child.key.to_string();
         if child.probes.is_empty() {
             all.push_str(&format!("\nprobes {key}: nothing; it is assumed to live while this sidecar does"));
         }
-        all.push_str(&lines(&key, &child.probes));
+        all.push_str(&lines(&key, Some(&child.key), &child.probes));
     }
     if all.is_empty() { "\nprobes nothing: the service's health is unchecked".into() } else { all }
+}
+
+/// What hinders nothing.
+fn remarked(config: &Config) -> String {
+    config.remarks().iter().map(|remark| format!("\nnote: {remark}")).collect()
 }
 
 /// Help and version are an answer; anything else is a wrong use.

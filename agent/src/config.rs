@@ -6,10 +6,13 @@
 //! only the places where it may be found are.
 
 mod announce;
+mod change;
 mod instance;
 mod layer;
+pub mod limits;
 mod local;
 mod probes;
+mod remote;
 #[cfg(test)]
 mod tests;
 
@@ -34,14 +37,17 @@ use serde::Deserialize;
 
 use self::announce::{fitting, with_names, with_places};
 pub use self::{
+    change::{Followed, follow},
     instance::Instance,
     layer::{EnrollmentLayer, Layer, LogLayer, Period},
     local::{LocalLayer, LocalPort},
+    remote::RemoteLayer,
 };
 use crate::{
     leave::{self, Whose},
     plain,
     probe::plan::{Child, MAX_ALL_PROBES, MAX_CHILDREN, MAX_PROBES, Probe},
+    remote::{Host, Remote},
 };
 
 /// The main file.
@@ -171,7 +177,9 @@ pub struct Config {
     pub probes: Vec<Probe>,
     /// Services of its subtree without a sidecar of their own.
     pub children: Vec<Child>,
-    /// How often these are reported.
+    /// What of the probes the collector may change.
+    pub remote: Remote,
+    /// How often children are reported.
     pub children_interval: Duration,
     /// Whether it says goodbye when it stops; otherwise its lease runs out, as if it had died.
     pub deregister_on_stop: bool,
@@ -330,7 +338,7 @@ impl Config {
             (Ok(labels), Ok(metadata)) if problems.is_empty() => {
                 fitting(&labels, &metadata).map_err(|why| Problems(vec![fault(why)]))?;
                 let files = layer::files(source, file.or(of_instance.as_deref()));
-                Ok(Self { files, ..Self::of(source, all, labels, metadata) })
+                Self { files, ..Self::of(source, all, labels, metadata) }.sound()
             }
             (labels, metadata) => {
                 problems.extend(labels.err().into_iter().chain(metadata.err()));
@@ -343,6 +351,29 @@ impl Config {
     #[must_use]
     pub fn unit(&self) -> String {
         self.instance.as_ref().map_or_else(|| UNIT.into(), Instance::unit)
+    }
+
+    /// What concerns the settings as a whole.
+    fn sound(self) -> Result<Self, Problems> {
+        let idle = self.host().unreachable().into_iter().map(|probe| {
+            let why = "rests until the collector asks for it, which it may not";
+            ConfigError::Contradiction(format!("[[probe]] standby: {probe} {why}: list it in remote.probes"))
+        });
+        let idle: Vec<_> = idle.collect();
+        if idle.is_empty() { Ok(self) } else { Err(Problems(idle)) }
+    }
+
+    /// What it says of probes.
+    #[must_use]
+    pub fn host(&self) -> Host<'_> {
+        Host { probes: &self.probes, children: &self.children, remote: &self.remote }
+    }
+
+    /// What may be a mistake, and hinders nothing.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let idle = self.host().idle().into_iter();
+        idle.map(|allowed| format!("remote.probes: there is no probe {:?} here", allowed.to_string())).collect()
     }
 
     fn of(source: &dyn Source, all: Layer, labels: Pairs, metadata: Pairs) -> Self {
@@ -386,6 +417,7 @@ impl Config {
             log: Log { format: log.format.unwrap_or_default(), level: log.level.unwrap_or_default() },
             probes: all.probes.into_iter().map(|(probe, _)| probe).collect(),
             children: all.children.into_iter().map(|(child, _)| child).collect(),
+            remote: all.remote.map(RemoteLayer::remote).unwrap_or_default(),
             children_interval: all.children_interval.map_or(CHILDREN_INTERVAL, |period| period.0),
             deregister_on_stop: all.deregister_on_stop.unwrap_or(true),
             enrollment: Enrollment {
@@ -452,6 +484,7 @@ fn contradictions(all: &Layer) -> Vec<String> {
         found.push("revoked_retry: give a time between 1s and 24h".into());
     }
     found.extend(all.local.as_ref().and_then(LocalLayer::fault));
+    found.extend(all.remote.as_ref().map(RemoteLayer::faults).unwrap_or_default());
     if let Some(Period(period)) = all.children_interval
         && !CHILDREN_INTERVALS.contains(&period)
     {

@@ -23,6 +23,7 @@ pub mod log;
 pub mod machine;
 pub mod plain;
 pub mod probe;
+pub mod remote;
 pub mod rotation;
 pub mod rounds;
 pub mod sample;

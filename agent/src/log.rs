@@ -3,7 +3,10 @@
 //! Owns where lines go and what is left out; what a line looks like, and what never stands in it, is
 //! [`rollcall_common::log`]'s.
 
-use std::io::{IsTerminal as _, Write as _, stderr};
+use std::{
+    io::{IsTerminal as _, Write as _, stderr},
+    sync::OnceLock,
+};
 
 use rollcall_common::{
     log::{Form, Lines, is_journal},
@@ -11,26 +14,14 @@ use rollcall_common::{
 };
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    Layer as _, Registry, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    Layer as _, Registry, filter::Targets, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// Starts logging for the whole process. A second call changes nothing.
 pub fn start(log: Log) {
-    let level = match log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    // The transport's own words tell of packets, at any level.
-    let filter = ["quinn", "quinn_proto", "quinn_udp", "rustls"]
-        .into_iter()
-        .fold(Targets::new().with_default(level), |targets, name| {
-            targets.with_target(name, level.min(LevelFilter::WARN))
-        });
+    let (filter, level) = reload::Layer::new(filter(log.level));
     let form = match log.format {
         LogFormat::Json => Form::Json,
         LogFormat::Text if in_journal() => Form::Journal,
@@ -39,11 +30,40 @@ pub fn start(log: Log) {
     let lines = Lines::new(form, || SystemClock.now().wall, write);
     // An error means that a subscriber is set already, as in tests.
     if Registry::default().with(lines.with_filter(filter)).try_init().is_ok() {
+        // The one that was set first is the one that filters.
+        let _ = LEVEL.set(level);
         std::panic::set_hook(Box::new(|info| {
             let place = info.location().map(ToString::to_string).unwrap_or_default();
             tracing::error!("panicked at {place}: {}", info.payload_as_str().unwrap_or("no words"));
         }));
     }
+}
+
+/// From now on so much is logged. Before [`start`], nothing happens.
+pub fn set_level(level: LogLevel) {
+    if let Some(handle) = LEVEL.get()
+        && let Err(error) = handle.reload(filter(level))
+    {
+        tracing::warn!(%error, "the level of the log stays");
+    }
+}
+
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+fn filter(level: LogLevel) -> Targets {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    // The transport's own words tell of packets, at any level.
+    ["quinn", "quinn_proto", "quinn_udp", "rustls"]
+        .into_iter()
+        .fold(Targets::new().with_default(level), |targets, name| {
+            targets.with_target(name, level.min(LevelFilter::WARN))
+        })
 }
 
 /// Whether the journal reads standard error: the variable alone is inherited by whoever is started from a unit.

@@ -49,6 +49,14 @@ impl Rounds {
         self.changed.insert(who);
     }
 
+    /// There are others now, told so often: what is known of one that stays goes with it to its new place.
+    pub fn follow(&mut self, interval: Duration, place: impl Fn(usize) -> Option<usize>, now: BootTime) {
+        self.interval = interval;
+        self.next = self.next.min(now.after(interval));
+        self.changed = self.changed.iter().filter_map(|who| place(*who)).collect();
+        self.echoes = self.echoes.iter().filter_map(|(who, at)| Some((place(*who)?, *at))).collect();
+    }
+
     /// A collector that may know nothing yet listens.
     pub fn greeted(&mut self, now: BootTime) {
         self.next = now;
@@ -111,6 +119,12 @@ mod tests {
         assert_eq!(rounds.due(BootTime(6_450)), Some(Due::Changed(set(&[3, 4]))));
         assert_eq!(rounds.deadline(), BootTime(12_000));
         assert_eq!(rounds.due(BootTime(12_000)), Some(Due::Everybody(set(&[]))));
+        rounds.changed(3);
+        rounds.changed(5);
+        rounds.follow(TEN / 2, |who| (who == 3).then_some(0), BootTime(12_500));
+        assert_eq!(rounds.due(BootTime(12_500)), Some(Due::Changed(set(&[0]))));
+        assert_eq!(rounds.due(BootTime(13_700)), Some(Due::Changed(set(&[0]))));
+        assert_eq!(rounds.deadline(), BootTime(17_500), "the shorter interval holds at once");
         rounds.greeted(BootTime(13_000));
         assert_eq!(rounds.due(BootTime(13_000)), Some(Due::Everybody(set(&[]))));
     }

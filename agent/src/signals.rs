@@ -1,4 +1,4 @@
-//! What the host asks of the process: stop, or try right now.
+//! What the host asks of the process: stop, or read the configuration again and try right now.
 //!
 //! Whoever waits here is alive: the service manager's watchdog is fed while somebody listens, and only then. All
 //! waiting of a sidecar's loop listens, so that a loop which hangs goes hungry.
@@ -18,8 +18,8 @@ use crate::local::systemd;
 pub enum Signal {
     /// SIGTERM or SIGINT: say goodbye and leave; the second time, leave.
     Stop,
-    /// SIGHUP: whatever is waited for, try it now.
-    Retry,
+    /// SIGHUP: read the configuration again, and whatever is waited for, try it now.
+    Reload,
 }
 
 /// A queue of requests. Its sender may be anybody: the process's signals, or a test.
@@ -27,6 +27,8 @@ pub enum Signal {
 pub struct Signals {
     asked: mpsc::Receiver<Signal>,
     feeding: Option<Interval>,
+    /// Somebody who rested or worked was asked to reload and has not done it yet.
+    reload: bool,
 }
 
 /// Requests that may wait; more of them would ask for nothing new, and are dropped.
@@ -48,7 +50,7 @@ impl Signals {
     #[must_use]
     pub fn channel() -> (mpsc::Sender<Signal>, Self) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        (sender, Self { asked: receiver, feeding: None })
+        (sender, Self { asked: receiver, feeding: None, reload: false })
     }
 
     /// Feeds the watchdog so often from now on, while somebody listens.
@@ -74,13 +76,21 @@ impl Signals {
         }
     }
 
+    /// Whether a reload was asked for while it was worked or rested; asks once.
+    pub fn take_reload(&mut self) -> bool {
+        std::mem::take(&mut self.reload)
+    }
+
     /// Works until done; `None` where the process stops before.
     pub async fn unless_stopped<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return Some(done),
-                signal = self.next() => if signal == Signal::Stop { return None },
+                signal = self.next() => match signal {
+                    Signal::Stop => return None,
+                    Signal::Reload => self.reload = true,
+                },
             }
         }
     }
@@ -91,7 +101,10 @@ impl Signals {
             () = tokio::time::sleep(delay) => Rest::Over,
             signal = self.next() => match signal {
                 Signal::Stop => Rest::Stopped,
-                Signal::Retry => Rest::Hurried,
+                Signal::Reload => {
+                    self.reload = true;
+                    Rest::Hurried
+                }
             },
         }
     }
@@ -109,7 +122,7 @@ pub async fn pass_on(to: mpsc::Sender<Signal>) -> io::Result<()> {
         let asked = tokio::select! {
             _ = terminate.recv() => Signal::Stop,
             _ = interrupt.recv() => Signal::Stop,
-            _ = hang_up.recv() => Signal::Retry,
+            _ = hang_up.recv() => Signal::Reload,
         };
         // A full queue asks for the same already.
         let _ = to.try_send(asked);
@@ -132,8 +145,9 @@ mod tests {
         let (sender, mut signals) = Signals::channel();
         signals.feed_watchdog(Duration::from_millis(1));
         assert_eq!(signals.rest(Duration::from_millis(20)).await, Rest::Over);
-        sender.send(Signal::Retry).await.unwrap();
+        sender.send(Signal::Reload).await.unwrap();
         assert_eq!(signals.rest(Duration::from_secs(60)).await, Rest::Hurried);
+        assert!(signals.take_reload() && !signals.take_reload());
         let outcome = signals.unless_stopped(signals_pass()).await;
         assert_eq!(outcome, Some(()));
         drop(sender);

@@ -1,5 +1,7 @@
 //! What a sidecar shows of itself: kept by the agent, told by the Unix socket and to systemd.
 
+mod settings;
+
 use std::{
     collections::VecDeque,
     fmt::{self, Write as _},
@@ -22,6 +24,8 @@ use crate::{
     session::{SKEW_MS, State, View},
 };
 
+pub use self::settings::{ProbeView, RefusedView, SettingsView};
+
 /// What the agent knows of itself right now.
 #[derive(Debug, Clone)]
 pub struct Board {
@@ -35,6 +39,8 @@ pub struct Board {
     pub warnings: Vec<String>,
     /// What went wrong last, oldest first.
     pub errors: Errors,
+    /// How the probes run, and what of that the collector set.
+    pub settings: SettingsView,
     /// When the program started.
     pub started: Timestamp,
 }
@@ -209,6 +215,9 @@ pub struct Report {
     /// Who says what.
     #[serde(default)]
     pub sources: Vec<SourceView>,
+    /// How the probes run, and what of that the collector set.
+    #[serde(default)]
+    pub settings: SettingsView,
 }
 
 /// Something that went wrong.
@@ -324,6 +333,7 @@ impl Board {
             health: HealthView::default(),
             progress: HealthView::default(),
             sources: Vec::new(),
+            settings: self.settings.clone(),
         };
         let until = |at: Option<BootTime>| {
             at.map(|at| at.since(now.boot)).and_then(|left| u64::try_from(left.as_millis()).ok())
@@ -532,6 +542,7 @@ impl Report {
             );
             row("source", Some(said));
         }
+        self.settings.rows(&mut row);
         row("program", Some(format!("version {}, process {}", self.version, self.pid)));
         for warning in &self.warnings {
             row("warning", Some(warning.clone()));
@@ -570,7 +581,15 @@ mod tests {
             errors.push(Timestamp(n), format!("mishap {}", n / 2));
         }
         let warnings = vec!["mind this".into()];
-        let board = Board { stage, service: None, addresses: vec![], warnings, errors, started: Timestamp(0) };
+        let board = Board {
+            stage,
+            service: None,
+            addresses: vec![],
+            warnings,
+            errors,
+            settings: SettingsView::default(),
+            started: Timestamp(0),
+        };
         let report = board.report(Now { boot: BootTime(1), wall: Timestamp(1) });
         let table = report.table();
         assert!(table.contains("state        waiting_for_token\n"), "{table}");

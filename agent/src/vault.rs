@@ -7,6 +7,7 @@
 //! | `pending` | a key that is being certified | before it is sent |
 //! | `addresses` | the collectors' addresses | when they change |
 //! | `children` | who was spoken for, to say goodbye for those that are no longer | when the configuration changed |
+//! | `settings` | what the collector set on this host | before it is applied |
 //! | `lock` | nothing | held while a sidecar runs |
 //!
 //! A file appears whole or not at all (temporary file, fsync, rename, fsync of the directory), so that
@@ -30,12 +31,15 @@ use rollcall_common::{
     id::{Generation, ServiceId, ServiceKey},
     machine::MachineTag,
     token::TokenId,
-    wire::message::{Addresses, Renewed},
+    wire::{
+        message::{Addresses, Renewed},
+        settings::Settings,
+    },
 };
 
 use self::{
     disk::{Disk, Eyes},
-    record::{AddressesRecord, IdentityRecord, PendingRecord, Purpose, RecordError},
+    record::{AddressesRecord, IdentityRecord, PendingRecord, Purpose, RecordError, SettingsRecord},
 };
 use crate::{
     identity::{Identity, IdentityError},
@@ -47,6 +51,7 @@ const NEXT: &str = "next";
 const PENDING: &str = "pending";
 const ADDRESSES: &str = "addresses";
 const CHILDREN: &str = "children";
+const SETTINGS: &str = "settings";
 
 /// No more of them are remembered than were ever told of at a time, twice over.
 const MAX_KEPT_CHILDREN: usize = 2 * crate::probe::plan::MAX_CHILDREN;
@@ -189,7 +194,7 @@ impl Vault {
     pub fn open(path: &Path) -> Result<Self, VaultError> {
         let disk = Disk::create(path)?;
         disk.lock()?;
-        for name in [IDENTITY, NEXT, PENDING, ADDRESSES] {
+        for name in [IDENTITY, NEXT, PENDING, ADDRESSES, CHILDREN, SETTINGS] {
             disk.sweep(name)?;
         }
         Ok(Self { disk, machine: None })
@@ -225,7 +230,7 @@ impl Vault {
     /// When something stays.
     pub fn forget(self) -> Result<Vec<&'static str>, VaultError> {
         let mut forgotten = Vec::new();
-        for name in [IDENTITY, NEXT, PENDING, ADDRESSES, CHILDREN] {
+        for name in [IDENTITY, NEXT, PENDING, ADDRESSES, CHILDREN, SETTINGS] {
             self.disk.sweep(name)?;
             if self.disk.wipe(name)? {
                 forgotten.push(name);
@@ -297,6 +302,7 @@ impl Vault {
     pub fn keep_first(&self, identity: &Identity, addresses: &Addresses) -> Result<(), VaultError> {
         // That of an earlier identity, which was not used, must not be taken for this one's.
         self.disk.remove(NEXT)?;
+        self.disk.remove(SETTINGS)?;
         self.keep_addresses(addresses)?;
         self.disk.write(IDENTITY, &IdentityRecord::of(identity, self.machine).encode())?;
         self.disk.remove(PENDING)
@@ -333,6 +339,27 @@ impl Vault {
     /// When they cannot be written; the old ones are untouched.
     pub fn keep_addresses(&self, addresses: &Addresses) -> Result<(), VaultError> {
         self.disk.write(ADDRESSES, &AddressesRecord::of(addresses).encode())
+    }
+
+    /// Keeps what the collector set on this host, or that it set nothing.
+    ///
+    /// # Errors
+    /// When it cannot be written; what was kept before is untouched, or to be kept again.
+    pub fn keep_settings(&self, settings: Option<&Settings>) -> Result<(), VaultError> {
+        match settings {
+            Some(settings) => self.disk.write(SETTINGS, &SettingsRecord::of(settings).encode()),
+            None => self.disk.remove(SETTINGS),
+        }
+    }
+
+    /// What the collector set on this host.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn settings(&self) -> Result<Option<Settings>, VaultError> {
+        let Some(bytes) = self.disk.read(SETTINGS)? else { return Ok(None) };
+        let record = SettingsRecord::decode(&bytes).map_err(|error| self.broken(SETTINGS, error))?;
+        Ok(Some(record.into()))
     }
 
     /// Remembers which children were spoken for, each as `kind/id`, with its parent's id where that is another's.

@@ -36,6 +36,9 @@ impl Agent {
         let mut campaign: Option<Campaign> = None;
         loop {
             let Some(found) = self.await_token(signals).await? else { return Ok(None) };
+            if std::mem::take(&mut self.has_reread) {
+                campaign = None;
+            }
             let kind = self.config.kind.ok_or(Fault::NoKind)?;
             let current = match campaign.take().filter(|old| old.found.token.id == found.token.id) {
                 Some(current) => current,
@@ -98,6 +101,10 @@ impl Agent {
         let newest = expired.iter().map(|identity| identity.term().generation).max()?;
         for signer in (0..expired.len()).cycle() {
             let signer = expired.get(signer)?;
+            if signals.take_reload() {
+                self.reload(true);
+                rotation.replace(self.addresses.clone());
+            }
             let now = self.clock.now().boot;
             // None of our own picks is ever put off.
             let pick = rotation.pick(now).ok()?;
@@ -140,6 +147,9 @@ impl Agent {
         let mut damaged: Option<Damaged> = None;
         let mut said = false;
         loop {
+            if signals.take_reload() {
+                self.reload(false);
+            }
             match look(&self.config.token) {
                 Ok(look) => {
                     damaged = None;
@@ -158,8 +168,7 @@ impl Agent {
                 Err(now) => return Err(now.into()),
             }
             match signals.rest(LOOK_EVERY).await {
-                Rest::Over => {}
-                Rest::Hurried => drop(self.reload()),
+                Rest::Over | Rest::Hurried => {}
                 Rest::Stopped => return Ok(None),
             }
         }

@@ -1,19 +1,24 @@
-//! The configuration, read again while the sidecar runs. How it looks at the service beside it and at children
-//! changes at once; what a running sidecar is built on stays as it is, and is named.
+//! SIGHUP: the host's files are read again, and what can change in a running process changes.
 //!
-//! A configuration with anything wrong in it changes nothing.
+//! A file that does not pass changes nothing; what is wrong with it is logged as at the start, and shown until it is
+//! mended. What cannot change is named.
 
-use std::fmt;
+use std::{fmt, sync::atomic::Ordering::Relaxed};
 
-use super::Agent;
-use crate::config::{Config, Problems};
+use super::{Agent, disagreements, watching::Watching};
+use crate::{
+    config::{Config, Followed, Problems, follow},
+    drive::Drive,
+    log,
+    session::Event,
+};
 
 /// Reads the configuration from where the running one came from.
-pub struct Reread(Box<dyn Fn() -> Result<Config, Problems> + Send>);
+pub struct Reread(Box<dyn Fn() -> Result<Config, Problems> + Send + Sync>);
 
 impl Reread {
     /// By this.
-    pub fn by(read: impl Fn() -> Result<Config, Problems> + Send + 'static) -> Self {
+    pub fn by(read: impl Fn() -> Result<Config, Problems> + Send + Sync + 'static) -> Self {
         Self(Box::new(read))
     }
 }
@@ -24,6 +29,17 @@ impl fmt::Debug for Reread {
     }
 }
 
+/// What an operator should look at, by where it comes from.
+#[derive(Debug, Default)]
+pub(super) struct Warnings {
+    /// Of the start: a port that somebody else has.
+    pub(super) start: Vec<String>,
+    /// Of the last reading of the files.
+    pub(super) files: Vec<String>,
+    /// Of what lies in the state directory.
+    pub(super) kept: Vec<String>,
+}
+
 impl Agent {
     /// Has the configuration read again when somebody asks for it; without this, it stays as it is.
     #[must_use]
@@ -31,58 +47,80 @@ impl Agent {
         Self { reread: Some(reread), ..self }
     }
 
-    /// Reads the configuration again; tells whether other things are looked at now.
-    pub(super) fn reload(&mut self) -> bool {
-        let fresh = match self.reread.as_ref().map(|Reread(read)| read()) {
-            Some(Ok(fresh)) => fresh,
-            Some(Err(problems)) => {
-                tracing::error!("the configuration stays as it was: {problems}");
-                return false;
+    /// Reads the host's files again. What runs by them follows with [`Self::follow`], once it runs.
+    pub(super) fn reload(&mut self, enrolled: bool) {
+        let Some(Reread(read)) = &self.reread else { return };
+        self.systemd.reloading();
+        match read() {
+            Ok(read) => self.take(read, enrolled),
+            Err(Problems(problems)) => {
+                let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                lines.iter().for_each(|line| tracing::error!("the configuration stays as it was: {line}"));
+                self.warnings.files.retain(|warning| !warning.starts_with(NOT_TAKEN));
+                self.warnings.files.extend(lines.iter().map(|line| format!("{NOT_TAKEN}{line}")));
             }
-            None => return false,
-        };
-        let later = built_on(&self.config, &fresh);
-        if !later.is_empty() {
-            tracing::warn!("until the next start these stay as they were: {}", later.join(", "));
         }
-        let others = looks_otherwise(&self.config, &fresh);
-        tracing::info!(
-            probes = fresh.probes.len(),
-            children = fresh.children.len(),
-            "the configuration was read again"
-        );
-        let old = std::mem::replace(&mut self.config, fresh);
-        self.config.keep_what_it_is_built_on(old);
-        others
+        self.show_warnings();
+        self.systemd.ready();
+    }
+
+    fn take(&mut self, read: Config, enrolled: bool) {
+        let Followed { config, needs_restart, told_once } = follow(&self.config, read, enrolled);
+        let before = std::mem::replace(&mut self.config, config);
+        if !enrolled {
+            // Nobody looks yet who would do it.
+            self.recast(&before);
+        }
+        self.warnings.files = self.config.remarks();
+        if !needs_restart.is_empty() {
+            let keys = needs_restart.join(", ");
+            self.warnings.files.push(format!("until the next start these stay as they were: {keys}"));
+        }
+        if !told_once.is_empty() {
+            let keys = told_once.join(", ");
+            self.warnings.files.push(format!("{keys}: told at enrollment only; change it at the collector"));
+        }
+        for warning in &self.warnings.files {
+            tracing::warn!("{warning}");
+        }
+        log::set_level(self.config.log.level);
+        self.loopback_reports.store(self.config.local.http_reports, Relaxed);
+        let kept = self.kept.take();
+        self.settle_addresses(kept);
+        self.has_reread = true;
+        tracing::info!("the configuration was read again");
+    }
+
+    /// Whom something can be said of, and what is shown of probes.
+    fn recast(&mut self, before: &Config) {
+        self.health.edit(|board| {
+            before.children.iter().for_each(|child| board.dismiss(&child.key));
+            self.config.children.iter().for_each(|child| board.admit(child.key.clone()));
+        });
+        self.steer();
+    }
+
+    /// What runs follows the files that were read.
+    pub(super) fn follow(&mut self, drive: &mut Drive, watching: &mut Watching) {
+        self.warnings.files.extend(disagreements(&self.config, drive.identity()));
+        self.show_warnings();
+        self.steer();
+        watching.follow(&self.steering.effective, self.config.children_interval);
+        drive.tell(Event::ChildrenGone(self.parted()));
+        drive.tell(Event::About(Box::new(self.about())));
+        drive.tell(Event::InForce(Box::new(self.steering.state())));
+        drive.tell(Event::Reconfigured {
+            addresses: self.addresses.clone(),
+            follow_addresses: self.config.addresses.is_empty(),
+            revoked_retry: self.config.revoked_retry,
+        });
+    }
+
+    pub(super) fn show_warnings(&self) {
+        let Warnings { start, files, kept } = &self.warnings;
+        let all: Vec<String> = start.iter().chain(files).chain(kept).cloned().collect();
+        self.edit(|board| board.warnings = all);
     }
 }
 
-fn looks_otherwise(old: &Config, new: &Config) -> bool {
-    (&old.probes, &old.children, old.children_interval) != (&new.probes, &new.children, new.children_interval)
-}
-
-/// What differs and takes another start.
-fn built_on(old: &Config, new: &Config) -> Vec<&'static str> {
-    let differs = [
-        ("state_dir", old.state_dir != new.state_dir),
-        ("socket", old.socket != new.socket),
-        ("local", old.local != new.local),
-        ("bind_machine", old.bind_machine != new.bind_machine),
-        ("addresses", old.addresses != new.addresses),
-        ("revoked_retry", old.revoked_retry != new.revoked_retry),
-        ("log", old.log != new.log),
-    ];
-    differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
-}
-
-impl Config {
-    fn keep_what_it_is_built_on(&mut self, old: Self) {
-        self.state_dir = old.state_dir;
-        self.socket = old.socket;
-        self.local = old.local;
-        self.bind_machine = old.bind_machine;
-        self.addresses = old.addresses;
-        self.revoked_retry = old.revoked_retry;
-        self.log = old.log;
-    }
-}
+const NOT_TAKEN: &str = "the configuration was not taken: ";

@@ -17,6 +17,7 @@ use super::{Agent, warn_of};
 use crate::{
     health::{SharedHealth, Subject},
     probe::{check::Host, keeper::Keeper, plan::Child},
+    remote::Effective,
     rounds::{Due, Rounds},
     session::Event,
 };
@@ -50,43 +51,15 @@ enum Stage {
 }
 
 impl Agent {
-    /// Goes on as the configuration has it now. What looks as it did before keeps what it has seen, and who was told of
-    /// stays told of.
-    pub(super) fn look_otherwise(&self, watching: &mut Watching) -> Result<(), NoRandomness> {
-        let gone = |key: &ServiceKey| self.config.children.iter().all(|child| child.key != *key);
-        watching.keeper.fall_silent();
-        self.health.edit(|board| {
-            let left = watching.children.iter().map(|kid| &kid.child.key).filter(|key| gone(key));
-            left.for_each(|key| board.dismiss(key));
-            self.config.children.iter().for_each(|child| board.admit(child.key.clone()));
-        });
-        let mut next = self.watching()?;
-        next.keeper.inherit(&watching.keeper);
-        for kid in &mut next.children {
-            if let Some(old) = watching.children.iter_mut().find(|old| old.subject == kid.subject) {
-                kid.stage = old.stage;
-                std::mem::swap(&mut kid.told, &mut old.told);
-            }
-        }
-        *watching = next;
-        Ok(())
-    }
-
-    pub(super) fn watching(&self) -> Result<Watching, NoRandomness> {
+    pub(super) fn watching(&self, effective: &Effective) -> Result<Watching, NoRandomness> {
         let config = &self.config;
         let seed = u64::from_be_bytes(rollcall_common::id::random()?);
         let (board, clock) = (self.health.clone(), Arc::clone(&self.clock));
-        let kid = |child: &Child| Kid {
-            subject: Subject::Child(child.key.clone()),
-            child: child.clone(),
-            told: HealthReport { health: Health::Unchecked, reason: Text::default() },
-            stage: Stage::Absent,
-        };
         Ok(Watching {
-            children: config.children.iter().map(kid).collect(),
+            children: effective.children.iter().map(Kid::new).collect(),
             keeper: Keeper::new(
-                &config.probes,
-                &config.children,
+                &effective.probes,
+                &effective.children,
                 board.clone(),
                 Host::default(),
                 seed,
@@ -122,7 +95,46 @@ impl Agent {
     }
 }
 
+impl Kid {
+    fn new(child: &Child) -> Self {
+        Self {
+            subject: Subject::Child(child.key.clone()),
+            child: child.clone(),
+            told: HealthReport { health: Health::Unchecked, reason: Text::default() },
+            stage: Stage::Absent,
+        }
+    }
+}
+
 impl Watching {
+    /// Looks at these from now on, and tells of their children so often.
+    pub(super) fn follow(&mut self, effective: &Effective, interval: Duration) {
+        self.keeper.follow(&effective.probes, &effective.children);
+        let old = std::mem::take(&mut self.children).into_iter().enumerate();
+        let mut old: BTreeMap<ServiceKey, (usize, Kid)> =
+            old.map(|(place, kid)| (kid.child.key.clone(), (place, kid))).collect();
+        let (mut places, mut changed) = (BTreeMap::new(), Vec::new());
+        for (place, child) in effective.children.iter().enumerate() {
+            let kid = match old.remove(&child.key) {
+                Some((was, kid)) => {
+                    places.insert(was, place);
+                    if kid.child.about != child.about || kid.child.parent != child.parent {
+                        changed.push(place);
+                    }
+                    Kid { child: child.clone(), ..kid }
+                }
+                None => {
+                    changed.push(place);
+                    Kid::new(child)
+                }
+            };
+            self.children.push(kid);
+        }
+        self.interval = interval;
+        self.rounds.follow(interval, |was| places.get(&was).copied(), self.clock.now().boot);
+        changed.into_iter().for_each(|place| self.rounds.changed(place));
+    }
+
     /// A collector listens that may know nothing of the children.
     pub(super) fn greeted(&mut self) {
         self.rounds.greeted(self.clock.now().boot);

@@ -16,8 +16,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    ConfigError, Instance, LocalLayer, LogFormat, LogLevel, MAIN_FILE, Source,
+    ConfigError, Instance, LocalLayer, LogFormat, LogLevel, MAIN_FILE, RemoteLayer, Source,
     probes::{self, ChildTable, ProbeTable, Wrong},
+    remote::Entry,
 };
 use crate::probe::plan::{Child, Probe};
 
@@ -52,6 +53,7 @@ pub struct Layer {
     pub environment: Option<String>,
     pub deregister_on_stop: Option<bool>,
     pub enrollment: Option<EnrollmentLayer>,
+    pub remote: Option<RemoteLayer>,
     pub log: Option<LogLayer>,
     #[serde(default)]
     pub probe: Vec<Spanned<ProbeTable>>,
@@ -154,6 +156,7 @@ impl Layer {
             revoked_retry: over.revoked_retry.or(self.revoked_retry),
             bind_machine: over.bind_machine.or(self.bind_machine),
             local: LocalLayer::overlaid(self.local, over.local),
+            remote: RemoteLayer::overlaid(self.remote, over.remote),
             children_interval: over.children_interval.or(self.children_interval),
             host: over.host.or(self.host),
             port: over.port.or(self.port),
@@ -281,6 +284,13 @@ pub(super) fn from_environment(source: &dyn Source) -> Found {
         local: Some(LocalLayer {
             http: reader.read("ROLLCALL_LOCAL_HTTP", parsed),
             http_reports: reader.read("ROLLCALL_LOCAL_HTTP_REPORTS", parsed),
+        }),
+        remote: Some(RemoteLayer {
+            probes: reader.read("ROLLCALL_REMOTE_PROBES", |text| {
+                text.split(',').map(|entry| Entry::try_from(entry.trim().to_owned())).collect()
+            }),
+            min_interval: reader.read("ROLLCALL_REMOTE_MIN_INTERVAL", parsed),
+            min_exec_interval: reader.read("ROLLCALL_REMOTE_MIN_EXEC_INTERVAL", parsed),
         }),
         children_interval: reader.read("ROLLCALL_CHILDREN_INTERVAL", parsed),
         host: reader.read("ROLLCALL_HOST", parsed),

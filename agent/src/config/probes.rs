@@ -11,21 +11,22 @@ use rollcall_common::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Period, announce::with_names};
+use super::{
+    Period,
+    announce::with_names,
+    limits::{INTERVALS, STEADY, TIMEOUTS},
+};
 use crate::probe::{
     gauge::Rules,
     plan::{Check, Child, Grpc, Http, MAX_PROBES, Moves, Probe, Process, Progress, Target, Trust, Url},
 };
 
 const INTERVAL: Duration = Duration::from_secs(10);
-const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_secs(3);
-const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
 const GRACE_CAP: Duration = Duration::from_secs(3_600);
 const WITHIN: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
 const RISE: u32 = 2;
 const FALL: u32 = 3;
-const STEADY: RangeInclusive<u32> = 1..=100;
 /// Longest text that a page may be asked to hold, or a gRPC service's name.
 const MAX_BODY: usize = 1_024;
 const MAX_REDIRECTS: u8 = 10;
@@ -43,6 +44,7 @@ pub struct ProbeTable {
     fall: Option<u32>,
     start_grace: Option<Period>,
     worst: Option<Worst>,
+    standby: Option<bool>,
     unit: Option<String>,
     pid_file: Option<PathBuf>,
     process: Option<String>,
@@ -251,10 +253,12 @@ fn probe(table: ProbeTable) -> Result<Probe, Faults> {
         Some(Worst::Degraded) => Health::Degraded,
         Some(Worst::Unhealthy) | None => Health::Unhealthy,
     };
-    let sort = table.r#type;
+    let (sort, standby) = (table.r#type, table.standby.unwrap_or(false));
     let name = table.name.clone().or_else(|| sort.word().parse().ok());
     match (check(table), name) {
-        (Ok(check), Some(name)) if faults.is_empty() => Ok(Probe { name, check, interval, timeout, rules, worst }),
+        (Ok(check), Some(name)) if faults.is_empty() => {
+            Ok(Probe { name, check, interval, timeout, rules, worst, standby })
+        }
         (check, _) => {
             faults.extend(check.err());
             Err(faults)

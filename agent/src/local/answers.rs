@@ -6,7 +6,7 @@ mod tests;
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use rollcall_common::{
@@ -111,8 +111,8 @@ pub struct House {
     pub clock: Arc<dyn Clock>,
     /// What was answered.
     pub tally: Tally,
-    /// Whether anybody on loopback may say something.
-    pub loopback_reports: bool,
+    /// Whether anybody on loopback may say something; the host's files may change their mind.
+    pub loopback_reports: Arc<AtomicBool>,
     /// Our own user.
     pub me: u32,
     writes: Mutex<Bucket>,
@@ -121,7 +121,12 @@ pub struct House {
 impl House {
     /// With nothing said yet.
     #[must_use]
-    pub fn new(board: SharedBoard, health: SharedHealth, clock: Arc<dyn Clock>, loopback_reports: bool) -> Self {
+    pub fn new(
+        board: SharedBoard,
+        health: SharedHealth,
+        clock: Arc<dyn Clock>,
+        loopback_reports: Arc<AtomicBool>,
+    ) -> Self {
         let writes = Mutex::new(Bucket { left: WRITES_AT_ONCE, at: clock.now().boot });
         let me = rustix::process::geteuid().as_raw();
         Self { board, health, clock, tally: Tally::default(), loopback_reports, me, writes }
@@ -143,7 +148,7 @@ impl House {
             if asked.from_a_page || !asked.host.as_deref().is_some_and(is_loopback) {
                 return Some(Answer::refusal(403, "ask with localhost or its address, and not from a page"));
             }
-            if asked.method == "POST" && !self.loopback_reports {
+            if asked.method == "POST" && !self.loopback_reports.load(Relaxed) {
                 return Some(Answer::refusal(
                     403,
                     "say it over the socket, or set http_reports = true below [local] in the configuration",

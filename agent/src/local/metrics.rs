@@ -51,6 +51,7 @@ pub(super) fn text(report: &Report, tally: &Tally, now: Now) -> String {
         page.row(&[], seconds(skew));
     }
     health(&mut page, report);
+    settings(&mut page, report);
     page.family("local_requests_total", "counter", "Requests to the local service");
     for (path, served, refused) in tally.rows() {
         page.row(&[("path", path), ("outcome", "served")], count(served));
@@ -79,6 +80,28 @@ fn health(page: &mut Page, report: &Report) {
             ("source", source.name.as_str()),
         ];
         page.row(&labels, f64::from(severity(if source.stale { Health::Unhealthy } else { source.health })));
+    }
+}
+
+fn settings(page: &mut Page, report: &Report) {
+    let settings = &report.settings;
+    page.family("settings_revision", "gauge", "The collector's settings in force; 0: the host's files alone");
+    page.row(&[], count(settings.revision));
+    page.family(
+        "settings_refused",
+        "gauge",
+        "1 where the last settings of the collector were not taken, or not in full",
+    );
+    page.row(&[], flag(settings.refused.is_some()));
+    page.family("probe_interval_seconds", "gauge", "Time between two looks of a probe that runs");
+    for probe in settings.probes.iter().filter(|probe| probe.runs) {
+        let labels = [
+            ("subject", probe.subject.as_str()),
+            ("probe", probe.name.as_str()),
+            ("sort", probe.sort.as_str()),
+            ("set_by", probe.set_by.as_str()),
+        ];
+        page.row(&labels, f64::from(u32::try_from(probe.interval_ms).unwrap_or(u32::MAX)) / 1e3);
     }
 }
 

@@ -17,6 +17,14 @@ impl Systemd {
         tell(&[NotifyState::Ready]);
     }
 
+    /// The configuration is read again, until it is ready.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::debug!(%error, "no time to tell systemd"),
+        }
+    }
+
     /// What `systemctl status` shows.
     pub fn status(&mut self, line: String) {
         if line != self.line {

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::{
     health::{SharedHealth, Subject},
-    status::{Errors, Stage},
+    status::{Errors, SettingsView, Stage},
 };
 
 /// How long anything may take on a loaded machine.
@@ -38,10 +38,11 @@ impl Place {
             addresses: vec![Address::from(port)],
             warnings: vec![],
             errors: Errors::default(),
+            settings: SettingsView::default(),
             started: clock.now().wall,
         };
         let health = SharedHealth::default();
-        let house = House::new(Arc::new(Mutex::new(board)), health.clone(), clock, loopback_reports);
+        let house = House::new(Arc::new(Mutex::new(board)), health.clone(), clock, Arc::new(loopback_reports.into()));
         let task = TaskTracker::new().spawn(local.serve(house));
         Self { dir, health, port, _serving: tokio_util::task::AbortOnDropHandle::new(task) }
     }

@@ -49,6 +49,11 @@ impl Gauge {
         Self { rules, grace_until, shown: None, worse: [0; STEPS.len()], better: [0; STEPS.len()] }
     }
 
+    /// Other rules for the same thing: what was seen stays, and counts by these from now on.
+    pub fn retune(&mut self, rules: Rules) {
+        self.rules = Rules { rise: rules.rise.max(1), fall: rules.fall.max(1), ..rules };
+    }
+
     /// What it shows; `None` while there is nothing to go by.
     #[must_use]
     pub fn shown(&self) -> Option<Health> {

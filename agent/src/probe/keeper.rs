@@ -12,6 +12,7 @@ use tokio::{
     task::{AbortHandle, Id, JoinSet},
 };
 
+use self::follow::Rested;
 use super::{
     check::{Host, Look, Prey, look},
     ledger::{At, Ledger},
@@ -20,6 +21,8 @@ use super::{
     watch::end_of,
 };
 use crate::health::{HealthBoard, SharedHealth, Statement, Subject};
+
+mod follow;
 
 /// Looks under way at a time.
 const LOOKS: usize = 8;
@@ -40,6 +43,10 @@ pub struct Keeper {
     host: Arc<Host>,
     room: Arc<Semaphore>,
     tasks: JoinSet<Done>,
+    /// The last ticket that was given out.
+    tickets: u64,
+    /// Who looks no more, and when it looked last: whoever comes back is no sooner for that.
+    rested: Rested,
     clock: Arc<dyn Clock>,
 }
 
@@ -47,8 +54,10 @@ pub struct Keeper {
 #[derive(Debug)]
 struct Post {
     at: At,
+    /// Its tasks name it so, wherever it stands by then.
+    ticket: u64,
     probe: Arc<Probe>,
-    looking: Option<Id>,
+    looking: Option<AbortHandle>,
     /// The look under way, or the next one, follows the end of what was watched.
     sudden: bool,
     /// The end came while a look was under way: what it says may be of before.
@@ -70,8 +79,10 @@ struct Watch {
 
 #[derive(Debug)]
 enum Done {
-    Looked(usize, Look),
-    Ended(usize),
+    /// By whose ticket, and what.
+    Looked(u64, Look),
+    /// By whose ticket.
+    Ended(u64),
 }
 
 impl Keeper {
@@ -92,16 +103,7 @@ impl Keeper {
         let mut posts = Vec::new();
         for (subject, probes) in families().enumerate() {
             for (probe, plan) in probes.iter().enumerate() {
-                posts.push(Post {
-                    at: At { subject, probe },
-                    probe: Arc::new(plan.clone()),
-                    looking: None,
-                    sudden: false,
-                    again: false,
-                    watch: None,
-                    spent: None,
-                    rests: now.boot,
-                });
+                posts.push(Post::new(At { subject, probe }, plan, posts.len(), now.boot));
             }
         }
         let mut keeper = Self {
@@ -109,6 +111,8 @@ impl Keeper {
             board,
             subjects,
             rota: Rota::new(posts.iter().map(|post| post.probe.interval), seed, now.boot),
+            tickets: u64::try_from(posts.len()).unwrap_or(u64::MAX),
+            rested: Rested::default(),
             posts,
             host: Arc::new(host),
             room: Arc::new(Semaphore::new(LOOKS)),
@@ -122,34 +126,6 @@ impl Keeper {
             said.into_iter().for_each(|statement| keeper.say(at, statement, true));
         }
         keeper
-    }
-
-    /// Takes back all that its probes said.
-    pub fn fall_silent(&mut self) {
-        self.board.edit(|board| {
-            for post in &self.posts {
-                if let (Some(subject), Some(source)) = (self.subjects.get(post.at.subject), self.ledger.source(post.at))
-                {
-                    board.withdraw(subject, &source);
-                }
-            }
-        });
-    }
-
-    /// Probes that are as they were know what their predecessors saw, and say it; they look all the same.
-    pub fn inherit(&mut self, old: &Self) {
-        let now = self.clock.now().boot;
-        for n in 0..self.posts.len() {
-            let Some((at, probe)) = self.posts.get(n).map(|post| (post.at, Arc::clone(&post.probe))) else { continue };
-            let before = old
-                .posts
-                .iter()
-                .find(|post| post.probe == probe && old.subjects.get(post.at.subject) == self.subjects.get(at.subject));
-            if before.is_some_and(|before| self.ledger.inherit(at, &old.ledger, before.at)) {
-                let said = self.ledger.statement(at, now);
-                said.into_iter().for_each(|statement| self.say(at, statement, true));
-            }
-        }
     }
 
     /// Whether a probe saw a subject live.
@@ -175,27 +151,33 @@ impl Keeper {
         }
     }
 
+    /// Where the holder of a ticket stands; one that left has none.
+    fn place(&self, ticket: u64) -> Option<usize> {
+        self.posts.iter().position(|post| post.ticket == ticket)
+    }
+
     fn look(&mut self, index: usize) {
         let Some(post) = self.posts.get_mut(index).filter(|post| post.looking.is_none()) else { return };
         let (probe, host, room) = (Arc::clone(&post.probe), Arc::clone(&self.host), Arc::clone(&self.room));
         let held = post.watch.as_ref().map(|watch| watch.prey.clone());
-        let sudden = post.sudden;
+        let (sudden, ticket) = (post.sudden, post.ticket);
         let looking = async move {
             if sudden {
                 // Never behind others that hang.
-                return Done::Looked(index, look(&probe.check, SUDDENLY.min(probe.timeout), &host, None).await);
+                return Done::Looked(ticket, look(&probe.check, SUDDENLY.min(probe.timeout), &host, None).await);
             }
             // The semaphore is never closed.
             let _permit = room.acquire().await;
-            Done::Looked(index, look(&probe.check, probe.timeout, &host, held.as_ref()).await)
+            Done::Looked(ticket, look(&probe.check, probe.timeout, &host, held.as_ref()).await)
         };
-        post.looking = Some(self.tasks.spawn(looking).id());
+        post.looking = Some(self.tasks.spawn(looking));
     }
 
     fn settle(&mut self, done: Result<(Id, Done), tokio::task::JoinError>) -> Option<(usize, bool)> {
         match done {
-            Ok((_, Done::Looked(index, look))) => self.looked(index, look),
-            Ok((id, Done::Ended(index))) => {
+            Ok((_, Done::Looked(ticket, look))) => self.looked(self.place(ticket)?, look),
+            Ok((id, Done::Ended(ticket))) => {
+                let index = self.place(ticket)?;
                 let post = self.posts.get_mut(index)?;
                 // One that was replaced meanwhile says nothing of its successor.
                 let ended = post.watch.take_if(|watch| watch.task.id() == id)?;
@@ -214,7 +196,8 @@ impl Keeper {
             }
             Err(error) => {
                 // An aborted watch, or a look that failed on our account: it has its next turn.
-                let post = self.posts.iter_mut().find(|post| post.looking == Some(error.id()));
+                let looks = |post: &&mut Post| post.looking.as_ref().is_some_and(|look| look.id() == error.id());
+                let post = self.posts.iter_mut().find(looks);
                 if let Some(post) = post {
                     post.looking = None;
                     tracing::error!(probe = post.probe.name.as_str(), %error, "a probe failed");
@@ -274,13 +257,13 @@ impl Keeper {
                 if let Some(old) = post.watch.take() {
                     old.task.abort();
                 }
-                let watched = prey.clone();
+                let (watched, ticket) = (prey.clone(), post.ticket);
                 let watching = async move {
                     if let Err(error) = end_of(&watched).await {
                         tracing::debug!(%error, "what a probe watches cannot be watched: its looks must do");
                         return std::future::pending().await;
                     }
-                    Done::Ended(index)
+                    Done::Ended(ticket)
                 };
                 let task = self.tasks.spawn(watching);
                 post.watch = Some(Watch { prey, found_by, task });

@@ -69,16 +69,24 @@ impl Ledger {
         Self { subjects: families.into_iter().map(family).collect() }
     }
 
-    /// A probe knows what another one knew; tells whether there are such.
-    pub fn inherit(&mut self, at: At, other: &Self, from: At) -> bool {
-        let known = other.subjects.get(from.subject).and_then(|standings| standings.get(from.probe));
-        let heir = self.subjects.get_mut(at.subject).and_then(|standings| standings.get_mut(at.probe));
-        match (heir, known) {
-            (Some(heir), Some(known)) => {
-                heir.clone_from(known);
-                true
-            }
-            _ => false,
+    /// From now on these look: what one of before has seen stays, where it looks at the same thing.
+    pub fn follow<'p>(
+        &mut self,
+        families: impl IntoIterator<Item = &'p [Probe]>,
+        was: impl Fn(At) -> Option<At>,
+        now: BootTime,
+    ) {
+        let mut old: Vec<Vec<Option<Standing>>> = std::mem::take(&mut self.subjects)
+            .into_iter()
+            .map(|family| family.into_iter().map(Some).collect())
+            .collect();
+        let mut standing = |at: At, probe: &Probe| {
+            let kept = was(at).and_then(|was| old.get_mut(was.subject)?.get_mut(was.probe)?.take());
+            kept.map_or_else(|| Standing::new(probe, now), |standing| standing.retuned(probe))
+        };
+        for (subject, probes) in families.into_iter().enumerate() {
+            let family = probes.iter().enumerate().map(|(probe, plan)| standing(At { subject, probe }, plan));
+            self.subjects.push(family.collect());
         }
     }
 
@@ -137,6 +145,15 @@ impl Standing {
             words: "not looked at yet".to_owned(),
             worded: now,
         }
+    }
+
+    fn retuned(mut self, probe: &Probe) -> Self {
+        self.gauge.retune(probe.rules);
+        if let Some((movement, _)) = &mut self.movement {
+            movement.retune(probe.interval);
+        }
+        self.worst = probe.worst;
+        self
     }
 
     /// What counts: never worse than the probe may say.

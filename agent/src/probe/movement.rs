@@ -27,6 +27,11 @@ impl Movement {
         Self { within, every, mark: None, moved: now, looked: now }
     }
 
+    /// From now on a look is to be taken so often.
+    pub fn retune(&mut self, every: Duration) {
+        self.every = every;
+    }
+
     /// A mark was seen, or none; how long nothing has moved, where that is longer than allowed.
     pub fn see(&mut self, mark: Option<u64>, now: BootTime) -> Option<Duration> {
         let between = now.since(std::mem::replace(&mut self.looked, now));

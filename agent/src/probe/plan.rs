@@ -36,6 +36,8 @@ pub struct Probe {
     pub rules: Rules,
     /// The worst that it can say of the service.
     pub worst: Health,
+    /// Whether it rests until the collector asks for it.
+    pub standby: bool,
 }
 
 /// What a probe looks at.

@@ -19,13 +19,24 @@ pub struct Rota {
 struct Turn {
     interval: Duration,
     due: BootTime,
+    looked: Option<BootTime>,
+}
+
+/// What a probe did before the rota changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// It was in the rota, in this place.
+    Place(usize),
+    /// It rested, and had looked then, if ever.
+    Rested(Option<BootTime>),
 }
 
 impl Rota {
     /// Every probe looks at once, and then on its grid.
     #[must_use]
     pub fn new(intervals: impl IntoIterator<Item = Duration>, seed: u64, now: BootTime) -> Self {
-        let turn = |interval: Duration| Turn { interval: interval.max(Duration::from_millis(1)), due: now };
+        let turn =
+            |interval: Duration| Turn { interval: interval.max(Duration::from_millis(1)), due: now, looked: None };
         Self { origin: seed, turns: intervals.into_iter().map(turn).collect() }
     }
 
@@ -41,10 +52,38 @@ impl Rota {
         for (index, turn) in self.turns.iter_mut().enumerate() {
             if turn.due <= now {
                 turn.due = on_grid(self.origin, turn.interval, now);
+                turn.looked = Some(now);
                 due.push(index);
             }
         }
         due
+    }
+
+    /// From now on these look. Who keeps its interval keeps its turn; nobody looks sooner than an interval after its
+    /// last look, however often the rota changes.
+    pub fn follow(&mut self, probes: impl IntoIterator<Item = (Duration, Before)>, now: BootTime) {
+        let turn = |(interval, before): (Duration, Before)| {
+            let interval = interval.max(Duration::from_millis(1));
+            let old = match before {
+                Before::Place(place) => self.turns.get(place).copied(),
+                Before::Rested(_) => None,
+            };
+            if let Some(old) = old.filter(|old| old.interval == interval) {
+                return old;
+            }
+            let looked = match before {
+                Before::Place(_) => old.and_then(|old| old.looked),
+                Before::Rested(looked) => looked,
+            };
+            Turn { interval, due: looked.map_or(now, |looked| looked.after(interval).max(now)), looked }
+        };
+        self.turns = probes.into_iter().map(turn).collect();
+    }
+
+    /// When a probe looked last in turn.
+    #[must_use]
+    pub fn looked(&self, index: usize) -> Option<BootTime> {
+        self.turns.get(index)?.looked
     }
 
     /// One probe looks at this moment, if not before.
@@ -87,6 +126,26 @@ mod tests {
         assert!(together >= 5 && alone >= 10, "{together} {alone}");
         rota.hurry(1, BootTime(now));
         assert_eq!(rota.take(BootTime(now)), [1]);
+    }
+
+    #[test]
+    fn a_change_keeps_turns_and_hurries_nobody() {
+        let [one, ten, minute] = [1, 10, 60].map(Duration::from_secs);
+        let mut rota = Rota::new([ten, minute], 3, BootTime(0));
+        rota.take(BootTime(0));
+        let due = rota.turns[0].due;
+        rota.follow([(minute, Before::Rested(None)), (ten, Before::Place(0)), (ten, Before::Place(1))], BootTime(500));
+        assert_eq!(rota.turns.iter().map(|turn| turn.due).collect::<Vec<_>>(), [BootTime(500), due, BootTime(10_000)]);
+        assert_eq!(rota.take(BootTime(500)), [0]);
+        // Away and back, faster and slower, as often as it may be.
+        for now in (600..9_000).step_by(100) {
+            rota.follow([(one, Before::Rested(Some(BootTime(8_500))))], BootTime(now));
+            assert!(rota.take(BootTime(now)).is_empty());
+            assert_eq!(rota.looked(0), Some(BootTime(8_500)));
+        }
+        rota.follow([(ten, Before::Place(0))], BootTime(9_000));
+        rota.follow([(one, Before::Place(0))], BootTime(9_400));
+        assert_eq!(rota.next(), Some(BootTime(9_500)));
     }
 
     proptest! {

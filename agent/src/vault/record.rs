@@ -7,7 +7,10 @@ use rollcall_common::{
     id::Generation,
     machine::MachineTag,
     time::Timestamp,
-    wire::message::{Addresses, Bytes, Renewed},
+    wire::{
+        message::{Addresses, Bytes, Renewed},
+        settings::Settings,
+    },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
@@ -71,6 +74,13 @@ pub(super) struct AddressesRecord {
     format: u32,
     revision: u64,
     list: Vec<Address>,
+}
+
+/// What the collector set.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SettingsRecord {
+    format: u32,
+    settings: Settings,
 }
 
 impl IdentityRecord {
@@ -138,6 +148,26 @@ impl AddressesRecord {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         decode(bytes)
+    }
+}
+
+impl SettingsRecord {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self { format: FORMAT, settings: settings.clone() }
+    }
+
+    pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        decode(bytes)
+    }
+}
+
+impl From<SettingsRecord> for Settings {
+    fn from(record: SettingsRecord) -> Self {
+        record.settings
     }
 }
 

@@ -369,3 +369,35 @@ fn the_system_s_words_come_with_what_to_do() {
     let fixed = VaultError::Write { path: "/x".into(), source: io::ErrorKind::ReadOnlyFilesystem.into() };
     assert!(full.is_transient() && !fixed.is_transient());
 }
+
+#[test]
+fn settings_are_the_old_or_the_new_ones_at_every_step() {
+    use rollcall_common::{service::Pairs, wire::settings::Settings};
+    let settings = |revision| Settings { revision, labels: Pairs::default(), probes: Vec::new() };
+    let steps = at_every_step(
+        |vault| {
+            enroll(vault, &mut Told::default()).unwrap();
+            vault.keep_settings(Some(&settings(1))).unwrap();
+        },
+        |vault, told| {
+            vault.keep_settings(Some(&settings(2)))?;
+            told.adopted = true;
+            Ok(())
+        },
+        |vault, stored, told, survived| {
+            let kept = vault.settings().unwrap().map(|settings| settings.revision);
+            assert!(kept == Some(2) || (kept == Some(1) && !told.adopted), "{kept:?}");
+            assert_eq!(survived, told.adopted);
+            assert!(stored.current.is_some());
+        },
+    );
+    assert!(steps > 5, "{steps} steps are too few to be all");
+    let (_dir, path) = fresh();
+    let vault = Vault::open(&path).unwrap();
+    vault.keep_settings(Some(&settings(1))).unwrap();
+    // They were another identity's.
+    enroll(&vault, &mut Told::default()).unwrap();
+    assert_eq!(vault.settings().unwrap(), None);
+    vault.keep_settings(Some(&settings(1))).unwrap();
+    assert!(vault.forget().unwrap().contains(&"settings"));
+}

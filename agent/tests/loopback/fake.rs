@@ -17,6 +17,7 @@ use rcgen::{
 };
 use rollcall_common::{
     code::Code,
+    health::{HealthReport, ProgressReport},
     id::{BeatNo, Generation, PaceNo, ServiceKey},
     identity::{
         Pin, Serial,
@@ -28,9 +29,10 @@ use rollcall_common::{
         ALPN_ENROLL, EXPORTER_LABEL,
         codec::{Deframer, encode},
         message::{
-            Ack, Addresses, Bye, Bytes, Directive, Down, Enrolled, Goodbye, Granted, Hello, HelloAck, Refused, Renewed,
-            Up,
+            About, Ack, Addresses, Bye, Bytes, Directive, Down, Enrolled, Goodbye, Granted, Hello, HelloAck, Refused,
+            Renewed, Up,
         },
+        settings::SettingsState,
     },
 };
 use rustls::{
@@ -181,6 +183,10 @@ pub(crate) struct Seen {
     pub(crate) byes: Vec<Goodbye>,
     pub(crate) closes: Vec<String>,
     pub(crate) csrs: HashSet<Vec<u8>>,
+    pub(crate) states: Vec<SettingsState>,
+    pub(crate) abouts: Vec<About>,
+    pub(crate) healths: Vec<HealthReport>,
+    pub(crate) progress: Vec<ProgressReport>,
 }
 
 /// How it behaves.
@@ -196,6 +202,8 @@ pub(crate) struct Manners {
     pub(crate) addresses: Mutex<Vec<SocketAddr>>,
     /// Renewals are not answered.
     pub(crate) no_renewal: AtomicBool,
+    /// What it can do.
+    pub(crate) capabilities: AtomicU64,
 }
 
 struct Shared {
@@ -263,10 +271,10 @@ impl Fake {
         self.shared.seen.borrow().clone()
     }
 
-    /// Waits until what was seen satisfies a condition; panics with the last sight after ten seconds.
+    /// Waits until what was seen satisfies a condition; panics with the last sight after a while.
     pub(crate) async fn until(&self, what: &str, condition: impl FnMut(&Seen) -> bool) -> Seen {
         let mut seen = self.shared.seen.subscribe();
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(10), seen.wait_for(condition)).await;
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(30), seen.wait_for(condition)).await;
         match waited {
             Ok(seen) => seen.unwrap().clone(),
             Err(_) => panic!("never saw {what}: {:?}", self.seen()),
@@ -367,7 +375,7 @@ impl Shared {
                 self.note(|seen| seen.hellos.push(hello));
                 Some(Down::HelloAck(HelloAck {
                     version: 1,
-                    capabilities: 0,
+                    capabilities: self.manners.capabilities.load(SeqCst),
                     pace: self.pace(),
                     addresses_revision: 1,
                     server_time,
@@ -395,12 +403,23 @@ impl Shared {
                 self.note(|seen| seen.byes.push(bye));
                 None
             }
-            Up::Health(_)
-            | Up::Children(_)
-            | Up::ChildrenGone(_)
-            | Up::Settings(_)
-            | Up::About(_)
-            | Up::Progress(_) => None,
+            Up::Settings(state) => {
+                self.note(|seen| seen.states.push(*state));
+                None
+            }
+            Up::About(about) => {
+                self.note(|seen| seen.abouts.push(*about));
+                None
+            }
+            Up::Health(report) => {
+                self.note(|seen| seen.healths.push(report));
+                None
+            }
+            Up::Progress(report) => {
+                self.note(|seen| seen.progress.push(report));
+                None
+            }
+            Up::Children(_) | Up::ChildrenGone(_) => None,
         }
     }
 

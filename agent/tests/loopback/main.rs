@@ -8,9 +8,11 @@
 )]
 
 mod fake;
+mod hostile;
+mod settings;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
@@ -83,8 +85,10 @@ impl Host {
     }
 
     fn start(&self, config: Config) -> Running {
-        let socket = config.socket.clone();
-        let agent = Agent::prepare(config, Arc::new(SystemClock)).unwrap();
+        Self::run(Agent::prepare(config, Arc::new(SystemClock)).unwrap(), self.0.path().join("state/agent.sock"))
+    }
+
+    fn run(agent: Agent, socket: PathBuf) -> Running {
         let (signals, received) = Signals::channel();
         Running { task: TaskTracker::new().spawn(agent.run(received)), signals, socket }
     }
@@ -109,7 +113,7 @@ impl Running {
                 tokio::task::yield_now().await;
             }
         };
-        let found = tokio::time::timeout(Duration::from_secs(10), watching).await;
+        let found = tokio::time::timeout(Duration::from_secs(30), watching).await;
         found.unwrap_or_else(|_| panic!("never {what}: {last:?}"))
     }
 
@@ -268,7 +272,7 @@ async fn revocation_is_obeyed_and_can_be_taken_back() {
     assert!(barred.again_in_ms > Some(3_000_000), "an hour, give or take: {barred:?}");
     let connections = fake.seen().connections;
 
-    running.signals.send(Signal::Retry).await.unwrap();
+    running.signals.send(Signal::Reload).await.unwrap();
     let refused = running
         .until("refused", |report| {
             report.reason.as_deref() != barred.reason.as_deref() && report.state == Doing::Offline
@@ -279,7 +283,7 @@ async fn revocation_is_obeyed_and_can_be_taken_back() {
     assert_eq!(fake.seen().connections, connections + 1);
 
     authority.revoke(false);
-    running.signals.send(Signal::Retry).await.unwrap();
+    running.signals.send(Signal::Reload).await.unwrap();
     running.until("live again", |report| report.state == Doing::Live).await;
     assert_eq!(fake.seen().enrolls, 1);
     running.stop().await;

@@ -54,7 +54,8 @@ pub struct Tuning {
 pub struct SettingsState {
     /// The settings in force; 0: the host's files alone.
     pub revision: u64,
-    /// The last settings that were not taken, where they are newer than those in force.
+    /// The last settings that were not taken, where they are newer than those in force; with the number of those in
+    /// force: what of them the host's files do not allow any more, while the rest stays.
     pub refused: Option<SettingsRefused>,
     /// At most [`MAX_SHOWN`].
     pub probes: Vec<ProbeState>,

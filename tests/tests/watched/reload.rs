@@ -42,9 +42,9 @@ async fn a_changed_configuration_is_taken_by_whoever_runs() -> Result<()> {
         sidecar.signal(Signal::HUP)?;
         until(SOON, "it says so", async || sidecar.line_with("the configuration stays as it was").map(drop)).await?;
         // What takes a restart is named.
-        fs::write(&config, format!("revoked_retry = \"2h\"\n{own}{top}{stays}rise = 1\n{}{}", child("a"), child("c")))?;
+        fs::write(&config, format!("bind_machine = false\n{own}{top}{stays}rise = 1\n{}{}", child("a"), child("c")))?;
         sidecar.signal(Signal::HUP)?;
-        until(SOON, "it says so", async || sidecar.line_with("stay as they were: revoked_retry").map(drop)).await?;
+        until(SOON, "it says so", async || sidecar.line_with("stay as they were: bind_machine").map(drop)).await?;
         wait_health(&api, "poller/p", "healthy", "").await?;
         same("the process", &sidecar.pid(), &pid)?;
         for who in ["poller/p", "agent/a"] {

@@ -26,6 +26,7 @@ fn probe(name: &str, check: Check) -> Probe {
         timeout: Duration::from_secs(60),
         rules: Rules { rise: 1, fall: 9, grace: Duration::ZERO },
         worst: Health::Unhealthy,
+        standby: false,
     }
 }
 
@@ -188,13 +189,9 @@ async fn other_probes_take_over_from_those_that_were() {
     while seen(&old)[0] != Some(Health::Healthy) {
         old.next().await;
     }
-    old.fall_silent();
-    assert_eq!(seen(&old), [None; 3]);
     let comes = probe("comes", Check::Process(Process::Cgroup("nowhere".into())));
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let mut new = Keeper::new(&[comes, process(&file)], &[], old.board.clone(), Host::default(), 7, clock);
-    new.inherit(&old);
-    drop(old);
+    old.follow(&[comes, process(&file)], &[]);
+    let mut new = old;
     assert_eq!(seen(&new), [Some(Health::Healthy), None, Some(Health::Unchecked)]);
     assert!(new.is_alive(0));
     // It is watched as before.
@@ -205,4 +202,110 @@ async fn other_probes_take_over_from_those_that_were() {
         }
     };
     tokio::time::timeout(SOON, end).await.unwrap();
+}
+
+/// What a keeper looks at, what is said, and whether all of it stands in line.
+fn shape(keeper: &Keeper) -> Vec<String> {
+    let now = SystemClock.now().boot;
+    let mut shape: Vec<String> = keeper
+        .posts
+        .iter()
+        .map(|post| {
+            let source = keeper.ledger.source(post.at).expect("a standing");
+            assert_eq!(source.name, post.probe.name);
+            let said = keeper.board.read(|board| board.said(&keeper.subjects[post.at.subject], &source).is_some());
+            assert!(said, "{source} says something");
+            format!("{:?} {:?}", keeper.subjects[post.at.subject], post.probe)
+        })
+        .collect();
+    let tickets: std::collections::BTreeSet<u64> = keeper.posts.iter().map(|post| post.ticket).collect();
+    assert_eq!(tickets.len(), keeper.posts.len());
+    let sources = keeper.board.read(|board| {
+        let subjects: Vec<_> = board.subjects().cloned().collect();
+        let said = subjects.iter().map(|subject| board.of(subject).count()).sum::<usize>();
+        shape.push(format!("{subjects:?} {:?}", board.verdict(&Subject::Own, now)));
+        said
+    });
+    assert_eq!(sources, keeper.posts.len(), "nobody else says anything");
+    shape
+}
+
+fn plan(numbers: &[(u8, u8, u8)]) -> (Vec<Probe>, Vec<super::super::plan::Child>) {
+    use rollcall_common::{service::Pairs, wire::children::ChildAbout};
+    let (mut own, mut children): (Vec<Probe>, Vec<super::super::plan::Child>) = (Vec::new(), Vec::new());
+    for (whose, name, what) in numbers {
+        let check = Check::Tcp(Target { host: "127.0.0.1".into(), port: u16::from(what % 2) + 1 });
+        let probe =
+            Probe { interval: Duration::from_secs(u64::from(what / 2) + 1), ..probe(&format!("p{name}"), check) };
+        let probes = if *whose == 0 {
+            &mut own
+        } else {
+            let key: rollcall_common::id::ServiceKey = format!("checker/c{whose}").parse().unwrap();
+            let at = children.iter().position(|child| child.key == key).unwrap_or_else(|| {
+                let about = ChildAbout { checker_kind: None, labels: Pairs::default(), metadata: Pairs::default() };
+                children.push(super::super::plan::Child {
+                    key,
+                    parent: None,
+                    about,
+                    probes: Vec::new(),
+                    assume_alive: false,
+                });
+                children.len() - 1
+            });
+            &mut children[at].probes
+        };
+        if probes.iter().all(|other| other.name != probe.name) {
+            probes.push(probe);
+        }
+    }
+    (own, children)
+}
+
+proptest::proptest! {
+    /// Whatever it looked at before: it looks at what one would that was started with it.
+    #[test]
+    fn following_is_as_good_as_starting(
+        plans in proptest::collection::vec(proptest::collection::vec((0_u8..3, 0_u8..3, 0_u8..6), 0..8), 1..6),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _entered = runtime.enter();
+        let mut running = keeper(&[]);
+        for numbers in &plans {
+            let (own, children) = plan(numbers);
+            running.follow(&own, &children);
+            let board = SharedHealth::default();
+            children.iter().for_each(|child| board.edit(|board| board.admit(child.key.clone())));
+            let fresh = Keeper::new(&own, &children, board, Host::default(), 7, Arc::new(SystemClock));
+            proptest::prop_assert_eq!(shape(&running), shape(&fresh));
+            let again = shape(&running);
+            let tickets: Vec<u64> = running.posts.iter().map(|post| post.ticket).collect();
+            running.follow(&own, &children);
+            proptest::prop_assert_eq!(shape(&running), again);
+            proptest::prop_assert_eq!(tickets, running.posts.iter().map(|post| post.ticket).collect::<Vec<_>>(), "nobody begins anew");
+        }
+    }
+}
+
+/// Who stays is not asked again: its state and its watch go on, among others that come and go.
+#[tokio::test]
+async fn a_watch_outlives_changes_around_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.pid");
+    let mut child = service(&file);
+    let mut keeper = keeper(&[process(&file)]);
+    until(&mut keeper, Health::Healthy).await;
+    let closed = Check::Tcp(Target::read("127.0.0.1:1").unwrap());
+    let faster = Probe {
+        interval: Duration::from_secs(600),
+        rules: Rules { rise: 1, fall: 5, grace: Duration::ZERO },
+        ..process(&file)
+    };
+    keeper.follow(&[probe("port", closed), faster.clone()], &[]);
+    until(&mut keeper, Health::Unhealthy).await;
+    assert!(own(&keeper).reason.as_str().starts_with("port: "), "{:?}", own(&keeper));
+    keeper.follow(&[faster], &[]);
+    assert_eq!(own(&keeper).health, Health::Healthy, "it was not asked again");
+    child.start_kill().unwrap();
+    until(&mut keeper, Health::Unhealthy).await;
+    assert!(own(&keeper).reason.as_str().starts_with("main: process "), "{:?}", own(&keeper));
 }

@@ -14,6 +14,7 @@ fn probe(name: &str, check: Check) -> Probe {
         timeout: Duration::from_secs(3),
         rules: Rules { rise: 1, fall: 1, grace: Duration::ZERO },
         worst: Health::Unhealthy,
+        standby: false,
     }
 }
 
