@@ -58,8 +58,8 @@ fn filter(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // The transport's own words tell of packets, at any level.
-    ["quinn", "quinn_proto", "quinn_udp", "rustls"]
+    // What carries bytes tells of each packet and frame, at any level: whoever floods a probe would fill the log.
+    ["quinn", "quinn_proto", "quinn_udp", "rustls", "h2", "hyper", "hyper_util"]
         .into_iter()
         .fold(Targets::new().with_default(level), |targets, name| {
             targets.with_target(name, level.min(LevelFilter::WARN))

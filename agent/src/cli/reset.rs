@@ -17,6 +17,20 @@ For golden images, as the last step before the snapshot:
   rollcall-agent reset --yes --token
   systemctl enable rollcall-agent
 Every machine started from it then enrolls with a token of its own, laid down at first boot.
+Without a shell in the image (virt-sysprep empties /etc/machine-id by itself):
+  virt-sysprep -a image.qcow2 --run-command 'rollcall-agent reset --yes --token'
+The token of a machine, by cloud-init; a waiting sidecar goes on when it is there:
+  #cloud-config
+  write_files:
+    - path: /etc/rollcall/agent/token
+      permissions: '0600'
+      content: TOKEN
+For a scaling group one token may do for all: rollcall-collector tokens create --id-pattern
+'web-*' --max-uses 500 --ephemeral-after 1h, and no `id` in the image's configuration.
+
+A copy that was forgotten is noticed: it stops with 78 before it dials, as the machine-id is
+another one, and `reset` on it is what mends it. Where the machine-id was copied too, nobody
+can tell: the collector then closes one session for the other again and again (SUPERSEDED).
 
 Keys are overwritten before they are removed; on flash and on file systems that copy on write
 older copies may remain, so that an identity which was in an image should be revoked at the

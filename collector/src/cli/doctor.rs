@@ -6,7 +6,7 @@
 mod judge;
 mod look;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde_json::json;
@@ -29,6 +29,9 @@ Examples:
   sudo -u rollcall-collector rollcall-collector doctor     with the eyes of the service
 
 Exit codes: 0 nothing stands in the way (doubts are no fault), 1 something does, 78 the configuration is broken.";
+
+/// How long the collector's API may take to answer.
+const WITHIN: Duration = Duration::from_secs(5);
 
 /// Which collector is looked at.
 #[derive(Debug, Args)]
@@ -93,7 +96,10 @@ async fn readiness(reach: &Reach, source: &dyn Source, configured: String) -> Re
         ca_file: reach.ca_file.clone(),
     };
     let client = Client::open_to_log_in(target, source).map_err(|failure| failure.to_string())?;
-    client.get("/readyz", &[]).await.map_err(|failure| failure.to_string())
+    // Whoever looks into a collector that hangs does not want to wait as long as its callers do.
+    let asked = tokio::time::timeout(WITHIN, client.get("/readyz", &[])).await;
+    let asked = asked.map_err(|_| format!("no answer within {} s", WITHIN.as_secs()))?;
+    asked.map_err(|failure| failure.to_string())
 }
 
 fn show(screen: &mut Screen, findings: &[Finding]) -> Result<(), Failure> {

@@ -213,7 +213,10 @@ mod tests {
     use rollcall_common::{
         id::{BootId, PaceNo},
         time::Timestamp,
-        wire::message::Beat,
+        wire::{
+            children::ChildGone,
+            message::{Beat, GoodbyeReason},
+        },
     };
 
     use super::*;
@@ -325,6 +328,36 @@ mod tests {
         assert!(matches!(step, Step::Children(batch) if batch.batch_no == 1));
         let step = session.on_frame(children(2, MAX_CHILDREN + 1), BootTime(1), (PACE, None));
         assert!(matches!(step, Step::Close(Code::Protocol)));
+    }
+
+    fn gone(batch_no: u64, count: usize) -> Up {
+        let gone = ChildGone { child: "checker/c".parse().unwrap(), parent: None, reason: GoodbyeReason::Uninstall };
+        Up::ChildrenGone(Box::new(ChildrenGone { batch_no, children: vec![gone; count] }))
+    }
+
+    /// Goodbyes for children are announced, bounded and paced with the reports of them: both share one bucket.
+    #[test]
+    fn goodbyes_for_children_come_only_from_a_sidecar_that_announced_them() {
+        for announced in [0, capability::CHILDREN] {
+            let step = greeted_with(announced).on_frame(gone(1, 1), BootTime(1), (PACE, None));
+            assert!(matches!(step, Step::Close(Code::Protocol)), "{announced}");
+        }
+        let mut session = greeted_with(capability::CHILDREN | capability::CHILDREN_GONE);
+        let step = session.on_frame(gone(1, MAX_GONE), BootTime(1), (PACE, None));
+        assert!(matches!(step, Step::ChildrenGone(batch) if batch.children.len() == MAX_GONE));
+        let step = session.on_frame(gone(2, MAX_GONE + 1), BootTime(1), (PACE, None));
+        assert!(matches!(step, Step::Close(Code::Protocol)));
+        let mut session = greeted_with(capability::CHILDREN | capability::CHILDREN_GONE);
+        let mut heard = 0;
+        let throttled = (1..=u64::from(BATCHES) * 2).find(|no| {
+            let frame = if no % 2 == 0 { gone(*no, 1) } else { children(*no, 1) };
+            let step = session.on_frame(frame, BootTime(1), (PACE, None));
+            let is_full =
+                matches!(&step, Step::ChildrenThrottled(ack) if ack.batch_no == *no && ack.retry_after_ms > 0);
+            heard += u32::from(!is_full);
+            is_full
+        });
+        assert_eq!((heard, throttled), (BATCHES, Some(u64::from(BATCHES) + 1)));
     }
 
     #[test]

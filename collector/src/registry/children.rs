@@ -386,25 +386,7 @@ impl Registry {
         reporter: &ServiceKey,
         gone: &[ChildGone],
     ) -> (Vec<(Slot, GoodbyeReason)>, Vec<ChildRefused>) {
-        let (mut parted, mut refused) = (Vec::new(), Vec::new());
-        self.read(|roster| {
-            let mut jury = Jury::new(roster, reporter);
-            for (index, gone) in gone.iter().enumerate() {
-                let report = ChildReport {
-                    child: gone.child.clone(),
-                    parent: gone.parent.clone(),
-                    report: HealthReport { health: Health::Unchecked, reason: Text::default() },
-                    about: None,
-                };
-                match jury.judge(&report) {
-                    Ok(Meaning::Counts(slot)) => parted.push((slot, gone.reason)),
-                    Ok(Meaning::Shown(_) | Meaning::New) | Err(Code::ChildUnknown) => {}
-                    Err(code) => {
-                        refused.push(ChildRefused { index: u16::try_from(index).unwrap_or(u16::MAX), code });
-                    }
-                }
-            }
-        });
+        let (parted, refused) = self.read(|roster| farewells(roster, reporter, gone));
         for refused in &refused {
             self.metrics.child_refused.get_or_create(&CodeLabel { code: refused.code.as_str() }).inc();
         }
@@ -415,6 +397,30 @@ impl Registry {
     pub fn children(&self) -> MutexGuard<'_, Book> {
         self.shared.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Who of them stops, and whose goodbye is not the reporter's to say.
+fn farewells(
+    roster: &Roster,
+    reporter: &ServiceKey,
+    gone: &[ChildGone],
+) -> (Vec<(Slot, GoodbyeReason)>, Vec<ChildRefused>) {
+    let (mut parted, mut refused) = (Vec::new(), Vec::new());
+    let mut jury = Jury::new(roster, reporter);
+    for (index, gone) in gone.iter().enumerate() {
+        let report = ChildReport {
+            child: gone.child.clone(),
+            parent: gone.parent.clone(),
+            report: HealthReport { health: Health::Unchecked, reason: Text::default() },
+            about: None,
+        };
+        match jury.judge(&report) {
+            Ok(Meaning::Counts(slot)) => parted.push((slot, gone.reason)),
+            Ok(Meaning::Shown(_) | Meaning::New) | Err(Code::ChildUnknown) => {}
+            Err(code) => refused.push(ChildRefused { index: u16::try_from(index).unwrap_or(u16::MAX), code }),
+        }
+    }
+    (parted, refused)
 }
 
 /// Whether a lease is one that a parent's reports feed, as its open row of history tells it.

@@ -1,7 +1,7 @@
 //! The gRPC health service, version 1: one unary call over HTTP/2. Its two messages have one field each and are
 //! written and read by hand.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use bytes::{Buf as _, Bytes};
 use h2::{RecvStream, client};
@@ -43,7 +43,10 @@ fn broken(target: &Target, error: &h2::Error) -> Look {
             let how = if error.is_go_away() { "ends the connection" } else { "refuses the call" };
             Look::ill(format!("{target} {how}: {}", reason.description()))
         }
-        _ if error.is_io() => Look::ill(format!("{target} closed the connection without an answer")),
+        _ if error.is_io() => match error.get_io().filter(|error| error.raw_os_error().is_none()) {
+            Some(error) if error.kind() == io::ErrorKind::Other => Look::ill(format!("{target}: {error}")),
+            Some(_) | None => Look::ill(format!("{target} closed the connection without an answer")),
+        },
         _ => Look::ill(format!("{target} does not speak gRPC: {error}")),
     }
 }

@@ -16,10 +16,9 @@ use rustls::{
     crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Host, Look};
+use super::{Host, Look, net::Stream};
 use crate::{
     leave::{self, Whose},
     probe::plan::{Target, Trust},
@@ -43,12 +42,12 @@ type Entry = ((Trust, &'static [u8]), Arc<ClientConfig>);
 
 /// Shakes hands; what went wrong is told as what was seen.
 pub(super) async fn wrap(
-    stream: TcpStream,
+    stream: Stream,
     target: &Target,
     trust: &Trust,
     alpn: &'static [u8],
     host: &Host,
-) -> Result<TlsStream<TcpStream>, Look> {
+) -> Result<TlsStream<Stream>, Look> {
     let config = settings(trust, target, alpn, host).await?;
     let name = ServerName::try_from(target.host.clone());
     let name = name.map_err(|_| Look::blind(format!("{} is no name that a certificate could have", target.host)))?;

@@ -98,6 +98,39 @@ fn a_sidecar_speaks_for_its_own_subtree_only() {
     }
 }
 
+/// Goodbyes are judged as reports are: one's own subtree, and nobody who has an identity.
+#[test]
+fn a_sidecar_says_goodbye_for_its_own_subtree_only() {
+    let roster = Roster::from_loaded(&loaded());
+    let slot = |name: &str| roster.get(&key(name)).map(|entry| entry.slot).unwrap();
+    let said = |reporter: &str, all: &[(&str, Option<&str>)]| {
+        let gone = |(child, parent): &(&str, Option<&str>)| ChildGone {
+            child: key(child),
+            parent: parent.and_then(|id| id.parse().ok()),
+            reason: GoodbyeReason::Uninstall,
+        };
+        let gone: Vec<ChildGone> = all.iter().map(gone).collect();
+        let (parted, refused) = farewells(&roster, &key(reporter), &gone);
+        (parted, refused.iter().map(|refused| (refused.index, refused.code)).collect::<Vec<_>>())
+    };
+    let bare = vec![(slot("checker/bare"), GoodbyeReason::Uninstall)];
+    let all = [
+        ("checker/foreign", None),
+        ("checker/bare", None),
+        // It lives by its own beats, and says its own goodbye.
+        ("checker/bound", None),
+        ("checker/nobody", None),
+        ("poller/p", None),
+        ("checker/barred", None),
+    ];
+    let refused = vec![(0, Code::ChildOfAnother), (4, Code::ParentKind), (5, Code::Revoked)];
+    assert_eq!(said("agent/a", &all), (bare.clone(), refused));
+    assert_eq!(said("poller/p", &[("checker/bare", Some("a")), ("agent/a", None)]), (bare, vec![]));
+    assert_eq!(said("poller/q", &[("checker/bare", Some("a"))]), (vec![], vec![(0, Code::ChildOfAnother)]));
+    // Where nobody may be registered by reports, nobody unknown is refused a goodbye either.
+    assert_eq!(said("agent/b", &[("checker/nobody", None)]), (vec![], vec![]));
+}
+
 #[test]
 fn a_parent_gets_so_many_children_by_reports_and_no_more() {
     let mut all = loaded();
