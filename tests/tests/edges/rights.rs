@@ -91,7 +91,7 @@ async fn what_the_service_s_user_may_not_read_is_mended_by_what_is_said() -> Res
         let words = user.iter().copied().chain(["run", "--config", &config]);
         process.args(words.map(str::to_owned));
         process.start()?;
-        let line = until(SOON, "it waits", async || process.line_with("waiting for an onboarding token")).await?;
+        let line = until(SOON, "it waits", async || process.line_with("mend it: ")).await?;
         mend(&fix(&line)?).await?;
         world.api().wait_alive("poller/p").await?;
         // What is closed of the service's is told with what opens it, and never healthy.
