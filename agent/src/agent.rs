@@ -26,6 +26,7 @@ use rollcall_common::{
 use tokio::task::JoinSet;
 
 use crate::{
+    carriage::{Carriage, Turn},
     cli::Exit,
     config::Config,
     drive::{Drive, Manner, Wish},
@@ -154,6 +155,8 @@ pub struct Agent {
     /// Where a session or a rejoin dials.
     addresses: Vec<Address>,
     chance: Backoff,
+    /// What is known of transports, before there is a session and while it rejoins.
+    carriage: Carriage,
     seed: u64,
     /// The current identity is still under the name of the next one, for want of a writable disk.
     unadopted: bool,
@@ -212,6 +215,7 @@ impl Agent {
             boot_id: boot_id()?,
             machine: machine.tag(),
             chance: patient(seed),
+            carriage: Carriage::new(config.transport, seed.wrapping_add(2)),
             seed,
             board: Arc::new(Mutex::new(board)),
             health,
@@ -293,6 +297,7 @@ impl Agent {
             revoked_retry: self.config.revoked_retry,
             first_dial_in: Duration::ZERO,
             seed: u64::from_be_bytes(rollcall_common::id::random()?),
+            carriage: self.carriage.clone(),
         };
         let mut drive = Drive::new(current, next, manner, Arc::clone(&self.dialer), Arc::clone(&self.clock));
         self.recall();
@@ -403,10 +408,13 @@ impl Agent {
             Wish::KeepAddresses(addresses) => self.keep_addresses(addresses),
             Wish::Apply(settings) => self.apply(*settings, drive, watching),
             Wish::Note(notice) => self.log(&notice),
-            Wish::Rejoin => match self.rejoin(&drive.identities(), signals).await {
-                Some(next) => drive.rejoined(next),
-                None => return ControlFlow::Break(()),
-            },
+            Wish::Rejoin => {
+                self.carriage = drive.carriage();
+                match self.rejoin(&drive.identities(), signals).await {
+                    Some(next) => drive.rejoined(next),
+                    None => return ControlFlow::Break(()),
+                }
+            }
             Wish::Ended => return ControlFlow::Break(()),
         }
         ControlFlow::Continue(())
@@ -451,6 +459,11 @@ impl Agent {
                 let (interval_ms, ttl_ms, generation) = (pace.interval_ms, pace.ttl_ms, generation.0);
                 tracing::info!(session = session.0, collector = %address, interval_ms, ttl_ms, generation, "live");
             }
+            Notice::Turned { address, turn } => self.log_turn(address, turn),
+            Notice::QuicStillAway { why, again_in } => {
+                let again_in_s = again_in.map(|delay| delay.as_secs());
+                tracing::debug!(again_in_s, "QUIC is still away: {why}");
+            }
             Notice::Acked { beat_no, after, throttled } => {
                 tracing::trace!(beat_no = beat_no.0, after_ms = after.as_millis(), throttled, "beat acknowledged");
             }
@@ -487,6 +500,21 @@ impl Agent {
                 self.edit(|board| board.errors.push(at, format!("the certificate was not renewed: {why}")));
                 tracing::warn!(again_in_s = again_in.as_secs(), "the certificate was not renewed: {why}");
             }
+        }
+    }
+
+    /// Says once that something else carries the heartbeats now.
+    fn log_turn(&self, address: &Address, turn: &Turn) {
+        match turn {
+            Turn::Fell { why, probe_in: Some(delay) } => tracing::warn!(
+                collector = %address,
+                quic_again_in_s = delay.as_secs(),
+                "over TLS on TCP from now on, as QUIC is not answered: {why}; it is tried again by and by, at once on \
+                 SIGHUP. Let UDP {} pass to the collector",
+                address.port()
+            ),
+            Turn::Fell { why, probe_in: None } => tracing::info!(collector = %address, "over TLS on TCP: {why}"),
+            Turn::Returned => tracing::info!(collector = %address, "over QUIC again"),
         }
     }
 

@@ -25,6 +25,7 @@ pub use self::{enroll::EnrollArgs, report::ReportArgs, reset::ResetArgs};
 
 use crate::{
     agent::{Fault, disagreements},
+    carriage::Policy,
     config::{
         Config, ConfigError, HostSource, Instance, Layer, LocalLayer, LogFormat, LogLayer, LogLevel, Period, Problems,
         RUNTIME_SOCKET,
@@ -227,6 +228,9 @@ struct Settings {
     /// Dial here, whatever token and collector say; may be repeated, best first
     #[arg(long = "address", global = true, value_name = "HOST:PORT")]
     addresses: Vec<Address>,
+    /// What carries the heartbeats: QUIC, and TLS on TCP where UDP is blocked, or one of them alone [default: auto]
+    #[arg(long, global = true, value_enum)]
+    transport: Option<Policy>,
     /// How often a revoked sidecar tries again [default: 1h]
     #[arg(long, global = true, value_name = "PERIOD")]
     revoked_retry: Option<Period>,
@@ -468,6 +472,7 @@ impl Settings {
             token_file: self.token_file.clone(),
             consume_token_file: self.consume_token_file.then_some(true),
             addresses: (!self.addresses.is_empty()).then(|| self.addresses.clone()),
+            transport: self.transport,
             revoked_retry: self.revoked_retry,
             bind_machine: None,
             local: self.local_http.map(|http| LocalLayer { http: Some(http), http_reports: None }),

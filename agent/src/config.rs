@@ -44,6 +44,7 @@ pub use self::{
     remote::RemoteLayer,
 };
 use crate::{
+    carriage::Policy,
     leave::{self, Whose},
     plain,
     probe::plan::{Child, MAX_ALL_PROBES, MAX_CHILDREN, MAX_PROBES, Probe},
@@ -169,6 +170,8 @@ pub struct Config {
     pub token: TokenPlaces,
     /// Addresses that override those of the token and of the collector; empty: no override.
     pub addresses: Vec<Address>,
+    /// What may carry its connections.
+    pub transport: Policy,
     /// How often a barred sidecar tries again.
     pub revoked_retry: Duration,
     /// How to log.
@@ -413,6 +416,7 @@ impl Config {
                 consume_file: all.consume_token_file.unwrap_or(false),
             },
             addresses: all.addresses.unwrap_or_default(),
+            transport: all.transport.unwrap_or_default(),
             revoked_retry: all.revoked_retry.map_or(REVOKED_RETRY, |period| period.0),
             log: Log { format: log.format.unwrap_or_default(), level: log.level.unwrap_or_default() },
             probes: all.probes.into_iter().map(|(probe, _)| probe).collect(),

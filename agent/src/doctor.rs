@@ -99,7 +99,7 @@ pub enum Outcome {
 }
 
 /// Checks that are about the way to the collectors.
-const WAYS: [&str; 3] = ["name", "quic", "collectors"];
+const WAYS: [&str; 4] = ["name", "quic", "tcp", "collectors"];
 
 impl Diagnosis {
     fn of(findings: Vec<Finding>) -> Self {

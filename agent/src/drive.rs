@@ -24,6 +24,7 @@ use tokio::{
 use tracing::Instrument;
 
 use crate::{
+    carriage::Carriage,
     identity::Identity,
     key::Key,
     link::{Dialer, Link, LinkError},
@@ -107,6 +108,8 @@ pub struct Manner {
     pub first_dial_in: Duration,
     /// Seed of all jitter.
     pub seed: u64,
+    /// What is known of transports.
+    pub carriage: Carriage,
 }
 
 impl Drive {
@@ -119,7 +122,8 @@ impl Drive {
         dialer: Arc<Dialer>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let Manner { instance_id, boot_id, addresses, follow_addresses, revoked_retry, first_dial_in, seed } = manner;
+        let Manner { instance_id, boot_id, addresses, follow_addresses, revoked_retry, first_dial_in, seed, carriage } =
+            manner;
         let setup = Setup {
             service: current.service().clone(),
             instance_id,
@@ -131,6 +135,7 @@ impl Drive {
             revoked_retry,
             first_dial_in,
             seed,
+            carriage,
         };
         let (report, happenings) = mpsc::channel(HAPPENINGS);
         Self {
@@ -230,6 +235,12 @@ impl Drive {
         self.next.iter().chain([&self.current]).map(|identity| Identity::clone(identity)).collect()
     }
 
+    /// What is known of transports, for a rejoin.
+    #[must_use]
+    pub fn carriage(&self) -> Carriage {
+        self.session.carriage().clone()
+    }
+
     /// What can be seen of the session.
     #[must_use]
     pub fn view(&self) -> View {
@@ -292,7 +303,7 @@ impl Drive {
         let carry = async move {
             let mut closing = closing;
             let link = tokio::select! {
-                link = dialer.dial(&dial.address, dial.variant, tls) => link,
+                link = dialer.dial(&dial.address, dial.variant, dial.ways, tls) => link,
                 _ = &mut closing => return,
             };
             let end = match link {
@@ -325,7 +336,7 @@ async fn carry(
     mut closing: oneshot::Receiver<Code>,
     report: &mpsc::Sender<Event>,
 ) -> Option<LinkError> {
-    if report.send(Event::Opened(no)).await.is_err() {
+    if report.send(Event::Opened(no, link.transport())).await.is_err() {
         return None;
     }
     let outcome = loop {

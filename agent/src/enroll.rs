@@ -14,10 +14,14 @@ use rollcall_common::{
     service::{CheckerKind, Pairs},
     time::{Clock, Timestamp},
     token::Token,
-    wire::message::{Addresses, Bytes, Down, Enroll, Enrolled, Granted, Refused, Rejoin, Up},
+    wire::{
+        Transport,
+        message::{Addresses, Bytes, Down, Enroll, Enrolled, Granted, Refused, Rejoin, Up},
+    },
 };
 
 use crate::{
+    carriage::Ways,
     identity::{Identity, IdentityError},
     key::{Key, KeyError},
     link::{Dialer, Link, LinkError},
@@ -56,6 +60,8 @@ pub struct Admission {
     pub pace: Granted,
     /// The collector's wall clock.
     pub server_time: Timestamp,
+    /// What carried it.
+    pub transport: Transport,
 }
 
 /// Where to ask.
@@ -67,6 +73,8 @@ pub struct Target<'a> {
     pub address: &'a Address,
     /// Which of a name's IP addresses, modulo their number.
     pub variant: u32,
+    /// Over what.
+    pub ways: Ways,
     /// Our clock, for certificates and for a clear message about skew.
     pub clock: &'a Arc<dyn Clock>,
 }
@@ -110,6 +118,17 @@ impl EnrollError {
     #[must_use]
     pub fn awaits_approval(&self) -> bool {
         matches!(self, Self::Refused(refused, _) if refused.code == Code::PendingApproval)
+    }
+
+    /// Why nobody answered the dial, where nobody did.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<String> {
+        match self {
+            Self::Link(error @ (LinkError::Unanswered(_) | LinkError::Socket { .. })) => Some(error.to_string()),
+            Self::Link(_) | Self::Silent(_) | Self::Refused(..) | Self::Nonsense | Self::Identity(_) | Self::Key(_) => {
+                None
+            }
+        }
     }
 
     /// What makes sense after it.
@@ -168,13 +187,14 @@ pub async fn enroll(
         instance_id: request.instance_id,
         clock: target.clock.now().wall,
     }));
+    let transport = link.transport();
     let enrolled = exchange(target, link, &ask).await?;
     let Enrolled { service: _, identity, mut addresses, pace, server_time } = enrolled;
     if addresses.list.is_empty() {
         // A collector that advertises nothing is reached where its token said.
         addresses.list.clone_from(&token.addresses);
     }
-    Ok(Admission { identity: Identity::new(key, identity)?, addresses, pace, server_time })
+    Ok(Admission { identity: Identity::new(key, identity)?, addresses, pace, server_time, transport })
 }
 
 /// Asks for a fresh certificate for an identity that expired: its key signs, the new one is certified.
@@ -199,15 +219,17 @@ pub async fn rejoin(
         instance_id,
         clock: target.clock.now().wall,
     });
+    let transport = link.transport();
     let enrolled = exchange(target, link, &ask).await?;
     let Enrolled { service: _, identity, addresses, pace, server_time } = enrolled;
-    Ok(Admission { identity: expired.successor(key, identity)?, addresses, pace, server_time })
+    Ok(Admission { identity: expired.successor(key, identity)?, addresses, pace, server_time, transport })
 }
 
 async fn dial(target: Target<'_>, tls: rustls::ClientConfig) -> Result<Link, EnrollError> {
-    let dial = target.dialer.dial(target.address, target.variant, tls);
-    let link = tokio::time::timeout(WITHIN, dial).await;
-    Ok(link.map_err(|_| EnrollError::Silent(target.address.clone()))??)
+    let Target { address, ways, .. } = target;
+    let dial = target.dialer.dial(address, target.variant, ways, tls);
+    let late = |_| LinkError::Unanswered(format!("{address} did not complete the handshake over {ways} in time"));
+    Ok(tokio::time::timeout(WITHIN, dial).await.map_err(late)??)
 }
 
 async fn exchange(target: Target<'_>, mut link: Link, ask: &Up) -> Result<Enrolled, EnrollError> {

@@ -7,12 +7,14 @@
 //! | module | owns |
 //! |---|---|
 //! | `quic` | the UDP sockets, and a connection over QUIC |
+//! | `tcp` | a connection over TLS on TCP |
 //! | `resolve` | from an address to IP addresses |
 
 mod quic;
 mod resolve;
+mod tcp;
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use rollcall_common::{
     address::Address,
@@ -24,10 +26,14 @@ use rollcall_common::{
     },
 };
 
-use crate::session::End;
+use crate::{carriage::Ways, session::End};
 
 /// How long the first address family has for itself (RFC 8305).
 const HEAD_START: Duration = Duration::from_millis(250);
+/// How long the preferred transport has for itself where both are tried: a handshake over a long way.
+const TRANSPORT_HEAD_START: Duration = Duration::from_millis(400);
+/// How long a failed send waits for what the collector said before.
+const LAST_WORDS_WITHIN: Duration = Duration::from_millis(300);
 
 /// Why a link could not be made or went away.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +57,9 @@ pub enum LinkError {
     /// The TLS settings do not fit QUIC.
     #[error("TLS settings: {0}")]
     Tls(String),
+    /// Nobody answered.
+    #[error("{0}")]
+    Unanswered(String),
     /// The collector closed with a code.
     #[error("the collector closed: {0}")]
     Closed(Code),
@@ -75,9 +84,8 @@ impl From<LinkError> for End {
             LinkError::Alert(alert) => Self::Alert(alert),
             LinkError::Distrusted(words) => Self::Distrusted(words),
             LinkError::Frame(error) => Self::Nonsense(error.to_string()),
-            LinkError::Resolve { .. } | LinkError::Socket { .. } | LinkError::Tls(_) | LinkError::Lost(_) => {
-                Self::Lost(error.to_string())
-            }
+            LinkError::Socket { .. } | LinkError::Unanswered(_) => Self::Unanswered(error.to_string()),
+            LinkError::Resolve { .. } | LinkError::Tls(_) | LinkError::Lost(_) => Self::Lost(error.to_string()),
         }
     }
 }
@@ -98,26 +106,71 @@ impl Dialer {
     /// Over an endpoint bound elsewhere, which serves its own address family: a load generator chooses its
     /// sockets, their buffers and what is counted on them.
     #[must_use]
-    pub fn over(endpoint: quinn::Endpoint) -> Self {
+    pub fn with_endpoint(endpoint: quinn::Endpoint) -> Self {
         Self { quic: quic::Sockets::over(endpoint) }
     }
 
     /// Dials a collector. `variant` chooses among the IP addresses of a name, which is resolved anew each time. Where
     /// the name has addresses of both families, the second family gets its chance after [`HEAD_START`]: a family that
-    /// does not work costs no more than that.
+    /// does not work costs no more than that. So it is with transports, where both are tried.
     ///
     /// # Errors
     /// [`LinkError`]; nothing was sent on the link then.
-    pub async fn dial(&self, address: &Address, variant: u32, tls: rustls::ClientConfig) -> Result<Link, LinkError> {
+    pub async fn dial(
+        &self,
+        address: &Address,
+        variant: u32,
+        ways: Ways,
+        tls: rustls::ClientConfig,
+    ) -> Result<Link, LinkError> {
         let choice = resolve::choose(address, variant).await?;
-        let config = quic::settings(tls)?;
-        let (remote, wire) = either_family(choice, |remote| self.quic.connect(remote, config.clone())).await?;
-        Ok(Link { remote, wire: Wire::Quic(wire), frames: Deframer::default() })
+        let over = |transport| self.over(transport, choice, tls.clone());
+        match ways {
+            Ways::Only(transport) => over(transport).await,
+            Ways::Both(first) => {
+                let raced = race(over(first), TRANSPORT_HEAD_START, || over(first.other()));
+                raced.await.map_err(|(first, second)| more_telling(first, second))
+            }
+        }
+    }
+
+    async fn over(
+        &self,
+        transport: Transport,
+        choice: resolve::Choice,
+        tls: rustls::ClientConfig,
+    ) -> Result<Link, LinkError> {
+        let (remote, wire) = match transport {
+            Transport::Quic => {
+                let config = quic::settings(tls)?;
+                let connect = |remote| self.quic.connect(remote, config.clone());
+                let (remote, wire) = either_family(choice, connect).await?;
+                (remote, Wire::Quic(wire))
+            }
+            Transport::Tcp => {
+                let config = Arc::new(tls);
+                let connect = |remote| tcp::connect(remote, Arc::clone(&config));
+                let (remote, wire) = either_family(choice, connect).await?;
+                (remote, Wire::Tcp(Box::new(wire)))
+            }
+        };
+        Ok(Link { remote, wire, frames: Deframer::default() })
     }
 
     /// Waits until every close is on its way, so that no collector waits for a timeout; bounded.
     pub async fn settle(&self, within: Duration) {
         self.quic.settle(within).await;
+    }
+}
+
+/// Of two failures, the one of whoever answered; where nobody did, both.
+fn more_telling(first: LinkError, second: LinkError) -> LinkError {
+    match (first, second) {
+        (LinkError::Unanswered(first), LinkError::Unanswered(second)) => {
+            LinkError::Unanswered(format!("{first}; {second}"))
+        }
+        (LinkError::Unanswered(_) | LinkError::Socket { .. } | LinkError::Lost(_), second) => second,
+        (first, _) => first,
     }
 }
 
@@ -167,6 +220,8 @@ pub struct Link {
 #[derive(Debug)]
 enum Wire {
     Quic(quic::Wire),
+    /// Boxed: most are not.
+    Tcp(Box<tcp::Wire>),
 }
 
 impl fmt::Debug for Link {
@@ -187,6 +242,7 @@ impl Link {
     pub fn transport(&self) -> Transport {
         match &self.wire {
             Wire::Quic(_) => Transport::Quic,
+            Wire::Tcp(_) => Transport::Tcp,
         }
     }
 
@@ -197,6 +253,7 @@ impl Link {
     pub fn exporter(&self) -> Result<[u8; EXPORTER_LEN], LinkError> {
         let exported = match &self.wire {
             Wire::Quic(wire) => wire.exporter(),
+            Wire::Tcp(wire) => wire.exporter(),
         };
         exported.ok_or_else(|| LinkError::Tls("no keying material can be exported".into()))
     }
@@ -209,7 +266,27 @@ impl Link {
         let frame = zeroize::Zeroizing::new(encode(up)?);
         match &mut self.wire {
             Wire::Quic(wire) => wire.write(&frame).await,
+            Wire::Tcp(wire) => match wire.write(&frame).await {
+                Ok(()) => Ok(()),
+                // TCP tells of the end before it is read why.
+                Err(error) => Err(self.last_words().await.unwrap_or(error)),
+            },
         }
+    }
+
+    /// Why the collector ended it, where it said so.
+    async fn last_words(&mut self) -> Option<LinkError> {
+        let heard = tokio::time::timeout(LAST_WORDS_WITHIN, async {
+            loop {
+                match self.recv().await {
+                    Ok(Down::Bye(bye)) => return Some(LinkError::Closed(bye.code)),
+                    Ok(_) => {}
+                    Err(LinkError::Lost(_)) => return None,
+                    Err(error) => return Some(error),
+                }
+            }
+        });
+        heard.await.ok().flatten()
     }
 
     /// Waits for one frame. Cancel-safe.
@@ -223,18 +300,23 @@ impl Link {
             }
             match &mut self.wire {
                 Wire::Quic(wire) => wire.read(&mut self.frames).await?,
+                Wire::Tcp(wire) => wire.read(&mut self.frames).await?,
             }
         }
     }
 
-    /// Ends our side and waits until the peer has all of it.
+    /// Ends our side and waits until the peer has all of it. QUIC tells that itself; over TCP the peer's own farewell
+    /// does, which it says after the last frame.
     ///
     /// # Errors
     /// When the connection is gone before that.
     pub async fn finish(&mut self) -> Result<(), LinkError> {
         match &mut self.wire {
-            Wire::Quic(wire) => wire.finish().await,
+            Wire::Quic(wire) => return wire.finish().await,
+            Wire::Tcp(wire) => wire.shutdown().await?,
         }
+        while !matches!(self.recv().await?, Down::Bye(_)) {}
+        Ok(())
     }
 
     /// Closes the connection, with a code where what carries it has room for one. What was sent but not yet delivered
@@ -242,6 +324,8 @@ impl Link {
     pub fn close(&self, code: Code) {
         match &self.wire {
             Wire::Quic(wire) => wire.close(code),
+            // What was to be said is said in frames; dropping the socket ends it.
+            Wire::Tcp(_) => {}
         }
     }
 }

@@ -31,6 +31,7 @@ use rollcall_common::{
     lease::Pace,
     time::{BootTime, Now, Timestamp},
     wire::{
+        Transport,
         children::ChildGone,
         message::{Down, Granted, Up},
         settings::Settings,
@@ -44,7 +45,11 @@ use self::{
     renewal::{Renewal, Step},
     vitals::{Telling, Words},
 };
-use crate::{identity::Term, rotation::Rotation};
+use crate::{
+    carriage::{Carriage, Fallback, Ways},
+    identity::Term,
+    rotation::Rotation,
+};
 
 /// First delay between dials is drawn from half of this to all of it.
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
@@ -56,6 +61,8 @@ const PAUSE_FLOOR: Duration = Duration::from_millis(100);
 const REACH_CAP: Duration = Duration::from_secs(10);
 /// Shortest wait for a handshake or a greeting.
 const REACH_FLOOR: Duration = Duration::from_millis(500);
+/// The same where both transports are tried: the other one begins later.
+const REACH_FLOOR_BOTH: Duration = Duration::from_secs(2);
 /// How long a goodbye may take to be delivered.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 /// A collector that asks for more patience than this is not believed.
@@ -86,6 +93,8 @@ pub struct Setup {
     pub first_dial_in: Duration,
     /// Seed of all jitter.
     pub seed: u64,
+    /// What is known of transports.
+    pub carriage: Carriage,
 }
 
 /// The state machine. See the module for what it owns.
@@ -146,7 +155,35 @@ struct Attempt {
     address: Address,
     paper: Paper,
     deadline: BootTime,
-    greeting: bool,
+    errand: Errand,
+    ways: Ways,
+    /// What the dial reached a collector over; the greeting is awaited since.
+    opened: Option<(Transport, BootTime)>,
+}
+
+/// What a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Errand {
+    /// A connection, as there is none.
+    Arrive,
+    /// To prove the next certificate.
+    ProvePaper,
+    /// To find out whether QUIC works, while TCP carries the session.
+    ProveQuic,
+}
+
+impl Attempt {
+    fn is_greeting(&self) -> bool {
+        self.opened.is_some()
+    }
+
+    fn too_late(&self) -> End {
+        let (address, over) = (&self.address, self.ways);
+        match self.opened {
+            None => End::Unanswered(format!("{address} did not complete the handshake over {over} in time")),
+            Some(_) => End::Silent(format!("{address} did not complete the greeting in time")),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -154,6 +191,7 @@ struct Live {
     no: SessionNo,
     address: Address,
     since: BootTime,
+    transport: Transport,
     beats: Beats,
     telling: Telling,
     /// What both can do.
@@ -166,7 +204,7 @@ struct Live {
     batch_no: u64,
     /// The last batch of goodbyes that was not answered yet.
     parting_no: Option<u64>,
-    /// A second connection that proves the next certificate.
+    /// A second connection, which proves the next certificate, or that QUIC works.
     successor: Option<Attempt>,
 }
 
@@ -222,6 +260,10 @@ pub struct View {
     pub has_next: bool,
     /// Since when it is live.
     pub live_since: Option<BootTime>,
+    /// What carries it, while it is live.
+    pub transport: Option<Transport>,
+    /// Why TCP carries it, where it does.
+    pub fallback: Option<Fallback>,
 }
 
 impl Session {
@@ -267,12 +309,19 @@ impl Session {
             Phase::Live(live) => {
                 let successor = live.successor.as_ref().map(|attempt| attempt.deadline);
                 let (beat, unacked, renewal) = (live.beats.due(), self.unacked_at(live), self.renewal.deadline());
-                let all = [Some(beat), unacked, successor, renewal, self.telling_due(), self.apply_due()];
+                let probe = self.setup.carriage.probe_at().filter(|_| live.successor.is_none());
+                let all = [Some(beat), unacked, successor, renewal, self.telling_due(), self.apply_due(), probe];
                 all.into_iter().flatten().min()
             }
             Phase::Draining { until, .. } => Some(*until),
             Phase::Rejoining | Phase::Over => None,
         }
+    }
+
+    /// What is known of transports.
+    #[must_use]
+    pub fn carriage(&self) -> &Carriage {
+        &self.setup.carriage
     }
 
     /// What can be seen from outside.
@@ -282,7 +331,7 @@ impl Session {
             Phase::Offline { at, .. } => (State::Offline, None, Some(*at)),
             Phase::Rejoining => (State::Rejoining, None, None),
             Phase::Reaching(attempt) => {
-                let state = if attempt.greeting { State::Greeting } else { State::Dialing };
+                let state = if attempt.is_greeting() { State::Greeting } else { State::Dialing };
                 (state, Some(attempt.address.clone()), None)
             }
             Phase::Live(live) => (State::Live, Some(live.address.clone()), None),
@@ -301,6 +350,15 @@ impl Session {
             skew_ms: self.skew_ms,
             current: self.setup.current,
             has_next: self.setup.next.is_some(),
+            transport: match &self.phase {
+                Phase::Live(live) => Some(live.transport),
+                Phase::Offline { .. }
+                | Phase::Rejoining
+                | Phase::Reaching(_)
+                | Phase::Draining { .. }
+                | Phase::Over => None,
+            },
+            fallback: self.setup.carriage.fallback(),
             live_since: match &self.phase {
                 Phase::Live(live) => Some(live.since),
                 Phase::Offline { .. }
@@ -316,7 +374,7 @@ impl Session {
     pub fn handle(&mut self, event: Event, now: Now) {
         match event {
             Event::Tick => {}
-            Event::Opened(no) => self.opened(no, now),
+            Event::Opened(no, transport) => self.opened(no, transport, now),
             Event::Frame(no, down) => self.frame(no, down, now),
             Event::Closed(no, end) => self.parted(no, end, Duration::ZERO, now),
             Event::Delivered(no) => self.delivered(no),
@@ -360,6 +418,7 @@ impl Session {
             Event::Children { interval_ms, reports } => self.report_children(interval_ms, reports),
             Event::Retry => {
                 self.rotation.hurry();
+                self.setup.carriage.hurry(now.boot);
                 if let Phase::Offline { at, .. } = &mut self.phase {
                     *at = now.boot;
                 }
@@ -380,10 +439,9 @@ impl Session {
                 }
             },
             Phase::Reaching(attempt) if attempt.deadline <= now.boot => {
-                let (no, stage) = (attempt.no, if attempt.greeting { "greeting" } else { "handshake" });
-                let words = format!("{} did not complete the {stage} in time", attempt.address);
+                let (no, end) = (attempt.no, attempt.too_late());
                 self.actions.push_back(Action::Close(no, Code::Deadline));
-                self.parted(no, End::Silent(words), Duration::ZERO, now);
+                self.parted(no, end, Duration::ZERO, now);
             }
             Phase::Live(_) => self.pass_live_time(now),
             Phase::Draining { no, until } if *until <= now.boot => self.leave(*no),
@@ -409,10 +467,12 @@ impl Session {
         self.apply(now);
         let Phase::Live(live) = &self.phase else { return };
         if let Some(attempt) = live.successor.as_ref().filter(|attempt| attempt.deadline <= now.boot) {
-            let no = attempt.no;
-            let words = format!("{} did not complete the greeting in time", attempt.address);
+            let (no, end) = (attempt.no, attempt.too_late());
             self.actions.push_back(Action::Close(no, Code::Deadline));
-            self.parted(no, End::Silent(words), Duration::ZERO, now);
+            self.parted(no, end, Duration::ZERO, now);
+        }
+        if self.setup.carriage.probe_at().is_some_and(|at| at <= now.boot) {
+            self.dial_probe(now);
         }
         match self.renewal.step(now.boot) {
             Some(Step::MakeKey) => self.actions.push_back(Action::MakeKey),
@@ -429,7 +489,7 @@ impl Session {
     }
 
     fn frame(&mut self, no: SessionNo, down: Down, now: Now) {
-        let outcome = if self.attempt_mut(no).is_some_and(|attempt| attempt.greeting) {
+        let outcome = if self.attempt_mut(no).is_some_and(|attempt| attempt.is_greeting()) {
             self.greeting_frame(no, down, now)
         } else if matches!(&self.phase, Phase::Live(live) if live.no == no) {
             self.live_frame(no, down, now)

@@ -15,6 +15,7 @@ use rollcall_common::{
     identity::Pin,
     lease::Pace,
     time::{BootTime, Now, Timestamp},
+    wire::Transport,
 };
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +204,12 @@ pub struct Report {
     /// What it waits for, where it waits.
     #[serde(default)]
     pub waiting_for: Option<String>,
+    /// What carries the session, while it is live: `quic` or `tcp`.
+    #[serde(default)]
+    pub transport: Option<Transport>,
+    /// Why TCP carries it, where it does.
+    #[serde(default)]
+    pub fallback: Option<FallbackReport>,
     /// What went wrong last, oldest first.
     #[serde(default)]
     pub last_errors: Vec<ErrorReport>,
@@ -218,6 +225,15 @@ pub struct Report {
     /// How the probes run, and what of that the collector set.
     #[serde(default)]
     pub settings: SettingsView,
+}
+
+/// Why TCP carries the session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FallbackReport {
+    /// What went wrong with QUIC.
+    pub why: String,
+    /// Until QUIC is tried again, in milliseconds.
+    pub quic_again_in_ms: Option<u64>,
 }
 
 /// Something that went wrong.
@@ -324,6 +340,8 @@ impl Board {
             started_ms: self.started.0,
             live_since: None,
             waiting_for: self.waiting(),
+            transport: None,
+            fallback: None,
             last_errors: self
                 .errors
                 .0
@@ -363,6 +381,22 @@ impl Board {
                 report.clock_skew_ms = view.skew_ms;
                 report.live_since = view.live_since.map(|at| now.wall_of(at).to_string());
                 report.warnings.extend(view.skew_ms.and_then(skew_warning));
+                report.transport = view.transport;
+                report.fallback = view.fallback.as_ref().map(|fallback| FallbackReport {
+                    why: fallback.why.clone(),
+                    quic_again_in_ms: until(fallback.probe_at),
+                });
+                // Where TCP is asked for, nothing is amiss.
+                if let (Some(fallback), Some(address)) = (&view.fallback, &view.address)
+                    && fallback.probe_at.is_some()
+                {
+                    report.warnings.push(format!(
+                        "QUIC is not answered, so that TLS on TCP carries the heartbeats: let UDP {} pass to the \
+                         collector ({})",
+                        address.port(),
+                        fallback.why
+                    ));
+                }
                 if view.state != State::Live {
                     report.reason = view.last_end.as_ref().map(ToString::to_string);
                 }
@@ -383,7 +417,12 @@ impl Board {
             Stage::Asking { last: None, .. } => self.doing().to_string(),
             Stage::AwaitingApproval { fingerprint, .. } => approval_words(*fingerprint),
             Stage::Session(view) => match (view.state, &view.address, &view.last_end) {
-                (State::Live, Some(address), _) => format!("connected to {address}"),
+                (State::Live, Some(address), _) => match (&view.fallback, view.transport) {
+                    (Some(fallback), Some(Transport::Tcp)) => {
+                        format!("connected to {address} over TCP: {}", fallback.why)
+                    }
+                    _ => format!("connected to {address}"),
+                },
                 (State::Offline, _, Some(end)) => format!("offline: {end}"),
                 _ => self.doing().to_string(),
             },
@@ -494,6 +533,7 @@ impl Report {
         row("waits for", self.waiting_for.clone());
         row("next try", self.again_in_ms.map(|ms| format!("in {}", seconds(ms))));
         row("collector", self.collector.clone());
+        row("carried by", self.transport.map(|transport| carried(transport, self.fallback.as_ref())));
         row("live since", self.live_since.clone());
         row("addresses", (!self.addresses.is_empty()).then(|| self.addresses.join(", ")));
         row("last ack", self.last_ack_ms_ago.map(|ms| format!("{} ago", seconds(ms))));
@@ -556,6 +596,17 @@ impl Report {
             let _ = writeln!(table, "{name:<12} {value}");
         }
         table
+    }
+}
+
+fn carried(transport: Transport, fallback: Option<&FallbackReport>) -> String {
+    match (transport, fallback) {
+        (Transport::Quic, _) => "QUIC (UDP)".into(),
+        (Transport::Tcp, None) => "TLS on TCP".into(),
+        (Transport::Tcp, Some(fallback)) => {
+            let again = fallback.quic_again_in_ms.map(|ms| format!("; QUIC again in {}", seconds(ms)));
+            format!("TLS on TCP: {}{}", fallback.why, again.unwrap_or_default())
+        }
     }
 }
 

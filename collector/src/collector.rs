@@ -36,7 +36,7 @@ use crate::{
         bootstrap::{self, Bootstrap, BootstrapError},
     },
     ingest::{
-        Context, Ingest,
+        Context, Ingest, OverTcp,
         endpoint::{self, EndpointError, EndpointSettings, ResetKeys, ResetKeysError},
     },
     jobs::{self, Jobs},
@@ -54,6 +54,8 @@ use crate::{
 pub const ENDPOINTS_FILE: &str = "endpoints.json";
 const ADDRESSES_FILE: &str = "addresses.json";
 const PACE_FILE: &str = "pace.json";
+/// Connections of sidecars over TCP, where no other number is set: the way round for a part of a fleet.
+const TCP_CONNECTIONS: usize = 16_384;
 /// How long HTTP requests in flight get at a stop.
 const HTTP_WITHIN: Duration = Duration::from_secs(3);
 /// How long the last flush and publication may take at a stop.
@@ -200,7 +202,10 @@ impl Collector {
             ca.certificate_resolver(),
             Arc::clone(&clock),
         )?;
-        let bound = endpoint::bind(EndpointSettings { listen: config.quic_listen }, tls, ResetKeys::open(&state)?)?;
+        let settings = EndpointSettings { listen: config.quic_listen, tcp: config.tcp_fallback };
+        let mut bound = endpoint::bind(settings, tls.clone(), ResetKeys::open(&state)?)?;
+        let most = tcp_connections(config.limits.tcp_connections);
+        let tcp = bound.tcp.take().map(|listener| OverTcp { listener, tls: Arc::new(tls), most });
         let addresses = Arc::new(ArcSwap::from_pointee(advertised(&state, &config)?));
 
         let stop_actor = CancellationToken::new();
@@ -259,7 +264,7 @@ impl Collector {
             tasks: TaskTracker::new(),
         };
         let stop_ingest = CancellationToken::new();
-        let ingest = Ingest::new(bound.endpoint, Arc::new(context));
+        let ingest = Ingest::new(bound.endpoint, tcp, Arc::new(context));
         let ingest = (spawn(ingest.run(stop_ingest.clone())), stop_ingest);
 
         let scheme = if http.is_encrypted() { Scheme::Https } else { Scheme::Http };
@@ -269,6 +274,7 @@ impl Collector {
         state.write(ENDPOINTS_FILE, &text)?;
         tracing::info!(
             quic = %endpoints.quic,
+            tcp_fallback = config.tcp_fallback,
             http = %endpoints.http,
             name = %config.name,
             trust_domain = %config.trust_domain,
@@ -583,6 +589,18 @@ fn boot_id() -> Result<BootId, StartError> {
     const FILE: &str = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(FILE).map_err(|error| StartError::Setting(format!("{FILE}: {error}")))?;
     text.trim().parse().map_err(|error| StartError::Setting(format!("{FILE}: {error}")))
+}
+
+/// Connections of sidecars over TCP: as configured, and never more than half of the files that may be open, so that the
+/// API and the stores have theirs.
+fn tcp_connections(asked: Option<u32>) -> usize {
+    let asked = asked.and_then(|most| usize::try_from(most).ok()).unwrap_or(TCP_CONNECTIONS);
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let room = files.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX));
+    if room < asked {
+        tracing::warn!(most = room, asked, "fewer sidecars can come over TCP than allowed: raise LimitNOFILE");
+    }
+    asked.min(room)
 }
 
 fn limits(asked: &config::Limits) -> Limits {

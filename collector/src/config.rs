@@ -62,6 +62,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// The UDP address for sidecars; port 0 takes a free one.
     pub quic_listen: SocketAddr,
+    /// Whether it listens on TCP at the same address too, for sidecars whose network lets no UDP pass.
+    pub tcp_fallback: bool,
     /// The TCP address for the API; loopback, unless `http_tls` encrypts it. Port 0 takes a free one.
     pub http_listen: SocketAddr,
     /// Host names under which the API may be called beside addresses and `localhost`: those of a reverse
@@ -229,6 +231,8 @@ pub struct Limits {
     pub rejoin_per_second: Option<u32>,
     /// Greetings a second.
     pub hello_per_second: Option<u32>,
+    /// Open connections of sidecars over TCP.
+    pub tcp_connections: Option<u32>,
     /// Open HTTP connections.
     pub http_connections: Option<u32>,
     /// Streams and waiting polls at once.
@@ -264,6 +268,7 @@ impl Config {
             name: read.text("name", || name_of_host(source), str::parse),
             trust_domain: read.required("trust_domain", "rollcall.local", str::parse),
             quic_listen: read.required("quic_listen", "[::]:7411", listen),
+            tcp_fallback: read.flag_or("tcp_fallback", true),
             http_listen: read.http_listen(http_tls.is_some()),
             http_hosts: read.list("http_hosts", host_name),
             http_tls,
@@ -394,15 +399,19 @@ impl Reader<'_> {
     }
 
     fn flag(&mut self, key: &str) -> bool {
+        self.flag_or(key, false)
+    }
+
+    fn flag_or(&mut self, key: &str, default: bool) -> bool {
         let flag = match self.layers.get(key) {
-            None => Some(false),
+            None => Some(default),
             Some((Value::Flag(flag), _)) => Some(*flag),
             Some((Value::Text(text), _)) => text.parse().ok(),
             Some((Value::Number(_) | Value::List(_), _)) => None,
         };
         flag.unwrap_or_else(|| {
             self.wrong(key, "must be true or false");
-            false
+            default
         })
     }
 
@@ -489,6 +498,7 @@ impl Reader<'_> {
             enroll_burst: self.limit("limits.enroll_burst"),
             rejoin_per_second: self.limit("limits.rejoin_per_second"),
             hello_per_second: self.limit("limits.hello_per_second"),
+            tcp_connections: self.limit("limits.tcp_connections"),
             http_connections: self.limit("limits.http_connections"),
             http_streams: self.limit("limits.http_streams"),
         }

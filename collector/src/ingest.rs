@@ -1,4 +1,4 @@
-//! Where sidecars arrive: QUIC in, notices and requests out.
+//! Where sidecars arrive: QUIC in, or TLS on TCP where no UDP passes; notices and requests out.
 //!
 //! One task accepts, one task a connection serves. Identity comes from the certificate, arrival time from
 //! the collector's clock, never from a message. The gate stands right after the handshake, before any
@@ -7,6 +7,8 @@
 //! | module | owns |
 //! |---|---|
 //! | [`endpoint`] | the UDP socket and the transport's settings |
+//! | [`listener`] | the TCP socket, and who has said nothing on it yet |
+//! | `newcomer` | who came, before the handshake |
 //! | [`session`] | the pure half of a heartbeat session |
 //! | `carrier` | one connection, whatever carries it |
 //! | `beats` | a heartbeat connection |
@@ -20,6 +22,8 @@ mod carrier;
 mod children;
 pub mod endpoint;
 mod enroll;
+pub mod listener;
+mod newcomer;
 mod notes;
 pub mod session;
 mod stream;
@@ -36,10 +40,10 @@ use rollcall_common::{
     identity::{Party, PeerCert},
     wire::{ALPN_BEAT, ALPN_ENROLL, message::Addresses},
 };
-use tokio::sync::mpsc;
+use rustls::ServerConfig;
+use tokio::{net::TcpStream, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::stream::Stream;
 use crate::{
     admission::{Arrival, Lanes, Waiting},
     ca::Ca,
@@ -52,6 +56,12 @@ use crate::{
         roster::{Entry, Slot},
     },
     store::rows::{Door, Why},
+};
+
+use self::{
+    listener::{Caller, Doorway, Heard, Listener},
+    newcomer::{Failed, Newcomer},
+    stream::Stream,
 };
 
 /// A handshake that takes longer is given up.
@@ -108,104 +118,166 @@ impl Context {
     }
 }
 
-/// The listener.
+/// What TCP needs.
+#[derive(Debug)]
+pub struct OverTcp {
+    /// Where it listens.
+    pub listener: Listener,
+    /// The TLS that QUIC has too.
+    pub tls: Arc<ServerConfig>,
+    /// Open connections at most: each costs a descriptor.
+    pub most: usize,
+}
+
+/// The listeners.
 #[derive(Debug)]
 pub struct Ingest {
     endpoint: quinn::Endpoint,
+    tcp: Option<Tcp>,
     context: Arc<Context>,
 }
 
+#[derive(Debug)]
+struct Tcp {
+    listener: Listener,
+    tls: Arc<ServerConfig>,
+    doorway: Doorway,
+}
+
+/// What a task tells the acceptor.
+#[derive(Debug)]
+enum Told {
+    /// A handshake is over: its place may be given to one that waits.
+    Freed(IpAddr),
+    /// A TCP connection has begun to speak.
+    Spoke(Box<listener::Hello>),
+}
+
+type Teller = mpsc::UnboundedSender<Told>;
+
 impl Ingest {
-    /// Takes a bound endpoint.
+    /// Takes a bound endpoint, and the TCP socket beside it if there is one.
     #[must_use]
-    pub fn new(endpoint: quinn::Endpoint, context: Arc<Context>) -> Self {
-        Self { endpoint, context }
+    pub fn new(endpoint: quinn::Endpoint, tcp: Option<OverTcp>, context: Arc<Context>) -> Self {
+        let tcp = tcp.map(|OverTcp { listener, tls, most }| Tcp { listener, tls, doorway: Doorway::new(most) });
+        Self { endpoint, tcp, context }
     }
 
     /// Serves until stopped, then tells every sidecar and waits for them within [`DRAIN_WITHIN`].
-    pub async fn run(self, stop: CancellationToken) {
-        let mut waiting = Waiting::<quinn::Incoming>::default();
-        // Each finished handshake hands its place to one that waits.
-        let (done, mut freed) = mpsc::unbounded_channel::<IpAddr>();
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut waiting = Waiting::<Newcomer>::default();
+        // Holds no more than there are places for handshakes and TCP connections.
+        let (teller, mut told) = mpsc::unbounded_channel::<Told>();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 incoming = self.endpoint.accept() => match incoming {
-                    Some(incoming) => self.arrive(incoming, &mut waiting, &done),
+                    Some(incoming) => self.arrive(Newcomer::Quic(Box::new(incoming)), &mut waiting, &teller),
                     None => break,
                 },
-                Some(ip) = freed.recv() => {
-                    let now = self.context.registry.now().boot;
-                    self.context.lanes(|lanes| lanes.handshake_done(ip));
-                    let mut stale = Vec::new();
-                    let metrics = self.context.registry.metrics();
-                    while let Some(incoming) = self.context.lanes(|lanes| waiting.next(lanes, now, &mut stale)) {
-                        metrics.admit("handshake", "admitted");
-                        self.shake(incoming, done.clone());
-                    }
-                    metrics::set(&metrics.handshakes_waiting, waiting.len());
-                    for incoming in stale {
-                        metrics.admit("handshake", "refused");
-                        self.context.count_refusal(Code::Busy);
-                        incoming.ignore();
-                    }
+                (stream, from) = accept(self.tcp.as_mut()) => self.enter(stream, from, &teller, &stop),
+                Some(told) = told.recv() => match told {
+                    Told::Spoke(hello) => self.arrive(Newcomer::Tcp(hello), &mut waiting, &teller),
+                    Told::Freed(ip) => self.free(ip, &mut waiting, &teller),
                 }
             }
         }
         self.drain().await;
     }
 
-    fn arrive(
-        &self,
-        incoming: quinn::Incoming,
-        waiting: &mut Waiting<quinn::Incoming>,
-        done: &mpsc::UnboundedSender<IpAddr>,
-    ) {
-        let ip = incoming.remote_address().ip();
-        let validated = incoming.remote_address_validated();
+    /// A TCP connection: its first words are waited for before it meets admission.
+    fn enter(&self, stream: TcpStream, from: SocketAddr, teller: &Teller, stop: &CancellationToken) {
+        let metrics = self.context.registry.metrics();
+        let caller = self.tcp.as_ref().and_then(|tcp| tcp.doorway.enter(stream, from));
+        let Some(caller) = caller else {
+            metrics.admit("tcp", "refused");
+            return self.context.count_refusal(Code::Busy);
+        };
+        let (context, teller, stop) = (Arc::clone(&self.context), teller.clone(), stop.clone());
+        self.context.tasks.spawn(async move {
+            let heard = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                heard = Caller::hear(caller) => heard,
+            };
+            let outcome = match heard {
+                Heard::Hello(hello) => {
+                    // The acceptor is there, or stopping.
+                    let _ = teller.send(Told::Spoke(hello));
+                    "admitted"
+                }
+                Heard::Nonsense => "nonsense",
+                Heard::Late => "late",
+                Heard::CrowdedOut => "crowded_out",
+            };
+            context.registry.metrics().admit("tcp", outcome);
+        });
+    }
+
+    fn free(&self, ip: IpAddr, waiting: &mut Waiting<Newcomer>, teller: &Teller) {
+        let now = self.context.registry.now().boot;
+        self.context.lanes(|lanes| lanes.handshake_done(ip));
+        let mut stale = Vec::new();
+        let metrics = self.context.registry.metrics();
+        while let Some(newcomer) = self.context.lanes(|lanes| waiting.next(lanes, now, &mut stale)) {
+            metrics.admit("handshake", "admitted");
+            self.shake(newcomer, teller);
+        }
+        metrics::set(&metrics.handshakes_waiting, waiting.len());
+        for newcomer in stale {
+            metrics.admit("handshake", "refused");
+            self.context.count_refusal(Code::Busy);
+            newcomer.ignore();
+        }
+    }
+
+    fn arrive(&self, newcomer: Newcomer, waiting: &mut Waiting<Newcomer>, teller: &Teller) {
+        let (ip, validated) = (newcomer.from().ip(), newcomer.is_validated());
         let now = self.context.registry.now().boot;
         let metrics = self.context.registry.metrics();
         match self.context.lanes(|lanes| lanes.arrive(ip, validated, waiting)) {
             Arrival::Proceed => {
                 metrics.admit("handshake", "admitted");
-                self.shake(incoming, done.clone());
+                self.shake(newcomer, teller);
             }
             Arrival::Wait => {
                 metrics.admit("handshake", "waited");
-                waiting.push(ip, incoming, now);
+                waiting.push(ip, newcomer, now);
                 metrics::set(&metrics.handshakes_waiting, waiting.len());
             }
             Arrival::Retry => {
                 metrics.admit("handshake", "retried");
-                // A peer that has answered a Retry before cannot get another; it is validated already.
-                if let Err(error) = incoming.retry() {
-                    error.into_incoming().ignore();
-                }
+                newcomer.retry();
             }
             Arrival::Refuse => {
                 metrics.admit("handshake", "refused");
                 self.context.count_refusal(Code::Busy);
-                incoming.refuse();
+                newcomer.refuse();
             }
         }
     }
 
-    fn shake(&self, incoming: quinn::Incoming, done: mpsc::UnboundedSender<IpAddr>) {
-        let context = Arc::clone(&self.context);
-        let ip = incoming.remote_address().ip();
-        let place = Place { ip, done };
+    fn shake(&self, newcomer: Newcomer, teller: &Teller) {
+        let (context, ip) = (Arc::clone(&self.context), newcomer.from().ip());
+        let place = Place { ip, teller: teller.clone() };
+        let tls = self.tcp.as_ref().map(|tcp| Arc::clone(&tcp.tls));
         self.context.tasks.spawn(async move {
-            let connection = shake_hands(incoming).await;
+            let shaken = newcomer.shake_hands(tls).await;
             drop(place);
-            let Some(connection) = connection else {
-                context.registry.metrics().handshakes_failed.inc();
-                return;
-            };
-            welcome(&context, Stream::new(connection.into()), ip).await;
+            match shaken {
+                Ok(stream) => welcome(&context, stream, ip).await,
+                Err(failed) => {
+                    context.registry.metrics().handshakes_failed.inc();
+                    if let Failed::Parting(parting) = failed {
+                        parting.part().await;
+                    }
+                }
+            }
         });
     }
 
     async fn drain(self) {
+        drop(self.tcp);
         self.endpoint.set_server_config(None);
         self.context.registry.links().order_all(&Order::Close(Code::Draining));
         let tasks = &self.context.tasks;
@@ -216,6 +288,14 @@ impl Ingest {
         self.endpoint.close(u32::from(Code::Draining.number()).into(), b"draining");
         // Bounded by the transport: three probe timeouts.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Who comes next over TCP; never, where nobody may.
+async fn accept(tcp: Option<&mut Tcp>) -> (TcpStream, SocketAddr) {
+    match tcp {
+        Some(tcp) => tcp.listener.accept().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -242,14 +322,13 @@ async fn welcome(context: &Arc<Context>, stream: Stream, ip: IpAddr) {
 /// A handshake's place; given back when it is dropped, however the handshake ended.
 struct Place {
     ip: IpAddr,
-    done: mpsc::UnboundedSender<IpAddr>,
+    teller: Teller,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // The acceptor outlives every handshake it started, or is stopping. The channel holds at most as
-        // many as there are places.
-        let _ = self.done.send(self.ip);
+        // The acceptor outlives every handshake it started, or is stopping.
+        let _ = self.teller.send(Told::Freed(self.ip));
     }
 }
 
@@ -270,22 +349,6 @@ impl Unheard {
 impl Drop for Unheard {
     fn drop(&mut self) {
         self.context.lanes(|lanes| lanes.greeted(self.ip));
-    }
-}
-
-async fn shake_hands(incoming: quinn::Incoming) -> Option<quinn::Connection> {
-    let from = incoming.remote_address();
-    let connecting = incoming.accept().inspect_err(|error| tracing::debug!(%from, %error, "not accepted")).ok()?;
-    match tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await {
-        Ok(Ok(connection)) => Some(connection),
-        Ok(Err(error)) => {
-            tracing::debug!(%from, %error, "the handshake failed");
-            None
-        }
-        Err(_) => {
-            tracing::debug!(%from, "the handshake took too long");
-            None
-        }
     }
 }
 

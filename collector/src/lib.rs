@@ -10,6 +10,7 @@ pub mod cidr;
 pub mod cli;
 pub mod collector;
 pub mod config;
+mod crowd;
 pub mod http;
 pub mod ingest;
 pub mod jobs;

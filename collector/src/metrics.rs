@@ -250,6 +250,9 @@ impl Metrics {
         for transport in Transport::ALL {
             drop(self.sessions.get_or_create(&TransportLabel { transport: transport.as_str() }));
         }
+        for outcome in ["admitted", "refused", "nonsense", "late", "crowded_out"] {
+            drop(self.admission.get_or_create(&AdmissionLabel { lane: "tcp", outcome }));
+        }
         for outcome in ["waited", "retried"] {
             drop(self.admission.get_or_create(&AdmissionLabel { lane: "handshake", outcome }));
         }

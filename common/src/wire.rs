@@ -27,6 +27,15 @@ impl Transport {
     /// All of them, the preferred one first.
     pub const ALL: [Self; 2] = [Self::Quic, Self::Tcp];
 
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Quic => Self::Tcp,
+            Self::Tcp => Self::Quic,
+        }
+    }
+
     /// The word.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -7,6 +7,7 @@ use rollcall_common::{address::Address, backoff::Backoff, id::Kind, identity::Pi
 
 use super::{Agent, Fault, patient};
 use crate::{
+    carriage::Ways,
     enroll::{Admission, EnrollError, Next, Request, Target, enroll, rejoin},
     identity::Identity,
     key::Key,
@@ -47,10 +48,17 @@ impl Agent {
             let current = campaign.insert(current);
             let request = self.request(kind);
             let Ok(pick) = current.rotation.pick(self.clock.now().boot) else { return Err(Fault::NoAddress) };
-            let target =
-                Target { dialer: &self.dialer, address: &pick.address, variant: pick.variant, clock: &self.clock };
+            let ways = self.carriage.ways();
+            let target = Target {
+                dialer: &self.dialer,
+                address: &pick.address,
+                variant: pick.variant,
+                ways,
+                clock: &self.clock,
+            };
             let asked = enroll(target, &current.found.token, &request, Arc::clone(&current.key));
             let Some(outcome) = signals.unless_stopped(asked).await else { return Ok(None) };
+            self.judge_way(ways, &pick.address, &outcome);
             let error = match outcome {
                 Ok(admission) => match self.vault.keep_first(&admission.identity, &admission.addresses) {
                     Ok(()) => {
@@ -110,14 +118,18 @@ impl Agent {
             let pick = rotation.pick(now).ok()?;
             let (words, delay) = match self.vault.rejoin_key(newest) {
                 Ok(key) => {
+                    let ways = self.carriage.ways();
                     let target = Target {
                         dialer: &self.dialer,
                         address: &pick.address,
                         variant: pick.variant,
+                        ways,
                         clock: &self.clock,
                     };
                     let asked = rejoin(target, signer, Arc::new(key), self.instance_id);
-                    match signals.unless_stopped(asked).await? {
+                    let outcome = signals.unless_stopped(asked).await?;
+                    self.judge_way(ways, &pick.address, &outcome);
+                    match outcome {
                         Ok(admission) => match self.vault.keep_next(&admission.identity) {
                             Ok(()) => {
                                 tracing::info!(generation = admission.identity.term().generation.0, "rejoined");
@@ -140,6 +152,24 @@ impl Agent {
             }
         }
         None
+    }
+
+    /// Learns from a try which way leads to a collector.
+    fn judge_way(&mut self, ways: Ways, address: &Address, outcome: &Result<Admission, EnrollError>) {
+        match outcome {
+            Ok(admission) => {
+                self.carriage.opened(admission.transport);
+                if let Some(turn) = self.carriage.greeted(admission.transport, self.clock.now().boot) {
+                    self.log_turn(address, &turn);
+                }
+            }
+            Err(EnrollError::Refused(..)) => self.carriage.answered(ways),
+            Err(error) => {
+                if let Some(why) = error.unanswered() {
+                    self.carriage.unanswered(ways, why);
+                }
+            }
+        }
     }
 
     /// Looks for a token each second, and says so while there is none.

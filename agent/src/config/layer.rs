@@ -20,7 +20,10 @@ use super::{
     probes::{self, ChildTable, ProbeTable, Wrong},
     remote::Entry,
 };
-use crate::probe::plan::{Child, Probe};
+use crate::{
+    carriage::Policy,
+    probe::plan::{Child, Probe},
+};
 
 /// The settings of one source; whatever is absent is left to the sources below.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -41,6 +44,7 @@ pub struct Layer {
     pub token_file: Option<PathBuf>,
     pub consume_token_file: Option<bool>,
     pub addresses: Option<Vec<Address>>,
+    pub transport: Option<Policy>,
     pub revoked_retry: Option<Period>,
     pub bind_machine: Option<bool>,
     pub local: Option<LocalLayer>,
@@ -153,6 +157,7 @@ impl Layer {
             token_file: over.token_file.or(self.token_file),
             consume_token_file: over.consume_token_file.or(self.consume_token_file),
             addresses: over.addresses.or(self.addresses),
+            transport: over.transport.or(self.transport),
             revoked_retry: over.revoked_retry.or(self.revoked_retry),
             bind_machine: over.bind_machine.or(self.bind_machine),
             local: LocalLayer::overlaid(self.local, over.local),
@@ -279,6 +284,7 @@ pub(super) fn from_environment(source: &dyn Source) -> Found {
         consume_token_file: reader.read("ROLLCALL_CONSUME_TOKEN_FILE", parsed),
         addresses: reader
             .read("ROLLCALL_ADDRESSES", |text| text.split(',').map(|address| parsed(address.trim())).collect()),
+        transport: reader.read("ROLLCALL_TRANSPORT", word),
         revoked_retry: reader.read("ROLLCALL_REVOKED_RETRY", parsed),
         bind_machine: reader.read("ROLLCALL_BIND_MACHINE", parsed),
         local: Some(LocalLayer {

@@ -364,6 +364,7 @@ fn the_packaged_defaults_are_the_defaults() {
         format!("#state_dir = {STATE_DIR:?}"),
         format!("#token_file = {TOKEN_FILE:?}"),
         "#consume_token_file = false".to_owned(),
+        "#transport = \"auto\"".to_owned(),
         "#revoked_retry = \"1h\"".to_owned(),
     ] {
         assert!(shipped.contains(&line), "{line}");

@@ -1,4 +1,5 @@
-//! The way to the collectors: names, UDP, the handshake with its pin, and TCP at the same port for comparison.
+//! The ways to the collectors: names, the handshake with its pin over QUIC and over TCP, and where one fails, whether
+//! anything passes at all.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use rollcall_common::{
         tls::{Trust, enroll_config},
     },
     time::Clock,
+    wire::Transport,
 };
 use tokio::net::TcpStream;
 
@@ -18,7 +20,10 @@ use super::{
     Case, Finding, Grade,
     udp::{self, Echo},
 };
-use crate::link::{Dialer, LinkError};
+use crate::{
+    carriage::{Policy, Ways},
+    link::{Dialer, LinkError},
+};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -66,8 +71,15 @@ async fn way(case: &Case<'_>, address: &Address, clock: &Arc<dyn Clock>) -> (Vec
         let list: Vec<String> = ips.iter().map(|addr| addr.ip().to_string()).collect();
         found.push(Finding::new("name", Grade::Ok, format!("{} is {}", address.host(), list.join(", "))));
     }
-    let handshake = shake(case, address, clock).await;
-    let is_reached = matches!(handshake, Ok(_) | Err(Unmet::Unchecked));
+    let (handshake, over_tcp) =
+        tokio::join!(shake(case, address, Transport::Quic, clock), shake(case, address, Transport::Tcp, clock));
+    let policy = case.config.transport;
+    let met = |outcome: &Result<(), Unmet>| matches!(outcome, Ok(()) | Err(Unmet::Unchecked));
+    let is_reached = match policy {
+        Policy::Auto => met(&handshake) || met(&over_tcp),
+        Policy::Quic => met(&handshake),
+        Policy::Tcp => met(&over_tcp),
+    };
     let first = ips.first().copied();
     let (echo, tcp) = match (&handshake, first) {
         (Err(Unmet::Silent | Unmet::Lost(_)), Some(remote)) => {
@@ -77,6 +89,7 @@ async fn way(case: &Case<'_>, address: &Address, clock: &Arc<dyn Clock>) -> (Vec
         (Ok(()) | Err(_), _) => (None, None),
     };
     found.push(judge(address, &handshake, echo.as_ref(), tcp));
+    found.push(judge_tcp(address, &over_tcp, met(&handshake), policy));
     (found, is_reached)
 }
 
@@ -104,7 +117,7 @@ pub(super) enum Unmet {
 }
 
 /// A handshake as a stranger, with the pin or the roots at hand; nothing is said on it.
-async fn shake(case: &Case<'_>, address: &Address, clock: &Arc<dyn Clock>) -> Result<(), Unmet> {
+async fn shake(case: &Case<'_>, address: &Address, transport: Transport, clock: &Arc<dyn Clock>) -> Result<(), Unmet> {
     let identity = case.stored.as_ref().and_then(|stored| stored.current.as_ref());
     let token = case.look.as_ref().and_then(|look| look.found.as_ref()).map(|found| &found.token);
     let (tls, is_checked) = match (identity, token) {
@@ -120,7 +133,7 @@ async fn shake(case: &Case<'_>, address: &Address, clock: &Arc<dyn Clock>) -> Re
     };
     let tls = tls.map_err(|error| Unmet::Lost(error.to_string()))?;
     let dialer = Dialer::new();
-    let dialed = tokio::time::timeout(HANDSHAKE, dialer.dial(address, 0, tls)).await;
+    let dialed = tokio::time::timeout(HANDSHAKE, dialer.dial(address, 0, Ways::Only(transport), tls)).await;
     let outcome = match dialed {
         Err(_) => Err(Unmet::Silent),
         Ok(Ok(link)) => {
@@ -205,6 +218,50 @@ pub(super) fn judge(
                 .fix(format!("let UDP {} out of this network and into the collector's, both ways", address.port()))
         }
         (unmet, None) => fail(format!("{address}: {}", words(unmet))).fix("see the collector's log at this moment"),
+    }
+}
+
+/// Says what TLS on TCP at the same port means beside that.
+pub(super) fn judge_tcp(address: &Address, handshake: &Result<(), Unmet>, has_quic: bool, policy: Policy) -> Finding {
+    let port = address.port();
+    let unmet = match handshake {
+        Ok(()) if has_quic => {
+            return Finding::new(
+                "tcp",
+                Grade::Ok,
+                format!("{address} answers over TLS on TCP too, should UDP be blocked"),
+            );
+        }
+        Ok(()) if policy == Policy::Quic => {
+            let words = format!("{address} answers over TLS on TCP, which `transport = \"quic\"` does not allow");
+            return Finding::new("tcp", Grade::Warn, words).fix("set transport = \"auto\"");
+        }
+        Ok(()) => {
+            let words = format!("{address} answers over TLS on TCP: that is how heartbeats go while UDP is blocked");
+            return Finding::new("tcp", Grade::Ok, words);
+        }
+        Err(unmet) => unmet,
+    };
+    let here = format!("let TCP {port} out of this network and into the collector's");
+    match unmet {
+        Unmet::Unchecked => Finding::new("tcp", Grade::Note, format!("{address} answers over TLS on TCP, unchecked"))
+            .fix("run this as root, or as the sidecar's user"),
+        Unmet::Distrusted(words) if has_quic => {
+            Finding::new("tcp", Grade::Warn, format!("over TCP, somebody else answers at {address}: {words}"))
+                .fix(format!("look who listens on TCP {port} there, or what is in between (a proxy)"))
+        }
+        Unmet::Distrusted(words) => {
+            Finding::new("tcp", Grade::Fail, format!("{address} answers over TCP, and is not to be trusted: {words}"))
+                .fix("correct the address; look for a proxy in between that ends TLS; compare the clocks")
+        }
+        Unmet::Silent | Unmet::Lost(_) if has_quic => {
+            let words = format!("no way round through TCP, should UDP be blocked: {}", words(unmet));
+            Finding::new("tcp", Grade::Note, words).fix(format!("{here}, unless tcp_fallback is off there"))
+        }
+        Unmet::Silent | Unmet::Lost(_) => {
+            let words = format!("{address} does not answer over TCP either: {}", words(unmet));
+            Finding::new("tcp", Grade::Fail, words).fix(format!("{here}: it carries heartbeats where UDP is blocked"))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 use super::{
     host::judge_unit,
-    network::{Tcp, Unmet, judge},
+    network::{Tcp, Unmet, judge, judge_tcp},
     udp::{Echo, ask},
     *,
 };
@@ -27,6 +27,28 @@ fn blocked_refused_and_wrong_are_told_apart() {
     let (_, words) = judged(Unmet::Silent, Some(Echo::Answered), Some(Tcp::Refused));
     assert!(words.contains("handshake is not completed"), "{words}");
     assert_eq!(judged(Unmet::Unchecked, None, None).0, Grade::Note);
+}
+
+#[test]
+fn tcp_is_told_by_what_quic_does_and_by_what_is_allowed() {
+    use crate::carriage::Policy;
+    let told = |outcome: Result<(), Unmet>, has_quic, policy| {
+        let finding = judge_tcp(&"c.example:7411".parse().unwrap(), &outcome, has_quic, policy);
+        assert_eq!(finding.grade == Grade::Ok, finding.fix.is_none(), "{finding:?}");
+        (finding.grade, format!("{} {}", finding.words, finding.fix.unwrap_or_default()))
+    };
+    let lost = || Err(Unmet::Lost("connection refused".into()));
+    let (grade, words) = told(Ok(()), false, Policy::Auto);
+    assert!(grade == Grade::Ok && words.contains("how heartbeats go while UDP is blocked"), "{words}");
+    let (grade, words) = told(Ok(()), false, Policy::Quic);
+    assert!(grade == Grade::Warn && words.contains("transport = \"auto\""), "{words}");
+    assert_eq!(told(Ok(()), true, Policy::Auto).0, Grade::Ok);
+    let (grade, words) = told(lost(), true, Policy::Auto);
+    assert!(grade == Grade::Note && words.contains("let TCP 7411 out") && words.contains("tcp_fallback"), "{words}");
+    let (grade, words) = told(lost(), false, Policy::Auto);
+    assert!(grade == Grade::Fail && words.contains("connection refused") && words.contains("TCP 7411"), "{words}");
+    let (grade, words) = told(Err(Unmet::Distrusted("other root".into())), true, Policy::Auto);
+    assert!(grade == Grade::Warn && words.contains("somebody else"), "{words}");
 }
 
 #[tokio::test]

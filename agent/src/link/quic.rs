@@ -52,7 +52,7 @@ impl Sockets {
             other => other,
         };
         let connection = connecting.map_err(|error| LinkError::Lost(format!("{remote}: {error}")))?;
-        let connection = connection.await.map_err(|error| lost(remote, &error))?;
+        let connection = connection.await.map_err(|error| unmet(remote, &error))?;
         let (send, recv) = connection.open_bi().await.map_err(|error| lost(remote, &error))?;
         Ok(Wire { remote, connection, send, recv })
     }
@@ -171,6 +171,31 @@ pub(super) fn settings(tls: rustls::ClientConfig) -> Result<ClientConfig, LinkEr
     let mut config = ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport)).version(QUIC_V1);
     Ok(config)
+}
+
+/// TLS alert 120: whoever answers has none of our protocols.
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+/// Why a handshake was not done. What answers over UDP and is no collector is as good as nobody: something on the way
+/// may have taken the port.
+fn unmet(remote: SocketAddr, error: &ConnectionError) -> LinkError {
+    match error {
+        ConnectionError::TimedOut | ConnectionError::VersionMismatch => {
+            LinkError::Unanswered(format!("{remote} over QUIC: {error}"))
+        }
+        ConnectionError::ApplicationClosed(_)
+        | ConnectionError::ConnectionClosed(_)
+        | ConnectionError::TransportError(_)
+        | ConnectionError::Reset
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => {
+            let lost = lost(remote, error);
+            if lost != LinkError::Alert(NO_APPLICATION_PROTOCOL) {
+                return lost;
+            }
+            LinkError::Unanswered(format!("{remote}: what answers over UDP there is no collector"))
+        }
+    }
 }
 
 /// Translates quinn's reasons into ours.

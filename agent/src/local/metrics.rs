@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use rollcall_common::{health::Health, time::Now};
+use rollcall_common::{health::Health, time::Now, wire::Transport};
 
 use super::answers::Tally;
 use crate::{
@@ -29,6 +29,10 @@ pub(super) fn text(report: &Report, tally: &Tally, now: Now) -> String {
     page.row(&[], count(report.session));
     page.family("warnings", "gauge", "Things that an operator should look at");
     page.row(&[], count(u64::try_from(report.warnings.len()).unwrap_or(u64::MAX)));
+    page.family("transport", "gauge", "1 for what carries the session now, 0 for the rest");
+    for transport in Transport::ALL {
+        page.row(&[("transport", transport.as_str())], flag(report.transport == Some(transport)));
+    }
     if let Some(ago) = report.last_ack_ms_ago {
         let ago = i64::try_from(ago).unwrap_or(i64::MAX);
         page.family("last_ack_timestamp_seconds", "gauge", "When a heartbeat was acknowledged last, since the epoch");

@@ -12,21 +12,31 @@ use rollcall_common::{
     wire::message::{Goodbye, Up},
 };
 
-use super::{Action, Attempt, BACKOFF_BASE, DRAIN_WITHIN, End, Notice, PATIENCE_CAP, Paper, Phase, Session, Then};
+use super::{
+    Action, Attempt, BACKOFF_BASE, DRAIN_WITHIN, End, Errand, Notice, PATIENCE_CAP, Paper, Phase, Session, Then,
+};
 
 impl Session {
     pub(super) fn parted(&mut self, no: SessionNo, end: End, patience: Duration, now: Now) {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Reaching(attempt) if attempt.no == no => {
+                self.judge_way(&attempt, &end, now);
                 self.offline(no, attempt.address, end, patience, attempt.paper, now);
             }
             Phase::Live(live) if live.no == no => {
                 self.renewal.interrupted(now.boot);
+                let (lived, silent) = (now.boot.since(live.since), matches!(end, End::Silent(_)));
+                self.setup.carriage.ended(live.transport, lived, silent, end.to_string());
                 match live.successor {
                     // The next connection is under way already.
-                    Some(attempt) => {
+                    Some(attempt) if attempt.errand != Errand::ProveQuic => {
                         self.note_parted(no, live.address, end, None);
                         self.phase = Phase::Reaching(attempt);
+                    }
+                    // It may never come about, and the lease does not wait for it.
+                    Some(probe) => {
+                        self.actions.push_back(Action::Close(probe.no, Code::Goodbye));
+                        self.offline(no, live.address, end, patience, Paper::Current, now);
                     }
                     None => self.offline(no, live.address, end, patience, Paper::Current, now),
                 }
@@ -46,7 +56,28 @@ impl Session {
         }
     }
 
+    /// What a dial that gave no connection says of its way.
+    fn judge_way(&mut self, attempt: &Attempt, end: &End, now: Now) {
+        let carriage = &mut self.setup.carriage;
+        match (end, attempt.opened) {
+            (End::Unanswered(words), _) => carriage.unanswered(attempt.ways, words),
+            (End::Silent(words), Some((transport, at))) => {
+                carriage.ended(transport, now.boot.since(at), true, words);
+            }
+            (End::Told(_) | End::Alert(_) | End::Distrusted(_) | End::Nonsense(_), _) => {
+                carriage.answered(attempt.ways)
+            }
+            (End::Silent(_), None) | (End::Lost(_), _) => {}
+        }
+    }
+
     pub(super) fn successor_failed(&mut self, attempt: &Attempt, end: End, patience: Duration, now: Now) {
+        if attempt.errand == Errand::ProveQuic {
+            self.setup.carriage.probe_failed(end.to_string(), now.boot);
+            let again_in = self.setup.carriage.probe_at().map(|at| at.since(now.boot));
+            self.actions.push_back(Action::Note(Notice::QuicStillAway { why: end.to_string(), again_in }));
+            return;
+        }
         let why = format!("the new certificate could not be proven: {end}");
         if end.blames_certificate() {
             self.setup.next = None;
@@ -112,9 +143,8 @@ impl Session {
         let expired = collector_now >= self.setup.current.not_after;
         match end {
             End::Told(Code::SerialRefused) if expired => Advice::Rejoin,
-            End::Told(_) | End::Alert(_) | End::Distrusted(_) | End::Nonsense(_) | End::Silent(_) | End::Lost(_) => {
-                end.advice()
-            }
+            End::Told(_) | End::Alert(_) | End::Distrusted(_) | End::Nonsense(_) => end.advice(),
+            End::Unanswered(_) | End::Silent(_) | End::Lost(_) => end.advice(),
         }
     }
 

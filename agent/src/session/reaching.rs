@@ -7,54 +7,85 @@ use rollcall_common::{
     id::SessionNo,
     time::{Now, Timestamp},
     wire::{
-        BEAT_VERSION,
+        BEAT_VERSION, Transport,
         message::{Down, Hello, HelloAck, Up, capability},
     },
 };
 
 use super::{
-    Action, Attempt, Dial, End, Live, Notice, PAUSE_FLOOR, Paper, Phase, REACH_CAP, REACH_FLOOR, SKEW_MS, Session,
-    Then, beats::Beats, millis, pace, vitals::Telling,
+    Action, Attempt, Dial, End, Errand, Live, Notice, PAUSE_FLOOR, Paper, Phase, REACH_CAP, REACH_FLOOR,
+    REACH_FLOOR_BOTH, SKEW_MS, Session, Then, beats::Beats, millis, pace, vitals::Telling,
 };
-use crate::rotation::Pick;
+use crate::{carriage::Ways, rotation::Pick};
 
 impl Session {
     pub(super) fn dial(&mut self, now: Now) {
         self.phase = match self.rotation.pick(now.boot) {
-            Ok(pick) => Phase::Reaching(self.attempt(pick, self.paper, now)),
+            Ok(pick) => {
+                let ways = self.setup.carriage.ways();
+                Phase::Reaching(self.attempt(pick, self.paper, Errand::Arrive, ways, now))
+            }
             Err(at) => Phase::Offline { at, then: Then::Dial },
         };
     }
 
     /// The next certificate is proven at the collector that serves us now: it is known to be there.
     pub(super) fn dial_successor(&mut self, now: Now) {
+        let Phase::Live(live) = &mut self.phase else { return };
+        if self.setup.next.is_none() {
+            return;
+        }
+        // A certificate matters more than what carries it.
+        if let Some(probe) = live.successor.take_if(|attempt| attempt.errand == Errand::ProveQuic) {
+            self.actions.push_back(Action::Close(probe.no, Code::Goodbye));
+            self.setup.carriage.probe_put_off(now.boot);
+        }
+        let ways = Ways::Only(live.transport);
+        self.dial_beside(Paper::Next, Errand::ProvePaper, ways, now);
+    }
+
+    /// QUIC is tried at the collector that serves us over TCP now.
+    pub(super) fn dial_probe(&mut self, now: Now) {
         let Phase::Live(live) = &self.phase else { return };
-        if live.successor.is_some() || self.setup.next.is_none() {
+        if live.successor.is_some() {
+            return;
+        }
+        self.setup.carriage.probing();
+        self.dial_beside(Paper::Current, Errand::ProveQuic, Ways::Only(Transport::Quic), now);
+    }
+
+    fn dial_beside(&mut self, paper: Paper, errand: Errand, ways: Ways, now: Now) {
+        if !matches!(&self.phase, Phase::Live(live) if live.successor.is_none()) {
             return;
         }
         let Ok(pick) = self.rotation.pick(now.boot) else { return };
-        let attempt = self.attempt(pick, Paper::Next, now);
+        let attempt = self.attempt(pick, paper, errand, ways, now);
         if let Phase::Live(live) = &mut self.phase {
             live.successor = Some(attempt);
         }
     }
 
-    pub(super) fn attempt(&mut self, pick: Pick, paper: Paper, now: Now) -> Attempt {
+    pub(super) fn attempt(&mut self, pick: Pick, paper: Paper, errand: Errand, ways: Ways, now: Now) -> Attempt {
         self.last_session = self.last_session.next();
         let no = self.last_session;
-        let deadline = now.boot.after(self.reach(now));
+        let reach = match ways {
+            Ways::Only(_) => self.reach(now),
+            Ways::Both(_) => self.reach(now).max(REACH_FLOOR_BOTH),
+        };
+        let deadline = now.boot.after(reach);
         let Pick { address, variant } = pick;
-        self.actions.push_back(Action::Dial(Dial { no, address: address.clone(), variant, paper }));
-        Attempt { no, address, paper, deadline, greeting: false }
+        self.actions.push_back(Action::Dial(Dial { no, address: address.clone(), variant, paper, ways }));
+        Attempt { no, address, paper, deadline, errand, ways, opened: None }
     }
 
-    pub(super) fn opened(&mut self, no: SessionNo, now: Now) {
+    pub(super) fn opened(&mut self, no: SessionNo, transport: Transport, now: Now) {
         let deadline = now.boot.after(self.reach(now));
-        let Some(attempt) = self.attempt_mut(no).filter(|attempt| !attempt.greeting) else {
+        let Some(attempt) = self.attempt_mut(no).filter(|attempt| !attempt.is_greeting()) else {
             return self.actions.push_back(Action::Close(no, Code::Goodbye));
         };
-        attempt.greeting = true;
+        attempt.opened = Some((transport, now.boot));
         attempt.deadline = deadline;
+        self.setup.carriage.opened(transport);
         let hello = Hello {
             versions: vec![BEAT_VERSION],
             capabilities: capability::OURS,
@@ -130,6 +161,8 @@ impl Session {
         if let Some(old) = old {
             self.actions.push_back(Action::Close(old, Code::Superseded));
         }
+        let transport = attempt.opened.map_or(Transport::Quic, |(transport, _)| transport);
+        let turn = self.setup.carriage.greeted(transport, now.boot);
         self.adopt(attempt.paper, now);
         self.rotation.succeeded();
         self.pace = Some(pace);
@@ -141,6 +174,9 @@ impl Session {
             pace,
             generation: self.setup.current.generation,
         }));
+        if let Some(turn) = turn {
+            self.actions.push_back(Action::Note(Notice::Turned { address: attempt.address.clone(), turn }));
+        }
         self.gauge_skew(ack.server_time, now);
         if let Some(facts) = &self.facts {
             self.actions.push_back(Action::Send(no, Up::Facts(facts.clone())));
@@ -150,6 +186,7 @@ impl Session {
             no,
             address: attempt.address,
             since: now.boot,
+            transport,
             beats,
             telling: Telling::default(),
             capabilities: ack.capabilities,

@@ -1,6 +1,7 @@
 //! The session with a clock moved by hand: first what the design promises, then any history at all.
 
 mod any_history;
+mod carried;
 mod certificates;
 mod farewells;
 mod settings;
@@ -21,6 +22,7 @@ use rollcall_common::{
 };
 
 use super::*;
+use crate::carriage::Policy;
 
 const PACE: Granted = Granted { pace_no: PaceNo(1), interval_ms: 10_000, ttl_ms: 30_000 };
 const DAY: Duration = Duration::from_secs(86_400);
@@ -48,6 +50,7 @@ fn setup(addresses: &[&str]) -> Setup {
         revoked_retry: Duration::from_secs(3600),
         first_dial_in: Duration::ZERO,
         seed: 7,
+        carriage: Carriage::new(Policy::Quic, 7),
     }
 }
 
@@ -114,7 +117,7 @@ impl World {
     }
 
     fn greet(&mut self, no: SessionNo) {
-        self.tell(Event::Opened(no));
+        self.tell(Event::Opened(no, Transport::Quic));
         let ack = self.hello_ack();
         self.tell(Event::Frame(no, Down::HelloAck(ack)));
     }
@@ -171,7 +174,7 @@ fn dials_at_once_greets_and_beats_at_once() {
     let dial = world.dial();
     assert_eq!((dial.no, dial.paper, dial.address.host()), (SessionNo(1), Paper::Current, "a".into()));
     assert_eq!(world.state(), State::Dialing);
-    world.tell(Event::Opened(dial.no));
+    world.tell(Event::Opened(dial.no, Transport::Quic));
     assert_eq!(world.state(), State::Greeting);
     let Some((_, Up::Hello(hello))) = world.sent().pop() else { panic!("no hello") };
     assert_eq!((hello.session, hello.versions), (SessionNo(1), vec![1]));
@@ -354,7 +357,7 @@ fn children_are_reported_only_to_a_collector_that_takes_them() {
 
     world.tell(Event::Closed(no, lost()));
     let no = world.next_dial().0.no;
-    world.tell(Event::Opened(no));
+    world.tell(Event::Opened(no, Transport::Quic));
     let greeting = HelloAck { capabilities: capability::CHILDREN | 0x80, ..world.hello_ack() };
     world.tell(Event::Frame(no, Down::HelloAck(greeting)));
     world.take();
@@ -416,7 +419,7 @@ fn skew_is_told_once() {
     let mut no = world.dial().no;
     let mut told = 0;
     for _ in 0..3 {
-        world.tell(Event::Opened(no));
+        world.tell(Event::Opened(no, Transport::Quic));
         let ack = HelloAck { server_time: world.now.wall.after(Duration::from_secs(90)), ..world.hello_ack() };
         world.tell(Event::Frame(no, Down::HelloAck(ack)));
         world.tell(Event::Closed(no, lost()));
@@ -445,7 +448,7 @@ fn nonsense_closes_and_backs_off() {
     }
     let mut world = World::new(setup(&["a"]));
     let no = world.dial().no;
-    world.tell(Event::Opened(no));
+    world.tell(Event::Opened(no, Transport::Quic));
     let ack = HelloAck { version: 7, ..world.hello_ack() };
     world.tell(Event::Frame(no, Down::HelloAck(ack)));
     assert!(world.take().iter().any(|action| matches!(action, Action::Close(_, Code::Protocol))));

@@ -9,13 +9,18 @@ use rollcall_common::{
     id::{BeatNo, Generation, SessionNo},
     lease::Pace,
     wire::{
+        Transport,
         children::{ChildGone, ChildRefused, ChildReport},
         message::{About, Addresses, Down, Goodbye, Renewed, Up},
         settings::{Settings, SettingsState},
     },
 };
 
-use crate::{health::Vitals, identity::Term};
+use crate::{
+    carriage::{Turn, Ways},
+    health::Vitals,
+    identity::Term,
+};
 
 /// Which of the sidecar's certificates a connection proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +45,8 @@ impl Paper {
 pub enum Event {
     /// Time passed.
     Tick,
-    /// The dial of that session reached a collector: frames can be sent. It is not accepted yet.
-    Opened(SessionNo),
+    /// The dial of that session reached a collector, over that: frames can be sent. It is not accepted yet.
+    Opened(SessionNo, Transport),
     /// A frame arrived.
     Frame(SessionNo, Down),
     /// The connection, or the try at one, is over.
@@ -133,6 +138,8 @@ pub struct Dial {
     pub variant: u32,
     /// With which certificate.
     pub paper: Paper,
+    /// Over what.
+    pub ways: Ways,
 }
 
 /// Why a connection, or the try at one, is over.
@@ -146,7 +153,9 @@ pub enum End {
     Distrusted(String),
     /// The collector broke the protocol; in words.
     Nonsense(String),
-    /// Nothing came within the time allowed; in words.
+    /// Nobody answered the dial; in words.
+    Unanswered(String),
+    /// Nothing came any more within the time allowed; in words.
     Silent(String),
     /// The network or the peer is gone, or was never reached; in words.
     Lost(String),
@@ -164,7 +173,8 @@ impl End {
             Self::Told(code) => code.advice(),
             Self::Alert(CERTIFICATE_REVOKED) => Advice::RetrySlowly,
             Self::Alert(CERTIFICATE_EXPIRED) => Advice::Rejoin,
-            Self::Alert(_) | Self::Distrusted(_) | Self::Nonsense(_) | Self::Silent(_) | Self::Lost(_) => Advice::Retry,
+            Self::Alert(_) | Self::Distrusted(_) | Self::Nonsense(_) => Advice::Retry,
+            Self::Unanswered(_) | Self::Silent(_) | Self::Lost(_) => Advice::Retry,
         }
     }
 
@@ -177,7 +187,7 @@ impl End {
                 Advice::Retry | Advice::Rejoin | Advice::Stand => false,
             },
             Self::Alert(_) | Self::Distrusted(_) | Self::Nonsense(_) => true,
-            Self::Silent(_) | Self::Lost(_) => false,
+            Self::Unanswered(_) | Self::Silent(_) | Self::Lost(_) => false,
         }
     }
 
@@ -194,7 +204,8 @@ impl End {
                     | Code::ClientCertRequired
                     | Code::Revoked
             ),
-            Self::Distrusted(_) | Self::Nonsense(_) | Self::Silent(_) | Self::Lost(_) => false,
+            Self::Distrusted(_) | Self::Nonsense(_) => false,
+            Self::Unanswered(_) | Self::Silent(_) | Self::Lost(_) => false,
         }
     }
 }
@@ -207,7 +218,9 @@ impl fmt::Display for End {
             Self::Alert(CERTIFICATE_EXPIRED) => f.write_str("the collector refused our certificate: expired"),
             Self::Alert(alert) => write!(f, "the collector's TLS refused us with alert {alert}"),
             Self::Nonsense(words) => write!(f, "the collector broke the protocol: {words}"),
-            Self::Distrusted(words) | Self::Silent(words) | Self::Lost(words) => f.write_str(words),
+            Self::Distrusted(words) | Self::Unanswered(words) | Self::Silent(words) | Self::Lost(words) => {
+                f.write_str(words)
+            }
         }
     }
 }
@@ -225,6 +238,20 @@ pub enum Notice {
         pace: Pace,
         /// Of the certificate in use.
         generation: Generation,
+    },
+    /// Something else carries the session from now on.
+    Turned {
+        /// Which collector.
+        address: Address,
+        /// How.
+        turn: Turn,
+    },
+    /// QUIC was tried beside a session that TCP carries, and does not work yet.
+    QuicStillAway {
+        /// Why.
+        why: String,
+        /// How long until the next try.
+        again_in: Option<Duration>,
     },
     /// A beat was acknowledged.
     Acked {

@@ -20,6 +20,7 @@ use std::{
 use fake::{Authority, Fake};
 use rollcall_agent::{
     agent::{Agent, Fault},
+    carriage::Ways,
     config::{Config, Layer, Source},
     enroll::{EnrollError, Next, Request, Target, enroll},
     key::Key,
@@ -33,7 +34,10 @@ use rollcall_common::{
     id::{InstanceId, Kind},
     service::Pairs,
     time::{Clock, SystemClock},
-    wire::message::{Addresses, Directive, Down, GoodbyeReason},
+    wire::{
+        Transport,
+        message::{Addresses, Directive, Down, GoodbyeReason},
+    },
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::task::TaskTracker;
@@ -147,7 +151,8 @@ async fn a_wrong_pin_sends_no_application_byte() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let address = fake.addr.into();
     let dialer = Dialer::new();
-    let target = Target { dialer: &dialer, address: &address, variant: 0, clock: &clock };
+    let target =
+        Target { dialer: &dialer, address: &address, variant: 0, ways: Ways::Only(Transport::Quic), clock: &clock };
     let error = enroll(target, &token, &request(), Arc::new(Key::generate().unwrap())).await.unwrap_err();
     assert!(matches!(error, EnrollError::Link(LinkError::Distrusted(_))), "{error:?}");
     assert!(error.to_string().contains("no root with the pinned key"), "{error}");

@@ -199,7 +199,10 @@ impl Screen {
             ("name", Word::plain(config.name.to_string())),
             ("trust domain", Word::plain(config.trust_domain.to_string())),
             ("state", Word::plain(config.state_dir.display().to_string())),
-            ("sidecars", Word::plain(format!("UDP {}", config.quic_listen))),
+            (
+                "sidecars",
+                Word::plain(format!("{} {}", if config.tcp_fallback { "UDP, TCP" } else { "UDP" }, config.quic_listen)),
+            ),
             (
                 "advertised",
                 if advertise.is_empty() { Word::faint("nothing") } else { Word::plain(advertise.join(", ")) },

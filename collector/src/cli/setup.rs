@@ -267,6 +267,8 @@ fn put(
 /// What to do now.
 fn next(screen: &mut Screen, config: &Config, api: &str, path: &Path) -> Result<(), Failure> {
     let (udp, tcp) = (config.quic_listen.port(), config.http_listen.port());
+    let fallback =
+        if config.tcp_fallback { format!(", and TCP {udp} where UDP does not pass,") } else { String::new() };
     let inside = config.http_listen.ip().is_loopback();
     let web = if inside {
         format!("TCP {tcp} stays on this host")
@@ -284,7 +286,7 @@ fn next(screen: &mut Screen, config: &Config, api: &str, path: &Path) -> Result<
     let mut facts = vec![
         ("API", Word::plain(api)),
         ("sidecars dial", Word::plain(dialed)),
-        ("firewall", Word::plain(format!("open UDP {udp} to the sidecars; {web}"))),
+        ("firewall", Word::plain(format!("open UDP {udp}{fallback} to the sidecars; {web}"))),
         ("start", Word::plain(start)),
     ];
     match login::make(config) {

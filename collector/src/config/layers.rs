@@ -75,6 +75,7 @@ pub(super) const KEYS: &[&str] = &[
     "limits.incoming",
     "limits.per_address",
     "limits.rejoin_per_second",
+    "limits.tcp_connections",
     "liveness",
     "log.format",
     "log.level",
@@ -102,6 +103,7 @@ pub(super) const KEYS: &[&str] = &[
     "retention.tokens",
     "state_dir",
     "stats_labels",
+    "tcp_fallback",
     "trust_domain",
     "ttl",
 ];

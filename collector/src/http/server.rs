@@ -36,8 +36,9 @@ use self::{
 };
 use super::{
     Settings, State, local,
-    tls::{self, Certificates, Place},
+    tls::{Certificates, Place},
 };
+use crate::admission::network;
 
 /// How long a request's head may take, the wait for it included.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -214,7 +215,7 @@ impl Accepting {
                     let Some((stream, peer)) = newcomer.take() else { continue };
                     made = false;
                     let seat = Arc::new(Seat::taken(Arc::clone(&self.room), permit.ok()).tells(&idle));
-                    let guest = hall.enter(tls::network(peer.ip()), Arc::clone(&seat));
+                    let guest = hall.enter(network(peer.ip()), Arc::clone(&seat));
                     let seat = (seat, guest, self.bounds.write_within);
                     let place = self.state.certificates.as_ref().map(|certificates| certificates.enter(peer.ip()));
                     let ways = (self.router.clone(), self.stop.clone());

@@ -6,13 +6,12 @@
 //! A new pair is read on SIGHUP, or once the files have changed and stand still; one that does not hold is
 //! refused loudly, and the old pair stays.
 
-mod crowd;
 mod pair;
 mod watch;
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -41,12 +40,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 pub use self::pair::{Pair, PairError};
-use self::{
-    crowd::Crowd,
-    watch::{Marks, Reminder, Watch},
-};
+use self::watch::{Marks, Reminder, Watch};
 use super::error::{Problem, ProblemCode};
-use crate::config::HttpTls;
+use crate::{admission::network, config::HttpTls, crowd::Crowd};
 
 /// How long a handshake may take.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -335,14 +331,6 @@ fn settings(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, rustl
     settings.session_storage = Arc::new(NoServerSessionStorage {});
     settings.max_early_data_size = 0;
     Ok(settings)
-}
-
-/// One host owns a whole /64.
-pub(super) fn network(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => IpAddr::V4(ip),
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
-    }
 }
 
 /// Tells a client that speaks plain HTTP what to do, in the words of its protocol.

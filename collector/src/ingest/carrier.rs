@@ -4,6 +4,7 @@
 //! has a deadline of its own: `stream` sets them all.
 
 mod quic;
+pub(super) mod tcp;
 
 use std::net::SocketAddr;
 
@@ -22,6 +23,8 @@ pub(super) struct Gone;
 pub(super) enum Carrier {
     /// Over QUIC.
     Quic(quic::Carrier),
+    /// Over TLS on TCP. Boxed: most are not.
+    Tcp(Box<tcp::Carrier>),
 }
 
 impl From<quinn::Connection> for Carrier {
@@ -30,11 +33,18 @@ impl From<quinn::Connection> for Carrier {
     }
 }
 
+impl From<tcp::Carrier> for Carrier {
+    fn from(connection: tcp::Carrier) -> Self {
+        Self::Tcp(Box::new(connection))
+    }
+}
+
 impl Carrier {
     /// What carries it.
     pub(super) fn transport(&self) -> Transport {
         match self {
             Self::Quic(_) => Transport::Quic,
+            Self::Tcp(_) => Transport::Tcp,
         }
     }
 
@@ -42,6 +52,7 @@ impl Carrier {
     pub(super) fn remote(&self) -> SocketAddr {
         match self {
             Self::Quic(quic) => quic.remote(),
+            Self::Tcp(tcp) => tcp.remote(),
         }
     }
 
@@ -49,6 +60,7 @@ impl Carrier {
     pub(super) fn protocol(&self) -> Vec<u8> {
         match self {
             Self::Quic(quic) => quic.protocol(),
+            Self::Tcp(tcp) => tcp.protocol(),
         }
     }
 
@@ -56,6 +68,7 @@ impl Carrier {
     pub(super) fn leaf(&self) -> Option<CertificateDer<'static>> {
         match self {
             Self::Quic(quic) => quic.leaf(),
+            Self::Tcp(tcp) => tcp.leaf(),
         }
     }
 
@@ -63,6 +76,7 @@ impl Carrier {
     pub(super) fn exporter(&self) -> Option<[u8; EXPORTER_LEN]> {
         match self {
             Self::Quic(quic) => quic.exporter(),
+            Self::Tcp(tcp) => tcp.exporter(),
         }
     }
 
@@ -70,6 +84,7 @@ impl Carrier {
     pub(super) async fn open(&mut self) -> Result<(), Gone> {
         match self {
             Self::Quic(quic) => quic.open().await,
+            Self::Tcp(_) => Ok(()),
         }
     }
 
@@ -77,6 +92,7 @@ impl Carrier {
     pub(super) async fn read(&mut self, frames: &mut Deframer) -> Result<(), Gone> {
         match self {
             Self::Quic(quic) => quic.read(frames).await,
+            Self::Tcp(tcp) => tcp.read(frames).await,
         }
     }
 
@@ -84,6 +100,7 @@ impl Carrier {
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), Gone> {
         match self {
             Self::Quic(quic) => quic.write(bytes).await,
+            Self::Tcp(tcp) => tcp.write(bytes).await,
         }
     }
 
@@ -91,6 +108,7 @@ impl Carrier {
     pub(super) async fn finish(&mut self) {
         match self {
             Self::Quic(quic) => quic.finish().await,
+            Self::Tcp(tcp) => tcp.finish().await,
         }
     }
 
@@ -98,6 +116,7 @@ impl Carrier {
     pub(super) async fn closed(&mut self) {
         match self {
             Self::Quic(quic) => quic.closed().await,
+            Self::Tcp(tcp) => tcp.closed().await,
         }
     }
 
@@ -105,6 +124,8 @@ impl Carrier {
     pub(super) fn close(self, code: Code) {
         match self {
             Self::Quic(quic) => quic.close(code),
+            // What is said last is a frame; dropping the socket ends it.
+            Self::Tcp(_) => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The QUIC endpoint: one UDP socket and quinn's settings, nothing of what is said on it.
+//! The QUIC endpoint: one UDP socket and quinn's settings, nothing of what is said on it; and TCP at the same port.
 //!
 //! The settings bound what a hostile peer may hold (`ARCHITECTURE.md`, limits) and keep an idle connection
 //! small: one bidirectional stream, no datagrams, no path-MTU discovery, no segmentation offload, no tokens,
@@ -27,8 +27,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub use reset_keys::{ResetKeys, ResetKeysError};
 
+use super::listener::{self, Listener};
 pub use crate::config::SOCKET_BUFFER;
 
+const UDP: &str = "UDP";
+const TCP: &str = "TCP";
+/// Ports that are tried where any is welcome.
+const PORT_TRIES: u32 = 32;
 /// QUIC version 1; quinn would accept five drafts too.
 const QUIC_V1: u32 = 1;
 /// What one stream may have in flight from the peer, in bytes: two of the largest frames.
@@ -57,6 +62,8 @@ const IDLE: Duration = Duration::from_millis(3 * Pace::MAX_INTERVAL_MS as u64);
 pub struct EndpointSettings {
     /// The address; an IPv6 one takes IPv4 too where it is `[::]`. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Whether TCP listens at the same port.
+    pub tcp: bool,
 }
 
 /// A socket that listens.
@@ -66,6 +73,8 @@ pub struct Bound {
     pub endpoint: Endpoint,
     /// Where it listens really.
     pub address: SocketAddr,
+    /// TCP at the same place, where it was asked for.
+    pub tcp: Option<Listener>,
 }
 
 /// Why the endpoint cannot be bound.
@@ -77,6 +86,16 @@ pub enum EndpointError {
         listen.port()
     )]
     Taken {
+        /// Which address.
+        listen: SocketAddr,
+    },
+    /// Somebody else has the TCP port of that number.
+    #[error(
+        "TCP {listen} is taken by another process: stop it (`ss -tlpn 'sport = :{}'` names it), listen elsewhere, or \
+         do without TCP (tcp_fallback = false)",
+        listen.port()
+    )]
+    TcpTaken {
         /// Which address.
         listen: SocketAddr,
     },
@@ -93,8 +112,10 @@ pub enum EndpointError {
         listen: SocketAddr,
     },
     /// Anything else.
-    #[error("cannot listen on UDP {listen}")]
+    #[error("cannot listen on {protocol} {listen}")]
     Socket {
+        /// UDP or TCP.
+        protocol: &'static str,
         /// Which address.
         listen: SocketAddr,
         /// Why not.
@@ -106,30 +127,50 @@ pub enum EndpointError {
 }
 
 impl EndpointError {
-    fn of(listen: SocketAddr, source: io::Error) -> Self {
+    fn of(protocol: &'static str, listen: SocketAddr, source: io::Error) -> Self {
         match Errno::from_io_error(&source) {
+            Some(Errno::ADDRINUSE) if protocol == TCP => Self::TcpTaken { listen },
             Some(Errno::ADDRINUSE) => Self::Taken { listen },
             Some(Errno::AFNOSUPPORT) if listen.is_ipv6() => Self::NoIpv6 { listen },
             Some(Errno::ADDRNOTAVAIL) if listen.is_ipv6() && listen.ip().is_unspecified() => Self::NoIpv6 { listen },
             Some(Errno::ADDRNOTAVAIL) => Self::NotOurs { listen },
-            Some(_) | None => Self::Socket { listen, source },
+            Some(_) | None => Self::Socket { protocol, listen, source },
         }
     }
 }
 
-/// Binds the socket; it listens when this returns. Must be called within a tokio runtime, which then drives it.
+/// Binds the sockets; they listen when this returns. Must be called within a tokio runtime, which then drives them.
 ///
 /// # Errors
 /// When the address cannot be had, and when the TLS settings do not fit QUIC.
 pub fn bind(settings: EndpointSettings, tls: rustls::ServerConfig, keys: ResetKeys) -> Result<Bound, EndpointError> {
     let listen = settings.listen;
     let server = server_config(tls)?;
-    let socket = open_socket(listen).map_err(|source| EndpointError::of(listen, source))?;
-    let failed = |source| EndpointError::Socket { listen, source };
+    let (socket, tcp) = open_both(settings)?;
+    let failed = |source| EndpointError::Socket { protocol: UDP, listen, source };
     let endpoint =
         Endpoint::new(endpoint_config(keys), Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)?;
     let address = endpoint.local_addr().map_err(failed)?;
-    Ok(Bound { endpoint, address })
+    Ok(Bound { endpoint, address, tcp })
+}
+
+/// A free port of UDP may be taken in TCP, and then another one is tried; a port that was asked for is not replaced.
+fn open_both(settings: EndpointSettings) -> Result<(UdpSocket, Option<Listener>), EndpointError> {
+    let listen = settings.listen;
+    let mut tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let socket = open_socket(listen).map_err(|source| EndpointError::of(UDP, listen, source))?;
+        if !settings.tcp {
+            return Ok((socket, None));
+        }
+        let at = socket.local_addr().map_err(|source| EndpointError::of(UDP, listen, source))?;
+        tries -= 1;
+        match listener::open(at) {
+            Ok(listener) => return Ok((socket, Some(listener))),
+            Err(_) if tries > 0 => {}
+            Err(source) => return Err(EndpointError::of(TCP, at, source)),
+        }
+    }
 }
 
 fn open_socket(listen: SocketAddr) -> io::Result<UdpSocket> {

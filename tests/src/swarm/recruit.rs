@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use futures_util::{StreamExt as _, stream};
 use rollcall_agent::{
+    carriage::Ways,
     enroll::{Next, Request, Target, enroll},
     key::Key,
     link::Dialer,
@@ -18,6 +19,7 @@ use rollcall_common::{
     service::Pairs,
     time::{Clock, SystemClock},
     token::Token,
+    wire::Transport,
 };
 use serde::Serialize;
 
@@ -220,7 +222,13 @@ impl Candidate<'_> {
         for tries in 1..=TRIES {
             let address = addresses.next().context("the token holds no address")?;
             let begun = self.clock.now().boot;
-            let target = Target { dialer: self.dialer, address, variant: tries, clock: self.clock };
+            let target = Target {
+                dialer: self.dialer,
+                address,
+                variant: tries,
+                ways: Ways::Only(Transport::Quic),
+                clock: self.clock,
+            };
             match enroll(target, token, &request, Arc::clone(&key)).await {
                 Ok(admission) => {
                     let given = admission.addresses.list;

@@ -111,7 +111,7 @@ impl Wire {
             let mut config = EndpointConfig::default();
             config.supported_versions(vec![1]);
             let endpoint = Endpoint::new_with_abstract_socket(config, None, metered, Arc::new(TokioRuntime))?;
-            Ok(Arc::new(Dialer::over(endpoint)))
+            Ok(Arc::new(Dialer::with_endpoint(endpoint)))
         };
         let dialers = (0..sockets.max(1)).map(dialer).collect::<io::Result<_>>()?;
         Ok(Self { dialers, meter })

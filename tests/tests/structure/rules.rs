@@ -17,7 +17,16 @@ pub(crate) const HOMES: &[(&str, &[&str])] = &[
     ("memchr", &["collector/src/registry/roster/text"]),
     ("utoipa", &["collector/src/http"]),
     ("utoipa_swagger_ui", &["collector/src/http"]),
-    ("tokio_rustls", &["collector/src/http", "collector/src/audit/outlet", "agent/src/probe/check/tls"]),
+    (
+        "tokio_rustls",
+        &[
+            "collector/src/http",
+            "collector/src/audit/outlet",
+            "collector/src/ingest",
+            "agent/src/link/tcp",
+            "agent/src/probe/check/tls",
+        ],
+    ),
     ("rustls_native_certs", &["collector/src/audit/outlet"]),
     ("h2", &["agent/src/probe/check/grpc"]),
     ("redis", &["collector/src/store/redis"]),

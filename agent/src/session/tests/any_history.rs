@@ -182,7 +182,7 @@ impl Oracle {
             Step::Open => {
                 if let Some(no) = self.newest(false) {
                     self.lines.insert(no, true);
-                    self.tell(Event::Opened(no));
+                    self.tell(Event::Opened(no, Transport::Quic));
                 }
             }
             Step::Greet => {
@@ -287,7 +287,7 @@ proptest! {
         let mut world = World::new(Setup { seed, ..setup(&["a", "b"]) });
         let no = world.dial().no;
         let pace = Granted { pace_no: PaceNo(3), interval_ms, ttl_ms: interval_ms * factor };
-        world.tell(Event::Opened(no));
+        world.tell(Event::Opened(no, Transport::Quic));
         let ack = HelloAck { pace, ..world.hello_ack() };
         world.tell(Event::Frame(no, Down::HelloAck(ack)));
         world.tell(Event::Frame(no, Down::Ack(Ack { beat_no: BeatNo(1), pace, retry_after_ms: 0 })));

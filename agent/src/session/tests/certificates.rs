@@ -22,7 +22,7 @@ fn renewal_is_two_phase_and_make_before_break() {
     assert_eq!((dial.paper, dial.address.host()), (Paper::Next, "a".into()), "where we are known to be served");
     assert_eq!(world.state(), State::Live, "the old connection goes on");
     world.reach_deadline();
-    world.tell(Event::Opened(dial.no));
+    world.tell(Event::Opened(dial.no, Transport::Quic));
     world.take();
     // The collector promotes the new one, and may close the old one first.
     let ack = world.hello_ack();
@@ -41,7 +41,7 @@ fn renewal_is_two_phase_and_make_before_break() {
 #[test]
 fn a_collector_may_close_the_old_connection_before_it_greets_the_new_one() {
     let (mut world, old, dial) = proving();
-    world.tell(Event::Opened(dial.no));
+    world.tell(Event::Opened(dial.no, Transport::Quic));
     world.tell(Event::Closed(old, End::Told(Code::Superseded)));
     assert_eq!(world.state(), State::Greeting);
     let ack = world.hello_ack();

@@ -34,7 +34,7 @@ fn children_are_parted_with_until_it_is_heard() {
     };
     let greeted = |world: &mut World| {
         let no = world.next_dial().0.no;
-        world.tell(Event::Opened(no));
+        world.tell(Event::Opened(no, Transport::Quic));
         let greeting = HelloAck { capabilities: capability::CHILDREN_GONE, ..world.hello_ack() };
         world.tell(Event::Frame(no, Down::HelloAck(greeting)));
         no

@@ -68,7 +68,7 @@ impl World {
         let asked = Arc::clone(&self.asked) as _;
         let verifier = SidecarVerifier::new(&self.ca.roots(), "fleet.example".parse().unwrap(), asked).unwrap();
         let tls = collector_config(Arc::new(verifier), self.ca.certificate_resolver(), Arc::new(SystemClock)).unwrap();
-        bind(EndpointSettings { listen }, tls, ResetKeys::open(&self.state).unwrap())
+        bind(EndpointSettings { listen, tcp: true }, tls, ResetKeys::open(&self.state).unwrap())
     }
 
     fn enroll_tls(&self) -> rustls::ClientConfig {
@@ -241,10 +241,10 @@ async fn a_wildcard_of_ipv6_takes_ipv4_too() {
         }
     };
     let port = bound.address.port();
-    let v4 = Bound { endpoint: bound.endpoint.clone(), address: (Ipv4Addr::LOCALHOST, port).into() };
+    let v4 = Bound { endpoint: bound.endpoint.clone(), address: (Ipv4Addr::LOCALHOST, port).into(), tcp: None };
     pair(&v4, &client(), client_config(world.enroll_tls())).await;
     if has_ipv6 {
-        let v6 = Bound { endpoint: bound.endpoint, address: (Ipv6Addr::LOCALHOST, port).into() };
+        let v6 = Bound { endpoint: bound.endpoint, address: (Ipv6Addr::LOCALHOST, port).into(), tcp: None };
         let client = Endpoint::client((Ipv6Addr::LOCALHOST, 0).into()).unwrap();
         pair(&v6, &client, client_config(world.enroll_tls())).await;
     }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use rollcall_agent::{
+    carriage::{Carriage, Policy},
     drive::{Drive, Manner, Wish},
     identity::Identity,
     link::Dialer,
@@ -73,6 +74,7 @@ impl Sidecar {
             revoked_retry: REVOKED_RETRY,
             first_dial_in,
             seed: self.rng.u64(..),
+            carriage: Carriage::new(Policy::Quic, self.rng.u64(..)),
         };
         let (dialer, clock) = (Arc::clone(&self.dialer), Arc::clone(&self.clock));
         let due = clock.now().boot.after(first_dial_in);
@@ -133,7 +135,7 @@ impl Sidecar {
             }
             Notice::Parted { end, again_in, .. } => {
                 let lost = life.beats.cut(drive.view().beat_no.0);
-                self.board.ended(&word(&end), lost, matches!(end, End::Silent(_)));
+                self.board.ended(&word(&end), lost, matches!(end, End::Silent(_) | End::Unanswered(_)));
                 life.due = now.after(again_in.unwrap_or_default());
                 if std::mem::take(&mut life.live) {
                     self.board.no_longer_live();
@@ -143,7 +145,9 @@ impl Sidecar {
             | Notice::ChildrenRefused { .. }
             | Notice::ChildrenParted
             | Notice::ChildrenTooLarge(_)
-            | Notice::RenewalFailed { .. } => {}
+            | Notice::RenewalFailed { .. }
+            | Notice::Turned { .. }
+            | Notice::QuicStillAway { .. } => {}
         }
     }
 }
@@ -155,7 +159,7 @@ fn word(end: &End) -> String {
         End::Alert(alert) => format!("TLS alert {alert}"),
         End::Distrusted(_) => "collector not trusted".to_owned(),
         End::Nonsense(_) => "protocol broken".to_owned(),
-        End::Silent(words) => {
+        End::Silent(words) | End::Unanswered(words) => {
             let stage = ["handshake", "greeting", "acknowledge"].into_iter().find(|stage| words.contains(stage));
             format!("silent ({})", stage.unwrap_or("no answer"))
         }

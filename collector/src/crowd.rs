@@ -1,4 +1,4 @@
-//! Handshakes in progress: how many there may be, and who yields; pure.
+//! Handshakes in progress, of the API and of sidecars over TCP: how many there may be, and who yields; pure.
 //!
 //! An honest handshake is over in milliseconds, so that the oldest one is the least likely to be honest: it
 //! yields to the newcomer. No address crowds out another one.
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The handshakes in progress.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     most: usize,
     of_one: usize,
     next: u64,
@@ -19,12 +19,12 @@ pub(super) struct Crowd {
 
 impl Crowd {
     /// At most so many, and so many of one address.
-    pub(super) fn new(most: usize, of_one: usize) -> Self {
+    pub(crate) fn new(most: usize, of_one: usize) -> Self {
         Self { most, of_one, next: 0, running: BTreeMap::new() }
     }
 
     /// Begins one; answers with its number and what is cancelled when it has to yield.
-    pub(super) fn begin(&mut self, from: IpAddr) -> (u64, CancellationToken) {
+    pub(crate) fn begin(&mut self, from: IpAddr) -> (u64, CancellationToken) {
         let mut of_one = self.running.iter().filter(|(_, (address, _))| *address == from);
         let oldest_of_one = of_one.next().map(|(no, _)| *no);
         let yields = if of_one.count() + 1 >= self.of_one { oldest_of_one } else { None };
@@ -42,12 +42,12 @@ impl Crowd {
     }
 
     /// It is over.
-    pub(super) fn end(&mut self, no: u64) {
+    pub(crate) fn end(&mut self, no: u64) {
         self.running.remove(&no);
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.running.len()
     }
 }
