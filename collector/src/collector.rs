@@ -598,7 +598,7 @@ fn tcp_connections(asked: Option<u32>) -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let room = files.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX));
     if room < asked {
-        tracing::warn!(most = room, asked, "fewer sidecars can come over TCP than allowed: raise LimitNOFILE");
+        tracing::info!(most = room, asked, "fewer sidecars can come over TCP than allowed: raise LimitNOFILE");
     }
     asked.min(room)
 }

@@ -1,4 +1,4 @@
-//! A UDP relay with weather: delay, loss, partitions of either direction, a new address for the client.
+//! A relay with weather, for UDP and, where it is asked for, for TCP at the same port: delay, loss, partitions of either direction, a new address for the client.
 //!
 //! Real sockets on loopback, between a sidecar and a collector that know nothing of it. Each client address
 //! gets a socket of its own towards the collector, as behind a NAT; [`Relay::rebind`] replaces those
@@ -12,10 +12,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
-use tokio::{net::UdpSocket, task::JoinSet};
+use anyhow::{Result, bail};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
+/// Ports that are tried until one is free for both.
+const PORT_TRIES: u32 = 32;
 /// Datagrams under way in the air; beyond it the newest is lost, as on any full link.
 const IN_FLIGHT: usize = 4_096;
 /// Datagrams of the client kept for a replay.
@@ -34,12 +39,20 @@ pub struct Weather {
     pub no_up: bool,
     /// Nothing reaches the sidecar.
     pub no_down: bool,
+    /// No TCP passes, and what was open is cut.
+    pub no_tcp: bool,
 }
 
 impl Weather {
     /// Nothing passes.
     #[must_use]
     pub fn partition() -> Self {
+        Self { no_up: true, no_down: true, no_tcp: true, ..Self::default() }
+    }
+
+    /// As networks are that let no UDP pass.
+    #[must_use]
+    pub fn no_udp() -> Self {
         Self { no_up: true, no_down: true, ..Self::default() }
     }
 }
@@ -70,6 +83,8 @@ struct Shared {
     traffic: Mutex<Traffic>,
     kept: Mutex<Vec<Vec<u8>>>,
     rng: Mutex<u64>,
+    /// Cancelled to cut what TCP carries.
+    cut: Mutex<CancellationToken>,
 }
 
 #[derive(Debug, Clone)]
@@ -84,7 +99,24 @@ impl Relay {
     /// # Errors
     /// When no socket can be had.
     pub async fn start(target: SocketAddr) -> Result<Self> {
-        let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::around(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?, None, target)
+    }
+
+    /// As [`Self::start`], with TCP at the same port.
+    ///
+    /// # Errors
+    /// When no sockets can be had.
+    pub async fn start_with_tcp(target: SocketAddr) -> Result<Self> {
+        for _ in 0..PORT_TRIES {
+            let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            if let Ok(tcp) = TcpListener::bind(front.local_addr()?).await {
+                return Self::around(front, Some(tcp), target);
+            }
+        }
+        bail!("no port is free for UDP and TCP")
+    }
+
+    fn around(front: UdpSocket, tcp: Option<TcpListener>, target: SocketAddr) -> Result<Self> {
         let addr = front.local_addr()?;
         let shared = Arc::new(Shared {
             front,
@@ -94,9 +126,13 @@ impl Relay {
             traffic: Mutex::default(),
             kept: Mutex::default(),
             rng: Mutex::new(0x9e37_79b9_7f4a_7c15),
+            cut: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(carry_up(Arc::clone(&shared)));
+        if let Some(tcp) = tcp {
+            tasks.spawn(carry_tcp(Arc::clone(&shared), tcp));
+        }
         Ok(Self { addr, shared, _tasks: tasks })
     }
 
@@ -109,6 +145,9 @@ impl Relay {
     /// Changes the weather for what is sent from now on.
     pub fn set(&self, weather: Weather) {
         *lock(&self.shared.weather) = weather;
+        if weather.no_tcp {
+            std::mem::take(&mut *lock(&self.shared.cut)).cancel();
+        }
     }
 
     /// Gives every client a new address towards the collector.
@@ -148,6 +187,26 @@ impl Shared {
         *state ^= *state >> 7;
         *state ^= *state << 17;
         u8::try_from(*state % 100).unwrap_or(0)
+    }
+}
+
+async fn carry_tcp(shared: Arc<Shared>, tcp: TcpListener) {
+    let mut open = JoinSet::new();
+    loop {
+        while open.try_join_next().is_some() {}
+        let Ok((mut client, _)) = tcp.accept().await else { continue };
+        if lock(&shared.weather).no_tcp || open.len() >= CLIENTS {
+            continue;
+        }
+        let (cut, target) = (lock(&shared.cut).clone(), shared.target);
+        open.spawn(async move {
+            // A collector that is away shows as an end.
+            let Ok(mut collector) = TcpStream::connect(target).await else { return };
+            tokio::select! {
+                () = cut.cancelled() => {}
+                _ = tokio::io::copy_bidirectional(&mut client, &mut collector) => {}
+            }
+        });
     }
 }
 

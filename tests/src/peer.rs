@@ -6,11 +6,13 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`cable`] | one connection over TCP |
 //! | [`key`] | a P-256 key, its requests and proofs |
 //! | [`mod@line`] | one connection and its stream: frames out, frames in, how it ended |
 //! | [`phone`] | a UDP socket that dials with any TLS settings |
 //! | [`puppet`] | an enrolled identity: hello, beat, renew, rejoin |
 
+pub mod cable;
 pub mod key;
 pub mod line;
 pub mod phone;
@@ -29,6 +31,7 @@ use rollcall_common::{
 };
 
 pub use self::{
+    cable::{Cable, Cut},
     key::Key,
     line::{Close, Ending, Line},
     phone::Phone,

@@ -10,6 +10,8 @@ const TOKENS: &str = "tests/tests/attacks/tokens.rs";
 const TLS: &str = "tests/tests/attacks/tls.rs";
 const LIFECYCLE: &str = "tests/tests/attacks/lifecycle.rs";
 const WIRE: &str = "tests/tests/attacks/wire.rs";
+const TCP: &str = "tests/tests/attacks/tcp.rs";
+const BLOCKED: &str = "tests/tests/blocked.rs";
 const CHILDREN: &str = "tests/tests/attacks/children.rs";
 const KILL: &str = "tests/tests/crash/kill.rs";
 const STALL: &str = "tests/tests/crash/stall.rs";
@@ -72,17 +74,23 @@ const CASES: &[(&str, &str, &str)] = &[
     ("C6", SERVING, "a_pin_of_anything_but_the_root_is_refused"),
     ("C7", TLS, "a_root_out_of_its_time_is_named_with_both_times"),
     ("C7", TLS, "a_host_clock_a_year_off_is_named_with_both_times"),
+    ("C5", TCP, "an_enrollment_over_tcp_is_bound_to_its_connection"),
     ("C8", TLS, "each_protocol_takes_only_its_own_frames"),
+    ("C8", TCP, "an_enrollment_over_tcp_is_bound_to_its_connection"),
     ("C9", TLS, "an_unknown_protocol_is_no_protocol"),
     ("C10", TLS, "certificates_that_are_not_ours_are_refused"),
     ("C11", TLS, "nothing_is_resumed_and_a_revoked_certificate_ends"),
     ("C11", LIFECYCLE, "a_connection_ends_with_its_certificate"),
     ("C12", TLS, "early_data_is_not_taken_and_a_replayed_first_flight_does_nothing"),
     ("C13", TLS, "other_quic_versions_are_told_the_one"),
+    ("C13", TCP, "strangers_on_the_tcp_port_are_bounded_and_keep_nobody_out"),
     ("L1", LIFECYCLE, "a_revoked_sidecar_is_told_at_once"),
+    ("L1", TCP, "a_revocation_reaches_over_tcp"),
+    ("L1", BLOCKED, "over_tcp_a_killed_collector_and_a_revocation_are_met_as_over_quic"),
     ("L1", LIFECYCLE, "a_revoked_sidecar_waits_and_comes_back_without_a_token"),
     ("L2", TLS, "nothing_is_resumed_and_a_revoked_certificate_ends"),
     ("L2", LIFECYCLE, "a_revoked_identity_has_no_other_way_in"),
+    ("L2", TCP, "a_revocation_reaches_over_tcp"),
     ("L4", LIFECYCLE, "a_revoked_identity_has_no_other_way_in"),
     ("L4", LIFECYCLE, "a_revoked_sidecar_waits_and_comes_back_without_a_token"),
     ("L5", LIFECYCLE, "a_connection_ends_with_its_certificate"),
@@ -101,6 +109,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("L17", STALL, "heartbeats_do_not_wait_for_a_stalled_store"),
     ("L17", LIFECYCLE, "an_outage_of_ours_ends_no_connection"),
     ("W1", WIRE, "lengths_that_lie_end_the_session"),
+    ("W1", TCP, "lies_and_floods_over_tcp_end_the_session"),
     ("W1", CODEC, "hostile_lengths_are_refused_before_their_bodies"),
     ("W2", WIRE, "malformed_messages_end_the_session"),
     ("W2", CODEC, "random_bytes_never_panic"),
@@ -108,8 +117,12 @@ const CASES: &[(&str, &str, &str)] = &[
     ("W4", CHILDREN, "nobody_speaks_for_the_children_of_another"),
     ("W4", "collector/src/registry/children/tests.rs", "a_sidecar_speaks_for_its_own_subtree_only"),
     ("W5", WIRE, "a_flood_of_beats_is_throttled_and_then_ended"),
+    ("W5", TCP, "lies_and_floods_over_tcp_end_the_session"),
     ("W6", WIRE, "half_open_handshakes_keep_nobody_out"),
+    ("W6", TCP, "strangers_on_the_tcp_port_are_bounded_and_keep_nobody_out"),
     ("W7", WIRE, "silence_drip_and_many_streams_are_bounded"),
+    ("W7", TCP, "strangers_on_the_tcp_port_are_bounded_and_keep_nobody_out"),
+    ("W7", TCP, "lies_and_floods_over_tcp_end_the_session"),
     ("W7", WIRE, "unread_bytes_are_bounded_by_the_window"),
     ("W8", WIRE, "a_spoofed_flood_is_not_amplified"),
     ("W9", RESTART, "everybody_is_back_after_a_kill_and_nobody_was_lost"),

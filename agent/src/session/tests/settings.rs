@@ -29,7 +29,7 @@ fn live(capabilities: u64) -> (World, SessionNo) {
 }
 
 fn greet(world: &mut World, no: SessionNo, capabilities: u64) {
-    world.tell(Event::Opened(no));
+    world.tell(Event::Opened(no, Transport::Quic));
     let ack = HelloAck { capabilities, ..world.hello_ack() };
     world.tell(Event::Frame(no, Down::HelloAck(ack)));
 }

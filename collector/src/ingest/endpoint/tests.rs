@@ -133,6 +133,22 @@ async fn a_taken_port_is_named() {
 }
 
 #[tokio::test]
+async fn a_taken_tcp_port_is_named_and_a_free_choice_avoids_it() {
+    let world = World::new();
+    let holder = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let taken = holder.local_addr().unwrap();
+    let error = world.bind(taken).unwrap_err();
+    assert!(matches!(error, EndpointError::TcpTaken { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("TCP {taken} is taken")) && text.contains("tcp_fallback = false"), "{text}");
+    let bound = world.bind(any_port()).unwrap();
+    assert!(bound.tcp.is_some());
+    assert_ne!(bound.address.port(), taken.port());
+    let reached = std::net::TcpStream::connect(bound.address);
+    assert!(reached.is_ok(), "TCP listens at the port of UDP: {reached:?}");
+}
+
+#[tokio::test]
 async fn an_address_of_another_host_is_named() {
     let error = World::new().bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
     assert!(matches!(error, EndpointError::NotOurs { .. }), "{error:?}");
