@@ -123,6 +123,17 @@ impl Carriage {
         }
     }
 
+    /// The configuration allows something else from now on. A connection that stands stays, until QUIC is found to work
+    /// where it is wanted.
+    pub fn allow(&mut self, policy: Policy, now: BootTime) {
+        if policy == self.policy {
+            return;
+        }
+        self.policy = policy;
+        (self.misses, self.strikes, self.probe_delay) = (0, 0, PROBE_FIRST);
+        self.probe_at = (self.fallen && policy != Policy::Tcp).then_some(now);
+    }
+
     /// What the next dial tries.
     #[must_use]
     pub fn ways(&self) -> Ways {
@@ -254,6 +265,6 @@ impl Carriage {
 
     fn schedule(&mut self, now: BootTime) {
         let delay = self.chance.jitter(self.probe_delay, PROBE_JITTER);
-        self.probe_at = (self.policy == Policy::Auto).then(|| now.after(delay));
+        self.probe_at = (self.policy != Policy::Tcp).then(|| now.after(delay));
     }
 }

@@ -406,7 +406,8 @@ impl Session {
                 self.words.in_force = Some(state);
                 self.settled();
             }
-            Event::Reconfigured { addresses, follow_addresses, revoked_retry } => {
+            Event::Reconfigured { addresses, follow_addresses, revoked_retry, transport } => {
+                self.setup.carriage.allow(transport, now.boot);
                 self.setup.follow_addresses = follow_addresses;
                 self.setup.revoked_retry = revoked_retry;
                 self.rotation.replace(addresses);

@@ -83,6 +83,7 @@ impl Agent {
         for warning in &self.warnings.files {
             tracing::warn!("{warning}");
         }
+        self.carriage.allow(self.config.transport, self.clock.now().boot);
         log::set_level(self.config.log.level);
         self.loopback_reports.store(self.config.local.http_reports, Relaxed);
         let kept = self.kept.take();
@@ -113,6 +114,7 @@ impl Agent {
             addresses: self.addresses.clone(),
             follow_addresses: self.config.addresses.is_empty(),
             revoked_retry: self.config.revoked_retry,
+            transport: self.config.transport,
         });
     }
 

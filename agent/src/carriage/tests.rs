@@ -125,6 +125,20 @@ fn what_the_configuration_asks_for_alone_is_all_there_is() {
     assert_eq!(turn, Some(Turn::Fell { why: "the configuration asks for TCP".into(), probe_in: None }));
 }
 
+#[test]
+fn another_word_of_the_configuration_moves_a_session_to_quic_only_once_that_works() {
+    let mut carriage = Carriage::new(Policy::Tcp, 1);
+    carriage.greeted(Transport::Tcp, at(0));
+    carriage.allow(Policy::Tcp, at(5));
+    assert_eq!(carriage.probe_at(), None, "nothing changed");
+    carriage.allow(Policy::Auto, at(9));
+    assert_eq!(carriage.probe_at(), Some(at(9)));
+    carriage.probing();
+    assert_eq!(carriage.greeted(Transport::Quic, at(9)), Some(Turn::Returned));
+    carriage.allow(Policy::Tcp, at(10));
+    assert_eq!((carriage.ways(), carriage.probe_at()), (Ways::Only(Transport::Tcp), None));
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Happens {
     Unanswered,

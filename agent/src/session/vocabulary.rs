@@ -17,7 +17,7 @@ use rollcall_common::{
 };
 
 use crate::{
-    carriage::{Turn, Ways},
+    carriage::{Policy, Turn, Ways},
     health::Vitals,
     identity::Term,
 };
@@ -77,6 +77,8 @@ pub enum Event {
         follow_addresses: bool,
         /// How often a barred sidecar tries again.
         revoked_retry: Duration,
+        /// What may carry connections.
+        transport: Policy,
     },
     /// What is said of services of our subtree that have no sidecar of their own, to be said again within the
     /// interval. Forgotten where no collector takes it now: the next round tells all of it again.

@@ -189,7 +189,7 @@ fn a_barred_sidecar_dials_where_and_when_the_host_says_now() {
     let (mut world, no) = World::live(&["a"]);
     let addresses = vec!["b".parse().unwrap()];
     let revoked_retry = Duration::from_secs(10);
-    world.tell(Event::Reconfigured { addresses, follow_addresses: false, revoked_retry });
+    world.tell(Event::Reconfigured { addresses, follow_addresses: false, revoked_retry, transport: Policy::Quic });
     assert_eq!(world.state(), State::Live, "who is well stays");
     let list = vec!["c".parse().unwrap()];
     world.tell(Event::Frame(no, Down::Directive(Directive::Addresses(Addresses { revision: 9, list }))));
