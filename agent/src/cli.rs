@@ -301,14 +301,13 @@ impl Cli {
         }
     }
 
-    /// Where the sidecar answers whose configuration this user may not read.
+    /// Where the sidecar answers whose configuration this user may not read; or that goes on with what it read before
+    /// somebody broke it.
     fn sockets_unread(&self, problems: &Problems) -> Vec<PathBuf> {
         let closed = |problem: &ConfigError| matches!(problem, ConfigError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied);
-        if !problems.0.iter().all(closed) {
-            return Vec::new();
-        }
         let packaged = || self.settings.instance.as_ref().map_or_else(|| RUNTIME_SOCKET.into(), Instance::socket);
-        vec![self.settings.socket.clone().unwrap_or_else(packaged)]
+        let socket = self.settings.socket.clone().unwrap_or_else(packaged);
+        if problems.0.iter().all(closed) || socket.exists() { vec![socket] } else { Vec::new() }
     }
 
     /// Where the sidecar may answer. The packaged service's socket is known to systemd only: that one too, unless told

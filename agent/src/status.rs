@@ -213,10 +213,10 @@ pub struct Report {
     /// What went wrong last, oldest first.
     #[serde(default)]
     pub last_errors: Vec<ErrorReport>,
-    /// How the service beside it is: the worst of what is said.
+    /// How the service beside it is: the worst of what is said of it, its progress apart.
     #[serde(default)]
     pub health: HealthView,
-    /// The same of its progress alone.
+    /// The same of its progress.
     #[serde(default)]
     pub progress: HealthView,
     /// Who says what.
@@ -495,7 +495,7 @@ impl Report {
     /// The report with what is said of the service.
     #[must_use]
     pub fn with_health(mut self, board: &HealthBoard, now: BootTime) -> Self {
-        self.health = board.verdict(&Subject::Own, now).into();
+        self.health = board.verdict_on(&Subject::Own, Fact::Service, now).into();
         self.progress = board.verdict_on(&Subject::Own, Fact::Progress, now).into();
         for subject in board.subjects() {
             let name = match subject {
@@ -569,6 +569,14 @@ impl Report {
             let reason =
                 if self.health.reason.is_empty() { String::new() } else { format!(": {}", self.health.reason) };
             row("service is", Some(format!("{}{reason}", self.health.health)));
+            let stuck = &self.progress.reason;
+            let moves = match self.progress.health {
+                Health::Healthy => Some("it gets on".to_owned()),
+                Health::Degraded | Health::Unhealthy => Some(format!("stalled: {stuck}")),
+                Health::Unchecked if stuck.is_empty() => None,
+                Health::Unchecked => Some(format!("not known: {stuck}")),
+            };
+            row("progress", moves);
         }
         for source in &self.sources {
             let (stale, of) = (if source.stale { ", stale" } else { "" }, &source.subject);

@@ -52,6 +52,14 @@ async fn until_health(world: &World, wanted: &str) -> Result<()> {
     .await
 }
 
+async fn until_progress(world: &World, wanted: &str) -> Result<()> {
+    until(SOON, wanted, async || {
+        let shown = world.api().service("poller/p1").await?;
+        same("the progress", &at(&shown, "/progress"), &Value::from(wanted))
+    })
+    .await
+}
+
 fn grade(shown: &str, check: &str) -> Result<String> {
     let shown: Value = serde_json::from_str(shown.lines().next().unwrap_or_default())?;
     let findings = shown.get("findings").and_then(Value::as_array).context("no findings")?;
@@ -85,12 +93,14 @@ async fn what_a_program_reports_is_the_service_s_health() -> Result<()> {
         let (code, text) = agent(&sidecar, &["report", "healthy", "--source", "backup", "--ttl", "1d"]).await?;
         ensure!(code == 0, "{code}: {text}");
         until_health(world, "healthy").await?;
-        // Who promises to get on and does not is found without another word.
+        // Who promises to get on and does not is found without another word, and is not called ill.
         let (code, text) = agent(&sidecar, &["report", "progress", "--source", "queue", "--ttl", "1s"]).await?;
         ensure!(code == 0, "{code}: {text}");
-        until_health(world, "unhealthy").await?;
+        until_progress(world, "stalled").await?;
+        until_health(world, "healthy").await?;
         let (code, text) = agent(&sidecar, &["report", "withdraw", "--source", "queue"]).await?;
         ensure!(code == 0, "{code}: {text}");
+        until_progress(world, "unwatched").await?;
         until_health(world, "healthy").await?;
         let (code, text) = agent(&sidecar, &["report", "healthy", "--child", "checker/nobody"]).await?;
         ensure!(code == 77 && text.contains("[[child]]"), "{code}: {text}");

@@ -370,3 +370,102 @@ fn the_packaged_defaults_are_the_defaults() {
         assert!(shipped.contains(&line), "{line}");
     }
 }
+
+/// The table of what a collector may change, from two files, and what is wrong with it.
+#[test]
+fn what_a_collector_may_tune_is_nothing_unless_it_is_named() {
+    let probe = |name: &str| format!("[[probe]]\nname = \"{name}\"\ntype = \"tcp\"\naddress = \"a:1\"\n");
+    let config = Fake::default().file(MAIN_FILE, &probe("port")).load().unwrap();
+    assert_eq!(config.remote, Remote::default());
+    assert!(config.remote.probes.is_empty());
+    let fake = Fake::default()
+        .file(MAIN_FILE, &format!("[remote]\nprobes = [\"port\", \"gone\"]\nmin_interval = \"20s\"\n{}", probe("port")))
+        .file(
+            "/etc/rollcall/agent.d/deep.toml",
+            &format!("[remote]\nprobes = [\"deep\"]\n{}standby = true\n", probe("deep")),
+        );
+    let config = fake.load().unwrap();
+    assert_eq!(config.remote.probes.len(), 3);
+    assert_eq!(
+        (config.remote.min_interval, config.remote.min_exec_interval),
+        (Duration::from_secs(20), Duration::from_secs(30))
+    );
+    assert_eq!(config.remarks(), ["remote.probes: there is no probe \"gone\" here"]);
+    for (text, words) in [
+        ("[remote]\nprobes = [\"/bin/sh\"]".to_owned(), "agent.toml:2: probes: \"/bin/sh\" names no probe"),
+        ("[remote]\nmin_interval = \"100ms\"".to_owned(), "remote.min_interval: give a time between 1s and 1h"),
+        ("[remote]\ncommands = true".to_owned(), "agent.toml:2: commands: unknown field"),
+        (
+            format!("{}standby = true\n", probe("deep")),
+            "standby: deep rests until the collector asks for it, which it may not",
+        ),
+    ] {
+        let error = Fake::default().file(MAIN_FILE, &text).load().unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+mod reading_again {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A file that says some of everything.
+    fn text() -> impl Strategy<Value = String> {
+        let line = |text: &'static str| proptest::option::of(Just(text));
+        let two = |one: &'static str, other: &'static str| proptest::option::of(prop_oneof![Just(one), Just(other)]);
+        let top = [
+            two("state_dir = \"/a\"", "state_dir = \"/b\"").boxed(),
+            two("socket = \"/a/s\"", "socket = \"/b/s\"").boxed(),
+            line("bind_machine = false").boxed(),
+            line("parent = \"p\"").boxed(),
+            two("addresses = [\"a:1\"]", "addresses = [\"b:1\"]").boxed(),
+            two("revoked_retry = \"2h\"", "revoked_retry = \"3h\"").boxed(),
+            line("deregister_on_stop = false").boxed(),
+            line("children_interval = \"20s\"").boxed(),
+            line("version = \"2\"").boxed(),
+            line("[local]\nhttp = \"127.0.0.1:1\"\nhttp_reports = true").boxed(),
+            two("[log]\nlevel = \"debug\"", "[log]\nformat = \"json\"").boxed(),
+            line("[remote]\nprobes = [\"*\"]").boxed(),
+            line("[labels]\ntier = \"1\"").boxed(),
+            two(
+                "[[probe]]\ntype = \"tcp\"\naddress = \"a:1\"",
+                "[[probe]]\ntype = \"tcp\"\naddress = \"a:2\"\ninterval = \"1m\"",
+            )
+            .boxed(),
+            line("[[child]]\nkind = \"checker\"\nid = \"c\"\nassume_alive = true").boxed(),
+        ];
+        top.to_vec().prop_map(|lines| lines.into_iter().flatten().collect::<Vec<_>>().join("\n") + "\n")
+    }
+
+    fn load(text: &str) -> Config {
+        Fake::default().file(MAIN_FILE, &format!("kind = \"agent\"\n{text}")).load().unwrap()
+    }
+
+    proptest! {
+        /// Whatever ran before: it is as if it had started with the file, but for what is named.
+        #[test]
+        fn following_is_starting_but_for_what_is_named(first in text(), second in text(), enrolled: bool) {
+            let (running, fresh) = (load(&first), load(&second));
+            let followed = follow(&running, load(&second), enrolled);
+            let mut config = followed.config.clone();
+            let named = |key: &str| followed.needs_restart.contains(&key);
+            prop_assert_eq!(named("state_dir"), running.state_dir != fresh.state_dir);
+            prop_assert_eq!(named("socket"), running.socket != fresh.socket);
+            prop_assert_eq!(named("local.http"), running.local.http != fresh.local.http);
+            prop_assert_eq!(named("log.format"), running.log.format != fresh.log.format);
+            prop_assert_eq!((&config.state_dir, &config.socket), (&running.state_dir, &running.socket));
+            prop_assert_eq!(followed.told_once.contains(&"parent"), enrolled && running.parent != fresh.parent);
+            config.state_dir.clone_from(&fresh.state_dir);
+            config.socket.clone_from(&fresh.socket);
+            config.packaged_socket.clone_from(&fresh.packaged_socket);
+            config.local.http = fresh.local.http;
+            config.bind_machine = fresh.bind_machine;
+            config.log.format = fresh.log.format;
+            prop_assert_eq!(format!("{config:?}"), format!("{fresh:?}"));
+            // Put back, nothing is named any more.
+            let back = follow(&followed.config, load(&first), true);
+            prop_assert!(back.needs_restart.is_empty(), "{:?}", back.needs_restart);
+        }
+    }
+}
