@@ -61,12 +61,15 @@ compile() {
   esac
   [ $variant = dynamic ] || flags="$flags -C target-feature=+crt-static"
   # Without the date, which none of them asks for: C sources would be compiled anew at each commit.
-  local cargo=(env -u SOURCE_DATE_EPOCH CARGO_INCREMENTAL=0 "RUSTFLAGS=$flags" "CFLAGS=$cflags"
+  local cargo=(env -u SOURCE_DATE_EPOCH CARGO_INCREMENTAL=0
     CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
     CARGO_PROFILE_AGENT_STRIP=none CARGO_PROFILE_AGENT_DEBUG=line-tables-only
     "${CARGO:-cargo}" build --locked --target "$triple" --target-dir "$target/package")
-  "${cargo[@]}" --profile agent --package rollcall-agent
-  "${cargo[@]}" --release --package rollcall-collector
+  # It aborts where it panics: nothing unwinds, and tables for that would be a tenth of what it keeps in memory. Debuggers
+  # have theirs among the symbols.
+  RUSTFLAGS="$flags -C force-unwind-tables=no" CFLAGS="$cflags -fno-asynchronous-unwind-tables" \
+    "${cargo[@]}" --profile agent --package rollcall-agent
+  RUSTFLAGS=$flags CFLAGS=$cflags "${cargo[@]}" --release --package rollcall-collector
   binaries=$target/package/$variant
   mkdir -p "$binaries"
   cp "$target/package/$triple/agent/rollcall-agent" "$target/package/$triple/release/rollcall-collector" "$binaries/"

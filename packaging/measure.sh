@@ -39,7 +39,7 @@ until_true "the collector runs" test -s "$scratch/c/endpoints.json"
 endpoint() { sed -n 's/.*"'"$1"'":"\([^"]*\)".*/\1/p' "$scratch/c/endpoints.json"; }
 ROLLCALL_API=http://$(endpoint http)
 export ROLLCALL_API ROLLCALL_CREDENTIAL_FILE=$scratch/c/admin.credential
-(umask 077 && "$scratch/rollcall-collector" tokens create --kind poller --id m --address "$(endpoint quic)" --output raw >"$scratch/token")
+(umask 077 && "$scratch/rollcall-collector" tokens create --kind poller --id m --local --output raw >"$scratch/token")
 
 sleep 100000 &
 watched=$!
@@ -90,9 +90,10 @@ sleep $((minutes * 60))
 after=$(taken)
 awk -v before="$before" -v after="$after" -v minutes="$minutes" -v first="$first" -v size="$(stat -c %s "$scratch/rollcall-agent")" \
   -v rss="$(kib Rss)" -v private="$(kib Private_Dirty)" -v threads="$(find /proc/$sidecar/task -mindepth 1 -maxdepth 1 | wc -l)" '
-  function row(what, value, unit, budget) {
-    printf "| %-46s | %9s %-10s | %s%s |\n", what, value, unit, budget, budget != "–" && value + 0 > budget + 0 ? " **over**" : ""
-    if (budget != "–" && value + 0 > budget + 0) over = 1
+  function row(what, value, unit, budget, is_over) {
+    is_over = (budget != "–" && value + 0 > budget + 0)
+    if (is_over) over = 1
+    printf("| %-46s | %9s %-11s | %s%s |\n", what, value, unit, budget, (is_over ? " **over**" : ""))
   }
   BEGIN {
     split(before, b); split(after, a); seconds = (a[5] - b[5]) / 1e9

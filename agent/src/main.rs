@@ -17,6 +17,10 @@ use tokio::runtime::{Builder, Runtime};
 /// Threads for names of collectors, beside those for probes.
 const OWN_THREADS: usize = 2;
 
+/// How long a thread stays that has nothing to do: longer than most probes rest between two looks, or each look would
+/// make one anew.
+const THREADS_STAY: Duration = Duration::from_secs(70);
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -27,7 +31,8 @@ fn main() -> ExitCode {
     // Threads are for what may hang in the kernel: names of collectors, and what probes reach for. They come when
     // there is something to do, and go when there is not.
     let threads = OWN_THREADS + THREADS;
-    let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(threads).build() {
+    let mut runtime = Builder::new_current_thread();
+    let runtime = match runtime.enable_all().max_blocking_threads(threads).thread_keep_alive(THREADS_STAY).build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, Exit::Config).into(),
     };
