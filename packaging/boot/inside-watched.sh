@@ -194,6 +194,40 @@ holds "which says that nobody runs" grep -qE '^(FAULT|doubt)  *api' /tmp/doctor
 systemctl start $collector
 until_true 60 "and heard again" is_present poller/web-1 alive
 
+step "what lies beside the programs"
+for program in $agent $collector; do
+  for file in /usr/share/man/man8/$program.8.gz /usr/share/man/man5/$program.toml.5.gz \
+    /usr/share/fish/vendor_completions.d/$program.fish /usr/share/zsh/vendor-completions/_$program \
+    /usr/share/doc/$program/{changelog.gz,licences.txt.gz,sbom.cdx.json.gz,copyright}; do
+    holds "$file" test -s "$file"
+  done
+  holds "bash completes $program" bash -c ". /usr/share/bash-completion/completions/$program && complete -p $program"
+done
+holds "its manual names the examples" sh -c "zcat /usr/share/man/man8/$agent.8.gz | grep -q 'doc/rollcall.*agent/examples'"
+holds "which are taken as they are" sh -c "for example in probes children; do
+  (echo 'kind = \"poller\"' && cat /usr/share/doc/$agent/examples/\$example.toml) >/tmp/example.toml
+  rollcall-agent check --config /tmp/example.toml || exit 1; done"
+for dropin in /usr/share/doc/$agent/examples/*.conf; do
+  mkdir -p /run/systemd/system/$agent.service.d
+  cp "$dropin" /run/systemd/system/$agent.service.d/
+  getent group postgres >/dev/null || groupadd postgres
+  systemctl daemon-reload
+  is "systemd-analyze verify with ${dropin##*/} says" "" "$(systemd-analyze verify --man=no $agent.service 2>&1 | grep -i rollcall)"
+  systemctl restart $agent
+  until_true 30 "with ${dropin##*/} it runs" active $agent
+  rm -r /run/systemd/system/$agent.service.d
+done
+systemctl daemon-reload
+systemctl restart $agent
+until_true 30 "and without" are_well 4
+
+step "what it weighs"
+pid=$(pid_of $agent)
+figure "resident: $(sed -n 's/^VmRSS:[\t ]*//p' "/proc/$pid/status"), of it anonymous $(sed -n 's/^RssAnon:[\t ]*//p' "/proc/$pid/status")"
+for program in $agent $collector; do
+  figure "$program: $(stat -c %s /usr/bin/$program) bytes, installed $(dpkg-query -W -f '${Installed-Size}' $program) KiB"
+done
+
 step "what the service managers' tools say"
 for unit in $agent.service $agent@blue.service $agent-token.path $agent-token@blue.path $agent-token.service \
   $agent-token@blue.service $collector.service; do

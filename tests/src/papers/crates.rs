@@ -105,16 +105,21 @@ fn cargo(root: &Path, args: &[&str]) -> Result<String> {
     String::from_utf8(output.stdout).context("cargo's answer is no text")
 }
 
-/// The texts of a crate's licences and notices, in the order of their files' names.
+/// The texts of a crate's licences and notices, in the order of their files' names: those beside its manifest, and all
+/// of a folder `LICENSES`.
 fn texts(one: &Crate) -> Result<Vec<String>> {
     let dir = one.manifest_path.parent().context("a manifest without a directory")?;
+    let beside = fs::read_dir(dir).with_context(|| format!("the sources of {} are not there", one.name))?;
+    let folder = dir.join("LICENSES");
+    let within = if folder.is_dir() { Some(fs::read_dir(&folder)?) } else { None };
     let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).with_context(|| format!("the sources of {} are not there", one.name))? {
+    for entry in beside.chain(within.into_iter().flatten()) {
         let entry = entry?;
+        let is_named_so = entry.path().parent() == Some(folder.as_path());
         let name = entry.file_name().to_string_lossy().to_uppercase();
         let telling = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE", "COPYRIGHT"];
         let is_code = [".RS", ".TOML"].iter().any(|end| name.ends_with(end));
-        if !telling.iter().any(|start| name.starts_with(start)) || is_code {
+        if !is_named_so && !telling.iter().any(|start| name.starts_with(start)) || is_code {
             continue;
         }
         let about = entry.metadata()?;
@@ -128,8 +133,10 @@ fn texts(one: &Crate) -> Result<Vec<String>> {
 
 /// The licences of all crates in a program: a list, then each text once, with those that it is of.
 ///
+/// A crate of a workspace that left its texts in another one of it has those.
+///
 /// # Errors
-/// When a crate has no licence, or its sources are not there.
+/// When a crate has no licence or no text of it, or its sources are not there.
 pub fn licences(program: &str, used: &[&Crate]) -> Result<String> {
     let mut list = format!("{program} is built from these crates:\n\n");
     let mut of_text: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -138,7 +145,18 @@ pub fn licences(program: &str, used: &[&Crate]) -> Result<String> {
         let Some(licence) = &one.license else { bail!("{} {} names no licence", one.name, one.version) };
         let from = one.repository.as_deref().unwrap_or_default();
         let _ = writeln!(list, "{:<32} {:<14} {licence}  {from}", one.name, one.version);
-        for text in texts(one)? {
+        let mut own = texts(one)?;
+        if own.is_empty() {
+            let kin = used.iter().filter(|other| one.repository.is_some() && other.repository == one.repository);
+            own = kin
+                .map(|kin| texts(kin))
+                .find(|texts| !matches!(texts, Ok(texts) if texts.is_empty()))
+                .unwrap_or(Ok(own))?;
+        }
+        if own.is_empty() {
+            bail!("the sources of {} {} have no text of its licence, {licence}", one.name, one.version);
+        }
+        for text in own {
             let whose = of_text.entry(text.clone()).or_default();
             if whose.is_empty() {
                 order.push(text);
@@ -195,4 +213,26 @@ pub fn bill(program: &str, edition: &Edition, used: &[&Crate]) -> Value {
         "components": components,
         "dependencies": [{ "ref": own, "dependsOn": all }],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_crate_has_a_text_of_its_licence() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let known = Known::ask(&root).unwrap();
+        for program in ["rollcall-agent", "rollcall-collector"] {
+            let used = known.used_by(&root, program).unwrap();
+            let list = licences(program, &used).unwrap();
+            for one in used {
+                let name = format!("{} {}", one.name, one.version);
+                // Once in a heading above a text, which crates of one workspace may share.
+                let heads = list.split(&"=".repeat(78)).skip(1).filter_map(|part| part.trim_start().lines().next());
+                let named = { heads }.any(|head| head.split(", ").any(|whose| whose == name));
+                assert!(named, "{name} has no text in {program}'s licences");
+            }
+        }
+    }
 }
