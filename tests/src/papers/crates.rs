@@ -223,14 +223,15 @@ mod tests {
     fn every_crate_has_a_text_of_its_licence() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let known = Known::ask(&root).unwrap();
+        let line = "=".repeat(78);
         for program in ["rollcall-agent", "rollcall-collector"] {
             let used = known.used_by(&root, program).unwrap();
             let list = licences(program, &used).unwrap();
             for one in used {
                 let name = format!("{} {}", one.name, one.version);
                 // Once in a heading above a text, which crates of one workspace may share.
-                let heads = list.split(&"=".repeat(78)).skip(1).filter_map(|part| part.trim_start().lines().next());
-                let named = { heads }.any(|head| head.split(", ").any(|whose| whose == name));
+                let mut heads = list.split(&line).skip(1).filter_map(|part| part.trim_start().lines().next());
+                let named = heads.any(|head| head.split(", ").any(|whose| whose == name));
                 assert!(named, "{name} has no text in {program}'s licences");
             }
         }
