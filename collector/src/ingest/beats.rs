@@ -213,6 +213,7 @@ impl Beats<'_> {
                         let Dispatch { pace: (next, _), settings, wants } = *dispatch;
                         if next != pace.0 {
                             // It beats at what it was granted until it has heard of the next one.
+                            session.repaced(self.context.registry.now().boot);
                             pace = (next, Some(pace.1.map_or(pace.0, |older| longest(pace.0, older))));
                         }
                         if let Err(ended) = self.settle(stream, session, settings, wants).await {

@@ -131,6 +131,12 @@ impl Session {
         self.capabilities & ability != 0
     }
 
+    /// Another pace is granted from now on. What was saved at the old one buys too little at a longer one, and the
+    /// sidecar beats at the old one until it has heard.
+    pub fn repaced(&mut self, now: BootTime) {
+        self.bucket = BeatBucket::new(now);
+    }
+
     /// Whether another renewal may start now: each costs two signatures and a commit.
     pub fn may_renew(&mut self, now: BootTime) -> bool {
         self.renewals.take(now).is_ok()
@@ -395,6 +401,25 @@ mod tests {
             let step = session.on_frame(children(no, 1), BootTime(no * 250), (PACE, None));
             assert!(matches!(step, Step::Children(_)), "{no}");
         }
+    }
+
+    /// A sidecar cannot know of a longer pace before an acknowledgement has told it.
+    #[test]
+    fn the_beats_around_a_longer_pace_are_heard() {
+        let slow = Pace { no: PaceNo(2), interval_ms: 600_000, ttl_ms: 1_800_000 };
+        let mut session = greeted();
+        for no in 1..10 {
+            assert!(matches!(beat(&mut session, no, no * 1_000), Step::Beat { .. }));
+        }
+        session.repaced(BootTime(9_500));
+        let at = |session: &mut Session, no, at, pace_no| {
+            let frame = Up::Beat(Beat { beat_no: BeatNo(no), pace_no: PaceNo(pace_no) });
+            session.on_frame(frame, BootTime(at), (slow, Some(PACE)))
+        };
+        let step = at(&mut session, 10, 10_000, 1);
+        assert!(matches!(step, Step::Beat { pace: Pace { ttl_ms: 1_800_000, .. }, .. }), "{step:?}");
+        assert!(matches!(at(&mut session, 11, 11_000, 2), Step::Beat { .. }));
+        assert!(matches!(at(&mut session, 12, 611_000, 2), Step::Beat { .. }));
     }
 
     fn later_frames() -> [(u64, Up); 3] {

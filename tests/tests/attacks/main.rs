@@ -6,6 +6,7 @@ mod cases;
 mod children;
 mod lifecycle;
 mod scene;
+mod settings;
 mod tcp;
 mod tls;
 mod tokens;

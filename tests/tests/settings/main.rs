@@ -1,0 +1,3 @@
+//! Settings from the collector to sidecars and back, over restarts of either.
+
+mod peers;
