@@ -1,3 +1,4 @@
 //! Settings from the collector to sidecars and back, over restarts of either.
 
 mod peers;
+mod real;
