@@ -449,12 +449,12 @@ impl Actor {
         match self.judge.tick(now, pace) {
             Sense::Clear => {}
             Sense::Credit(gap) => {
-                self.shared.leases.credit(now.boot, gap.length, gap.spent);
+                self.shared.leases.credit(now.boot, gap.length, gap.renews);
                 self.metrics.credited_seconds.inc_by(gap.length.as_secs_f64());
                 self.went_blind(self.own_scope(), gap.from, gap.to, "stall");
             }
             Sense::Unobservable(gap) => {
-                self.shared.leases.credit(now.boot, gap.length, gap.spent);
+                self.shared.leases.credit(now.boot, gap.length, gap.renews);
                 self.went_blind(self.own_scope(), gap.from, gap.to, "stall");
             }
         }

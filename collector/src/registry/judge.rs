@@ -57,11 +57,11 @@ pub struct Gap {
     pub to: Timestamp,
     /// How long by the boot clock.
     pub length: Duration,
-    /// How much of the credit of this hour is spent with it.
-    pub spent: Duration,
+    /// Whether it begins another hour of credit.
+    pub renews: bool,
 }
 
-/// Watches the ticks.
+/// Watches the ticks, by the pace for everybody; what each lease has been credited stands with it.
 #[derive(Debug)]
 pub struct Judge {
     last: BootTime,
@@ -83,12 +83,13 @@ impl Judge {
         if length < STALL {
             return Sense::Clear;
         }
-        if now.boot.since(self.window) > CREDIT_WINDOW {
+        let renews = now.boot.since(self.window) > CREDIT_WINDOW;
+        if renews {
             self.window = now.boot;
             self.spent = Duration::ZERO;
         }
         let spent = self.spent + length;
-        let gap = Gap { from: now.wall.before(length), to: now.wall, length, spent };
+        let gap = Gap { from: now.wall.before(length), to: now.wall, length, renews };
         if spent > credit_of(pace) {
             Sense::Unobservable(gap)
         } else {

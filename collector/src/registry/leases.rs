@@ -121,6 +121,8 @@ struct Cell {
     beat_no: AtomicU64,
     interval_ms: AtomicU32,
     ttl_ms: AtomicU32,
+    /// Milliseconds credited in this hour.
+    credited_ms: AtomicU32,
     phase: AtomicU8,
     dirty: AtomicU8,
     origin: AtomicU8,
@@ -136,7 +138,7 @@ impl Cell {
         for field in [&self.deadline, &self.last_beat, &self.session, &self.beat_no, &self.veiled_until] {
             field.store(0, SeqCst);
         }
-        for field in [&self.interval_ms, &self.ttl_ms] {
+        for field in [&self.interval_ms, &self.ttl_ms, &self.credited_ms] {
             field.store(0, SeqCst);
         }
         self.dirty.store(0, SeqCst);
@@ -407,14 +409,19 @@ impl Leases {
     }
 
     /// Moves the deadline of every live lease by a time that could not be observed. Whose credit of this hour does not
-    /// reach for all that is spent is armed as after a restart: what was known of it is out of date. Each has the
-    /// credit, and the chance, of its own pace.
-    pub(super) fn credit(&self, now: BootTime, blind: Duration, spent: Duration) {
+    /// reach for it is armed as after a restart: what was known of it is out of date. Each has the credit, and the
+    /// chance, of its own pace, and `renews` begins another hour for all.
+    pub(super) fn credit(&self, now: BootTime, blind: Duration, renews: bool) {
         let millis = u64::try_from(blind.as_millis()).unwrap_or(u64::MAX);
+        if renews {
+            self.cells().for_each(|(_, cell)| cell.credited_ms.store(0, SeqCst));
+        }
         for (slot, cell) in self.live() {
             let pace =
                 Pace { no: PaceNo(0), interval_ms: cell.interval_ms.load(SeqCst), ttl_ms: cell.ttl_ms.load(SeqCst) };
-            if spent <= credit_of(pace) {
+            let credited = u64::from(cell.credited_ms.load(SeqCst)).saturating_add(millis);
+            if Duration::from_millis(credited) <= credit_of(pace) {
+                cell.credited_ms.store(u32::try_from(credited).unwrap_or(u32::MAX), SeqCst);
                 cell.deadline.fetch_add(millis, SeqCst);
             } else {
                 self.rearm(slot, pace, now.after(chance(pace, slot.number())));
@@ -551,7 +558,7 @@ mod tests {
         let leases = leases();
         leases.touch(SLOT, SessionNo(1), BeatNo(1), PACE, BootTime(10));
         leases.set_phase(SLOT, Phase::Live);
-        leases.credit(BootTime(5_010), Duration::from_secs(5), Duration::from_secs(5));
+        leases.credit(BootTime(5_010), Duration::from_secs(5), false);
         assert!(leases.expire(BootTime(8_009)).is_empty());
         let sight = leases.sight(SLOT, BootTime(4_000));
         assert_eq!(sight.map(|s| s.presence), Some(Presence::Unknown));

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use rollcall_common::{
+    id::{BeatNo, SessionNo},
     time::{BootTime, Now},
     wire::settings::SettingsRefused,
 };
@@ -7,7 +8,11 @@ use rollcall_common::{
 use super::*;
 use crate::{
     http::fixture::{NOW, PACE, row},
-    registry::{leases::Leases, roster::Roster},
+    registry::{
+        judge::{Judge, Sense},
+        leases::{Leases, Phase},
+        roster::Roster,
+    },
     store::rows::Loaded,
 };
 
@@ -254,10 +259,32 @@ fn blind_credit_follows_the_pace_of_each_service() {
     }
     let deadline = |n: u32| leases.sight(Slot::new(n, 0), BootTime(1_020_000)).unwrap().deadline.0;
     let blind = std::time::Duration::from_secs(20);
-    leases.credit(BootTime(1_020_000), blind, blind);
+    leases.credit(BootTime(1_020_000), blind, false);
     // 20 s are more than three times 3 s: it is armed anew, with the chance of its own pace.
     assert!((1_031_000..1_032_000).contains(&deadline(0)), "{}", deadline(0));
     assert_eq!(deadline(1), 1_200_000);
+}
+
+/// Stalls of a minute, again and again, while everybody keeps half of one: who is slower than everybody has the credit
+/// of its own pace, three times to live in an hour, and no more.
+#[test]
+fn whoever_is_slower_than_everybody_has_no_endless_credit() {
+    let (leases, slot) = (Leases::default(), Slot::new(0, 0));
+    leases.reserve(slot);
+    let slow = Pace { no: PaceNo(0), interval_ms: 20_000, ttl_ms: 60_000 };
+    leases.set_phase(slot, Phase::Live);
+    let now = |ms: u64| Now { boot: BootTime(ms), wall: NOW };
+    let mut judge = Judge::new(now(0));
+    let mut credited = |at: u64| {
+        leases.touch(slot, SessionNo(1), BeatNo(at), slow, BootTime(at - 1));
+        let (Sense::Credit(gap) | Sense::Unobservable(gap)) = judge.tick(now(at), PACE) else { panic!("no gap") };
+        leases.credit(BootTime(at), gap.length, gap.renews);
+        // Who is armed anew has not been heard.
+        leases.sight(slot, BootTime(at)).unwrap().last_beat.is_some()
+    };
+    let stalls: Vec<bool> = (1..=60).map(|n| credited(n * 60_000)).collect();
+    assert_eq!(stalls.iter().filter(|one| **one).count(), 3, "{stalls:?}");
+    assert!(credited(61 * 60_000), "a new hour has new credit");
 }
 
 proptest! {
