@@ -20,6 +20,8 @@ struct Turn {
     interval: Duration,
     due: BootTime,
     looked: Option<BootTime>,
+    /// It was put off the grid by a change, and owes a whole interval after that look too.
+    changed: bool,
 }
 
 /// What a probe did before the rota changed.
@@ -35,8 +37,12 @@ impl Rota {
     /// Every probe looks at once, and then on its grid.
     #[must_use]
     pub fn new(intervals: impl IntoIterator<Item = Duration>, seed: u64, now: BootTime) -> Self {
-        let turn =
-            |interval: Duration| Turn { interval: interval.max(Duration::from_millis(1)), due: now, looked: None };
+        let turn = |interval: Duration| Turn {
+            interval: interval.max(Duration::from_millis(1)),
+            due: now,
+            looked: None,
+            changed: false,
+        };
         Self { origin: seed, turns: intervals.into_iter().map(turn).collect() }
     }
 
@@ -51,7 +57,10 @@ impl Rota {
         let mut due = Vec::new();
         for (index, turn) in self.turns.iter_mut().enumerate() {
             if turn.due <= now {
-                turn.due = on_grid(self.origin, turn.interval, now);
+                // A change would else win half an interval, and the next change another half.
+                let least = if turn.changed { turn.interval } else { turn.interval / 2 + Duration::from_millis(1) };
+                turn.due = on_grid(self.origin, turn.interval, now.after(least));
+                turn.changed = false;
                 turn.looked = Some(now);
                 due.push(index);
             }
@@ -75,7 +84,7 @@ impl Rota {
                 Before::Place(_) => old.and_then(|old| old.looked),
                 Before::Rested(looked) => looked,
             };
-            Turn { interval, due: looked.map_or(now, |looked| looked.after(interval).max(now)), looked }
+            Turn { interval, due: looked.map_or(now, |looked| looked.after(interval).max(now)), looked, changed: true }
         };
         self.turns = probes.into_iter().map(turn).collect();
     }
@@ -94,10 +103,10 @@ impl Rota {
     }
 }
 
-/// The first point of the grid behind `now`, and never sooner than half an interval.
-fn on_grid(origin: u64, interval: Duration, now: BootTime) -> BootTime {
+/// The first point of the grid that is no sooner than that.
+fn on_grid(origin: u64, interval: Duration, soonest: BootTime) -> BootTime {
     let step = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-    let soonest = now.0.saturating_add(step / 2).saturating_add(1);
+    let soonest = soonest.0;
     let into = soonest.saturating_sub(origin % step) % step;
     BootTime(if into == 0 { soonest } else { soonest.saturating_add(step - into) })
 }
@@ -149,6 +158,44 @@ mod tests {
     }
 
     proptest! {
+        /// Whoever changes intervals as it likes wins no look: between any two of them lies what was said last.
+        #[test]
+        fn no_change_brings_looks_closer(
+            seed in any::<u64>(), changes in proptest::collection::vec((0_usize..5, 0_u64..40_000), 1..200)
+        ) {
+            let intervals = [30_000, 30_001, 45_000, 30_000].map(Duration::from_millis);
+            let mut rota = Rota::new(intervals.first().copied(), seed, BootTime(0));
+            // The first look is wherever it starts, and the one behind it falls in with the grid.
+            rota.take(BootTime(0));
+            let mut now = rota.next().unwrap().0;
+            rota.take(BootTime(now));
+            let (mut last, mut rests) = (now, None);
+            for (change, pause) in changes {
+                let end = now + pause;
+                while let Some(BootTime(due)) = rota.next().filter(|due| due.0 <= end) {
+                    rota.take(BootTime(due));
+                    prop_assert!(due - last >= 30_000, "{} after the last", due - last);
+                    last = due;
+                }
+                now = end;
+                let before = match rests.take() {
+                    Some(looked) => Before::Rested(looked),
+                    None => Before::Place(0),
+                };
+                match intervals.get(change) {
+                    Some(interval) => rota.follow([(*interval, before)], BootTime(now)),
+                    None => {
+                        let looked = match before {
+                            Before::Rested(looked) => looked,
+                            Before::Place(place) => rota.looked(place),
+                        };
+                        rests = Some(looked);
+                        rota.follow([], BootTime(now));
+                    }
+                }
+            }
+        }
+
         #[test]
         fn nobody_looks_too_often_or_too_seldom(
             seed in any::<u64>(), start in 0_u64..1 << 40, interval in 1_u64..100_000, lateness in proptest::collection::vec(0_u64..5_000, 1..50)
