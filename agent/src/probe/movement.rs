@@ -11,6 +11,8 @@ use rollcall_common::time::BootTime;
 pub struct Movement {
     within: Duration,
     every: Duration,
+    /// The longest of the intervals since the last look.
+    lately: Duration,
     mark: Option<u64>,
     moved: BootTime,
     /// The look before.
@@ -24,19 +26,22 @@ impl Movement {
     /// Everybody has a whole period from the start. A look is to be taken so often.
     #[must_use]
     pub fn new(within: Duration, every: Duration, now: BootTime) -> Self {
-        Self { within, every, mark: None, moved: now, looked: now }
+        Self { within, every, lately: every, mark: None, moved: now, looked: now }
     }
 
-    /// From now on a look is to be taken so often.
+    /// From now on a look is to be taken so often. What lies between the last look and the next one was to be no closer
+    /// than the longer of both: whoever looks more often now has not missed those looks before.
     pub fn retune(&mut self, every: Duration) {
         self.every = every;
+        self.lately = self.lately.max(every);
     }
 
     /// A mark was seen, or none; how long nothing has moved, where that is longer than allowed.
     pub fn see(&mut self, mark: Option<u64>, now: BootTime) -> Option<Duration> {
         let between = now.since(std::mem::replace(&mut self.looked, now));
-        if between > self.every.saturating_mul(UNSEEN) {
-            let unseen = between.saturating_sub(self.every);
+        let every = std::mem::replace(&mut self.lately, self.every);
+        if between > every.saturating_mul(UNSEEN) {
+            let unseen = between.saturating_sub(every);
             self.moved = self.moved.after(unseen).min(now);
         }
         if mark.is_some() && mark != self.mark {
@@ -65,6 +70,22 @@ mod tests {
         assert_eq!(movement.see(Some(7), BootTime(14_000)), Some(secs(8)));
         // Backwards is movement too: a counter starts again.
         assert_eq!(movement.see(Some(3), BootTime(15_000)), None);
+    }
+
+    #[test]
+    fn whoever_looks_more_often_excuses_no_standstill() {
+        let (secs, hour) = (Duration::from_secs, 3_600_000);
+        let mut movement = Movement::new(secs(600), secs(3_600), BootTime(0));
+        assert_eq!(movement.see(Some(1), BootTime(0)), None);
+        movement.retune(secs(10));
+        assert_eq!(movement.see(Some(1), BootTime(hour)), Some(secs(3_600)), "it was to look once an hour until then");
+        // From here on, it is to look each ten seconds, and a gap is a gap again.
+        assert_eq!(movement.see(Some(2), BootTime(hour + 10_000)), None);
+        assert_eq!(movement.see(Some(2), BootTime(3 * hour)), None, "nobody looked");
+        // Faster and slower at once: the slower one is what was missed.
+        movement.retune(secs(3_600));
+        movement.retune(secs(10));
+        assert_eq!(movement.see(Some(2), BootTime(4 * hour)), Some(secs(3_610)));
     }
 
     /// As after a night with the lid closed: whoever could not move is not blamed, and whoever does not now is, later.
