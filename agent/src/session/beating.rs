@@ -95,7 +95,7 @@ impl Session {
         if throttled {
             let patience = millis(ack.retry_after_ms);
             let patience = self.backoff.between(patience, patience.saturating_add(patience / 10));
-            live.beats.reschedule(now.boot.after(patience));
+            live.beats.defer(now.boot.after(patience));
         } else {
             self.lease_until = Some(sent.after(granted.ttl()));
             if changed {

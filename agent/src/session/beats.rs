@@ -8,6 +8,8 @@ use rollcall_common::{id::BeatNo, time::BootTime};
 #[derive(Debug)]
 pub(super) struct Beats {
     due: BootTime,
+    /// The collector asked for no beat before.
+    not_before: BootTime,
     /// Oldest first. Bounded: the connection is given up `ack_within` after the oldest was sent.
     in_flight: VecDeque<(BeatNo, BootTime)>,
 }
@@ -15,7 +17,7 @@ pub(super) struct Beats {
 impl Beats {
     /// The first beat is due at once.
     pub(super) fn new(now: BootTime) -> Self {
-        Self { due: now, in_flight: VecDeque::new() }
+        Self { due: now, not_before: now, in_flight: VecDeque::new() }
     }
 
     /// When the next beat is due.
@@ -26,6 +28,19 @@ impl Beats {
     /// Puts the next beat at another moment.
     pub(super) fn reschedule(&mut self, due: BootTime) {
         self.due = due;
+    }
+
+    /// Puts the next beat at the moment that the collector asked for, and none before.
+    pub(super) fn defer(&mut self, until: BootTime) {
+        self.due = until;
+        self.not_before = until;
+    }
+
+    /// Has a beat leave now whose answer tells what is new; one on its way will be answered with that too.
+    pub(super) fn hasten(&mut self, now: BootTime) {
+        if self.in_flight.is_empty() && self.not_before <= now {
+            self.due = self.due.min(now);
+        }
     }
 
     /// Notes a beat that leaves now; the next follows after the interval.

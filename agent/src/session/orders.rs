@@ -69,6 +69,8 @@ impl Session {
         }
         let Some(settings) = live.wanted.take() else { return };
         live.owes_state = true;
+        // The pace is told in answers to beats alone: a shorter one must not wait for the end of a long interval.
+        live.beats.hasten(now.boot);
         self.orders.apply_not_before = now.boot.after(APART);
         self.actions.push_back(Action::Apply(settings));
     }

@@ -99,6 +99,27 @@ fn of_many_settings_the_last_is_applied_and_each_application_is_answered() {
     assert_eq!(told(&mut world), [1], "another connection, perhaps another collector");
 }
 
+#[test]
+fn a_shorter_pace_is_heard_at_once_and_costs_one_beat() {
+    let beats = |world: &mut World| world.sent().iter().filter(|(_, up)| matches!(up, Up::Beat(_))).count();
+    let (mut world, no) = live(capability::SETTINGS);
+    assert_eq!(beats(&mut world), 1);
+    world.tell(Event::Frame(no, settings(1)));
+    assert_eq!(beats(&mut world), 0, "the answer to the one under way tells it");
+    world.tell(in_force(1));
+    world.ack_last(no);
+    world.now.boot = world.now.boot.after(Duration::from_secs(2));
+    world.tell(Event::Frame(no, settings(2)));
+    world.tell(in_force(2));
+    assert_eq!(beats(&mut world), 1, "nobody waits for the end of the interval");
+    // However many come.
+    world.ack_last(no);
+    for revision in 3..30 {
+        world.tell(Event::Frame(no, settings(revision)));
+    }
+    assert_eq!(beats(&mut world), 0);
+}
+
 /// Nothing of it survives the connection, and the next one is no faster for it.
 #[test]
 fn a_flood_of_orders_ends_the_connection_and_backs_off() {
