@@ -488,8 +488,8 @@ impl Agent {
                 let (first, again_in_ms) = (refused.first().map(|first| first.code.as_str()), again_in.as_millis());
                 tracing::warn!(batch_no, refused = refused.len(), first, again_in_ms, "not every child was heard");
             }
-            Notice::ChildrenParted => {
-                warn_of(self.vault.keep_children(&self.spoken_for()));
+            Notice::ChildrenParted(heard) => {
+                self.forget(heard);
                 tracing::info!("said goodbye for children that are not in the configuration any more");
             }
             Notice::ChildrenTooLarge(reports) => {

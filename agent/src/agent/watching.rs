@@ -93,6 +93,24 @@ impl Agent {
         let gone = kept.into_iter().filter(|(key, _)| !now.contains_key(key));
         gone.map(|(child, parent)| ChildGone { child, parent, reason: GoodbyeReason::Uninstall }).collect()
     }
+
+    /// A collector heard the goodbyes for these. Others may have left since: theirs are still to be said.
+    pub(super) fn forget(&self, heard: &[ServiceKey]) {
+        match self.vault.children() {
+            Ok(kept) => warn_of(self.vault.keep_children(&remembered(kept, &self.spoken_for(), heard))),
+            Err(error) => tracing::warn!(%error, "for whom goodbye was said is not noted"),
+        }
+    }
+}
+
+/// Who is still to be remembered once a collector has heard the goodbyes for some.
+fn remembered(
+    mut kept: BTreeMap<ServiceKey, Option<ServiceId>>,
+    spoken_for: &BTreeMap<ServiceKey, Option<ServiceId>>,
+    heard: &[ServiceKey],
+) -> BTreeMap<ServiceKey, Option<ServiceId>> {
+    kept.retain(|key, _| spoken_for.contains_key(key) || !heard.contains(key));
+    kept
 }
 
 impl Kid {
@@ -208,5 +226,20 @@ impl Watching {
             });
         }
         reports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goodbye_that_nobody_heard_yet_is_not_forgotten() {
+        let key = |id: &str| format!("checker/{id}").parse::<ServiceKey>().unwrap();
+        let all = |ids: &[&str]| ids.iter().map(|id| (key(id), None)).collect::<BTreeMap<_, _>>();
+        // While the goodbye for `gone` was under way, `later` left and `back` came back.
+        let kept = all(&["gone", "later", "back", "here"]);
+        let left = remembered(kept, &all(&["back", "here"]), &[key("gone"), key("back")]);
+        assert_eq!(left, all(&["later", "back", "here"]));
     }
 }

@@ -153,8 +153,8 @@ impl Session {
             live.parting_no = None;
         } else if batch_no == last {
             live.parting_no = None;
-            self.gone.clear();
-            self.actions.push_back(Action::Note(Notice::ChildrenParted));
+            let heard = std::mem::take(&mut self.gone).into_iter().map(|gone| gone.child).collect();
+            self.actions.push_back(Action::Note(Notice::ChildrenParted(heard)));
         }
     }
 

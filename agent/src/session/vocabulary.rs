@@ -6,7 +6,7 @@ use rollcall_common::{
     address::Address,
     code::{Advice, Code},
     health::HostFacts,
-    id::{BeatNo, Generation, SessionNo},
+    id::{BeatNo, Generation, ServiceKey, SessionNo},
     lease::Pace,
     wire::{
         Transport,
@@ -289,8 +289,8 @@ pub enum Notice {
         /// How long it wants to be left alone with children.
         again_in: Duration,
     },
-    /// A collector heard the goodbyes for all children that are ours no longer.
-    ChildrenParted,
+    /// A collector heard the goodbyes for these, who are ours no longer.
+    ChildrenParted(Vec<ServiceKey>),
     /// Reports that fit no frame, because of all that they carry, and were not sent.
     ChildrenTooLarge(usize),
     /// The certificate could not be renewed; the one in use stays.

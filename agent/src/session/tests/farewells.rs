@@ -43,7 +43,7 @@ fn children_are_parted_with_until_it_is_heard() {
         let ack = ChildrenAck { batch_no, refused: vec![], retry_after_ms };
         world.tell(Event::Frame(no, Down::Children(Box::new(ack))));
         let noted = world.take();
-        noted.iter().any(|action| matches!(action, Action::Note(Notice::ChildrenParted)))
+        noted.iter().any(|action| matches!(action, Action::Note(Notice::ChildrenParted(heard)) if heard.len() == 100))
     };
     let no = greeted(&mut world);
     assert_eq!(said(&mut world), [(1, 64), (2, 36)]);

@@ -143,7 +143,7 @@ impl Sidecar {
             }
             Notice::Skewed { .. }
             | Notice::ChildrenRefused { .. }
-            | Notice::ChildrenParted
+            | Notice::ChildrenParted(_)
             | Notice::ChildrenTooLarge(_)
             | Notice::RenewalFailed { .. }
             | Notice::Turned { .. }
