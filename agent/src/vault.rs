@@ -53,6 +53,14 @@ const ADDRESSES: &str = "addresses";
 const CHILDREN: &str = "children";
 const SETTINGS: &str = "settings";
 
+/// What to do about a file that does not read.
+fn cure(name: &str) -> &'static str {
+    match name {
+        SETTINGS => "remove it; the collector sends them again",
+        _ => "move it away and enroll again with a new token",
+    }
+}
+
 /// No more of them are remembered than were ever told of at a time, twice over.
 const MAX_KEPT_CHILDREN: usize = 2 * crate::probe::plan::MAX_CHILDREN;
 
@@ -128,12 +136,14 @@ pub enum VaultError {
         found: u32,
     },
     /// It does not read.
-    #[error("{} is damaged ({why}): move it away and enroll again with a new token", .path.display())]
+    #[error("{} is damaged ({why}): {cure}", .path.display())]
     Damaged {
         /// Which.
         path: PathBuf,
         /// How.
         why: String,
+        /// What to do.
+        cure: &'static str,
     },
     /// Reading failed.
     #[error("cannot read {}: {source}{}", .path.display(), hint(.source))]
@@ -408,7 +418,7 @@ impl Vault {
     fn identity(&self, name: &'static str) -> Result<Option<(Identity, Option<MachineTag>)>, VaultError> {
         let Some(bytes) = self.disk.read(name)? else { return Ok(None) };
         let record = IdentityRecord::decode(&bytes).map_err(|error| self.broken(name, error))?;
-        let damaged = |why: String| VaultError::Damaged { path: self.disk.path_of(name), why };
+        let damaged = |why: String| VaultError::Damaged { path: self.disk.path_of(name), why, cure: cure(name) };
         let key = Key::from_pkcs8(&record.key.0).map_err(|error| damaged(error.to_string()))?;
         let machine = record.machine;
         let granted: Renewed = record.into();
@@ -436,7 +446,7 @@ impl Vault {
         let path = self.disk.path_of(name);
         match error {
             RecordError::Newer(found) => VaultError::Newer { path, found },
-            RecordError::Damaged(why) => VaultError::Damaged { path, why },
+            RecordError::Damaged(why) => VaultError::Damaged { path, why, cure: cure(name) },
         }
     }
 }

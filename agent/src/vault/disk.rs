@@ -20,7 +20,7 @@ use rustix::{
 };
 use zeroize::Zeroizing;
 
-use super::VaultError;
+use super::{VaultError, cure};
 
 const LOCK: &str = "lock";
 /// Larger than anything that is kept here.
@@ -144,7 +144,7 @@ impl Disk {
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0)));
         let read = std::fs::File::from(file).take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
         if u64::try_from(read).is_ok_and(|read| read > MAX_FILE) {
-            return Err(VaultError::Damaged { path, why: format!("more than {MAX_FILE} bytes") });
+            return Err(VaultError::Damaged { path, why: format!("more than {MAX_FILE} bytes"), cure: cure(name) });
         }
         Ok(Some(bytes))
     }
