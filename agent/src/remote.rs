@@ -31,12 +31,19 @@ pub struct Remote {
     pub min_interval: Duration,
     /// The same of probes that run a program.
     pub min_exec_interval: Duration,
+    /// No look is given more time than this, or than the host's files give it where that is more.
+    pub max_timeout: Option<Duration>,
 }
 
 impl Default for Remote {
     /// Nothing may be tuned.
     fn default() -> Self {
-        Self { probes: Vec::new(), min_interval: Duration::from_secs(5), min_exec_interval: Duration::from_secs(30) }
+        Self {
+            probes: Vec::new(),
+            min_interval: Duration::from_secs(5),
+            min_exec_interval: Duration::from_secs(30),
+            max_timeout: None,
+        }
     }
 }
 
@@ -45,6 +52,11 @@ impl Remote {
     #[must_use]
     pub fn allows(&self, child: Option<&ServiceKey>, probe: &ProbeName) -> bool {
         self.probes.iter().any(|allowed| allowed.covers(child, probe))
+    }
+
+    /// How long a look may be made to take: looks that hang hold up those of probes that nobody may tune.
+    fn patience(&self, probe: &Probe) -> Duration {
+        self.max_timeout.map_or(probe.timeout, |most| most.max(probe.timeout))
     }
 
     /// How often a probe may be made to look, and the setting that says so.
@@ -172,18 +184,42 @@ pub fn judge(host: Host<'_>, settings: &Settings) -> Result<(), String> {
     if settings.revision == 0 && !settings.probes.is_empty() {
         return Err("revision 0 stands for the host's files alone, and tunes nothing".into());
     }
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut fit) = (BTreeSet::new(), Vec::new());
     for tuning in &settings.probes {
         if !seen.insert((&tuning.child, &tuning.probe)) {
             return Err(format!("{} is tuned twice", name(tuning.child.as_ref(), &tuning.probe)));
         }
-        tuned(host, tuning)?;
+        fit.push((tuning, tuned(host, tuning)?));
     }
-    Ok(())
+    match blinded(host, &fit).first() {
+        Some((_, why)) => Err(why.clone()),
+        None => Ok(()),
+    }
 }
 
 /// A probe as it is tuned, and whether it runs.
-fn tuned(host: Host<'_>, tuning: &Tuning) -> Result<(Probe, bool), String> {
+type Tuned = (Probe, bool);
+
+/// Children at which the host looks and nobody would any more, and why that is not done. Who is not seen is taken for
+/// dead: with its last probe, a child would be lost.
+fn blinded<'a>(host: Host<'a>, fit: &[(&Tuning, Tuned)]) -> Vec<(&'a ServiceKey, String)> {
+    let of = |key: &ServiceKey, probe: &Probe| {
+        let found = fit.iter().find(|(tuning, _)| tuning.child.as_ref() == Some(key) && tuning.probe == probe.name);
+        found.map(|(_, (_, runs))| *runs)
+    };
+    let mut all = Vec::new();
+    for child in host.children {
+        let looks = child.probes.iter().any(|probe| !probe.standby);
+        if looks && !child.probes.iter().any(|probe| of(&child.key, probe).unwrap_or(!probe.standby)) {
+            let key = &child.key;
+            let why = format!("child/{key}: the last probe that runs stays on, or it would be taken for lost");
+            all.push((key, why));
+        }
+    }
+    all
+}
+
+fn tuned(host: Host<'_>, tuning: &Tuning) -> Result<Tuned, String> {
     let shown = name(tuning.child.as_ref(), &tuning.probe);
     let Some(probe) = host.find(tuning) else {
         return Err(format!("{shown}: the host's files have no such probe"));
@@ -210,6 +246,10 @@ fn tuned(host: Host<'_>, tuning: &Tuning) -> Result<(Probe, bool), String> {
         if !range.contains(&timeout) {
             let (least, most) = (range.start(), range.end());
             return Err(format!("{shown}: timeout {timeout:?} is not between {least:?} and {most:?}"));
+        }
+        let most = host.remote.patience(&probe);
+        if timeout > most {
+            return Err(format!("{shown}: timeout {timeout:?} is over the host's {most:?} (remote.max_timeout)"));
         }
         probe.timeout = timeout;
     }
@@ -274,6 +314,10 @@ pub fn effective(host: Host<'_>, settings: Option<&Settings>) -> Effective {
             Err(why) => all.dropped.push(why),
         }
     }
+    for (child, why) in blinded(host, &tunings) {
+        tunings.retain(|(tuning, (_, runs))| *runs || tuning.child.as_ref() != Some(child));
+        all.dropped.push(why);
+    }
     let mut row = |child: Option<&ServiceKey>, probe: &Probe| {
         let fits = tunings.iter().find(|(tuning, _)| tuning.child.as_ref() == child && tuning.probe == probe.name);
         let row = Row {
@@ -293,7 +337,9 @@ pub fn effective(host: Host<'_>, settings: Option<&Settings>) -> Effective {
         .iter()
         .map(|child| {
             let probes = child.probes.iter().filter_map(|probe| row(Some(&child.key), probe)).collect();
-            Child { probes, ..child.clone() }
+            // Whoever is looked at is not assumed to live once nobody looks.
+            let assume_alive = child.assume_alive && child.probes.iter().all(|probe| probe.standby);
+            Child { probes, assume_alive, ..child.clone() }
         })
         .collect();
     Effective { probes, children, ..all }

@@ -297,6 +297,7 @@ pub(super) fn from_environment(source: &dyn Source) -> Found {
             }),
             min_interval: reader.read("ROLLCALL_REMOTE_MIN_INTERVAL", parsed),
             min_exec_interval: reader.read("ROLLCALL_REMOTE_MIN_EXEC_INTERVAL", parsed),
+            max_timeout: reader.read("ROLLCALL_REMOTE_MAX_TIMEOUT", parsed),
         }),
         children_interval: reader.read("ROLLCALL_CHILDREN_INTERVAL", parsed),
         host: reader.read("ROLLCALL_HOST", parsed),

@@ -16,6 +16,7 @@ pub struct RemoteLayer {
     pub probes: Option<Vec<Entry>>,
     pub min_interval: Option<Period>,
     pub min_exec_interval: Option<Period>,
+    pub max_timeout: Option<Period>,
 }
 
 /// One entry of `probes`.
@@ -41,6 +42,7 @@ impl RemoteLayer {
                 },
                 min_interval: over.min_interval.or(under.min_interval),
                 min_exec_interval: over.min_exec_interval.or(under.min_exec_interval),
+                max_timeout: over.max_timeout.or(under.max_timeout),
             }),
             (under, over) => over.or(under),
         }
@@ -52,6 +54,7 @@ impl RemoteLayer {
             probes: self.probes.unwrap_or_default().into_iter().map(|entry| entry.0).collect(),
             min_interval: self.min_interval.map_or(otherwise.min_interval, |period| period.0),
             min_exec_interval: self.min_exec_interval.map_or(otherwise.min_exec_interval, |period| period.0),
+            max_timeout: self.max_timeout.map(|period| period.0),
         }
     }
 
@@ -63,6 +66,9 @@ impl RemoteLayer {
             .filter(beyond)
             .map(|(key, _)| format!("remote.{key}: give a time between 1s and 1h"))
             .collect();
+        if self.max_timeout.is_some_and(|period| !limits::TIMEOUTS.contains(&period.0)) {
+            found.push("remote.max_timeout: give a time between 50ms and 60s".to_owned());
+        }
         if self.probes.as_ref().is_some_and(|probes| probes.len() > MAX_ENTRIES) {
             found.push(format!("remote.probes: at most {MAX_ENTRIES} entries; \"*\" allows all"));
         }

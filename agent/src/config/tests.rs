@@ -394,6 +394,7 @@ fn what_a_collector_may_tune_is_nothing_unless_it_is_named() {
     for (text, words) in [
         ("[remote]\nprobes = [\"/bin/sh\"]".to_owned(), "agent.toml:2: probes: \"/bin/sh\" names no probe"),
         ("[remote]\nmin_interval = \"100ms\"".to_owned(), "remote.min_interval: give a time between 1s and 1h"),
+        ("[remote]\nmax_timeout = \"61s\"".to_owned(), "remote.max_timeout: give a time between 50ms and 60s"),
         ("[remote]\ncommands = true".to_owned(), "agent.toml:2: commands: unknown field"),
         (
             format!("{}standby = true\n", probe("deep")),

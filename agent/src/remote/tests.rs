@@ -106,7 +106,8 @@ fn what_is_allowed_is_done_and_the_rest_is_as_the_files_have_it() {
 
 #[test]
 fn what_is_refused_says_what_would_allow_it() {
-    let files = Files::usual();
+    let mut files = Files::new(&["port", "disk", "deep", "slow", "child/checker/c:port"]);
+    files.probes.push(Probe { timeout: Duration::from_secs(6), ..tcp("slow") });
     let of_child = |probe| Tuning { child: "checker/c".parse().ok(), ..tune(probe) };
     let cases = [
         (
@@ -129,8 +130,16 @@ fn what_is_refused_says_what_would_allow_it() {
         (Tuning { timeout_ms: Some(0), ..tune("port") }, "port: timeout 0ns is not between 50ms and 60s"),
         (Tuning { timeout_ms: Some(60_001), ..tune("port") }, "port: timeout 60.001s is not between"),
         (
-            Tuning { interval_ms: Some(5_000), timeout_ms: Some(5_001), ..tune("port") },
+            Tuning { interval_ms: Some(5_000), timeout_ms: Some(5_001), ..tune("slow") },
             "a look of 5.001s does not fit into an interval of 5s",
+        ),
+        (
+            Tuning { timeout_ms: Some(3_001), ..tune("disk") },
+            "disk: timeout 3.001s is over the host's 3s (remote.max_timeout)",
+        ),
+        (
+            Tuning { run: Some(false), ..of_child("port") },
+            "child/checker/c: the last probe that runs stays on, or it would be taken for lost",
         ),
         (Tuning { rise: Some(0), ..tune("port") }, "port: rise 0 is not between 1 and 100"),
         (Tuning { fall: Some(101), ..tune("port") }, "port: fall 101 is not between 1 and 100"),
@@ -155,6 +164,58 @@ fn what_is_refused_says_what_would_allow_it() {
     let fast = |ms| settings(vec![Tuning { interval_ms: Some(ms), ..tune("port") }]);
     assert_eq!(judge(files.host(), &fast(2_000)), Ok(()));
     assert!(judge(files.host(), &fast(1_999)).is_err());
+}
+
+#[test]
+fn a_look_takes_no_longer_than_the_host_lets_it() {
+    let patient = |ms| settings(vec![Tuning { timeout_ms: Some(ms), ..tune("disk") }]);
+    let mut files = Files::usual();
+    assert_eq!(judge(files.host(), &patient(3_000)), Ok(()));
+    assert!(judge(files.host(), &patient(3_001)).is_err());
+    files.remote.max_timeout = Some(Duration::from_secs(10));
+    assert_eq!(judge(files.host(), &patient(10_000)), Ok(()));
+    assert!(judge(files.host(), &patient(10_001)).is_err());
+    // It takes nothing from whom the host's files give more.
+    files.remote.max_timeout = Some(Duration::from_secs(1));
+    assert_eq!(judge(files.host(), &patient(3_000)), Ok(()));
+}
+
+#[test]
+fn a_child_keeps_a_probe_that_looks_at_it() {
+    let of = |probe, run| Tuning { child: "checker/c".parse().ok(), run: Some(run), ..tune(probe) };
+    let mut files = Files::new(&["*"]);
+    files.children = vec![child(vec![tcp("port"), tcp("page"), Probe { standby: true, ..exec("deep") }])];
+    let both = vec![of("port", false), of("page", false)];
+    assert!(judge(files.host(), &settings(both.clone())).unwrap_err().contains("the last probe that runs stays on"));
+    // Another one may stand in.
+    let other = settings([both.clone(), vec![of("deep", true)]].concat());
+    assert_eq!(judge(files.host(), &other), Ok(()));
+    let one = settings(vec![of("port", false), Tuning { interval_ms: Some(30_000), ..of("deep", true) }]);
+    assert_eq!(judge(files.host(), &one), Ok(()));
+    // The files take the others away: what was switched off looks again.
+    files.children = vec![child(vec![tcp("port")])];
+    let all = effective(files.host(), Some(&settings(vec![of("port", false)])));
+    assert_eq!((all.children[0].probes.len(), all.dropped.len()), (1, 1));
+    // Where the host looks at nobody by itself, it is as the host has it.
+    files.children = vec![child(vec![Probe { standby: true, ..tcp("port") }])];
+    assert_eq!(judge(files.host(), &settings(vec![of("port", false)])), Ok(()));
+}
+
+#[test]
+fn nobody_is_assumed_alive_because_a_collector_looks_away() {
+    let off = Tuning { child: "checker/c".parse().ok(), run: Some(false), ..tune("port") };
+    let mut files = Files::new(&["*"]);
+    let assumed = |files: &Files, tuning: &Tuning| {
+        let all = effective(files.host(), Some(&settings(vec![tuning.clone()])));
+        all.children[0].assume_alive && all.children[0].probes.is_empty()
+    };
+    files.children[0].assume_alive = true;
+    files.children[0].probes.push(Probe { standby: true, ..exec("deep") });
+    assert!(!assumed(&files, &off));
+    files.children[0].probes.remove(0);
+    let deep = |run| Tuning { run: Some(run), ..Tuning { probe: "deep".parse().unwrap(), ..off.clone() } };
+    assert!(assumed(&files, &deep(false)), "the host's files alone say so");
+    assert!(!assumed(&files, &deep(true)), "somebody looks");
 }
 
 #[test]
@@ -229,10 +290,12 @@ proptest! {
             prop_assert_eq!(&row.probe.check, &probe.check);
             prop_assert!(row.probe.timeout <= row.probe.interval && row.probe.interval <= *limits::INTERVALS.end());
             prop_assert!(row.probe.interval >= files.remote.floor(probe).0);
+            prop_assert!(row.probe.timeout <= files.remote.patience(probe));
             if !row.allowed {
                 prop_assert!(row.probe == *probe && row.runs != probe.standby && !row.tuned);
             }
         }
+        prop_assert!(all.children.iter().all(|child| !child.probes.is_empty()), "who is looked at stays so");
         // Taken as a whole, nothing of it is dropped; and what is dropped was no fit for a whole.
         let whole = judge(files.host(), &wanted);
         prop_assert!(whole.is_err() || all.dropped.is_empty());
