@@ -61,7 +61,9 @@ impl Agent {
             }
         }
         self.show_warnings();
-        self.systemd.ready();
+        if !enrolled || !self.has_reread {
+            self.systemd.ready();
+        }
     }
 
     fn take(&mut self, read: Config, enrolled: bool) {
@@ -105,6 +107,7 @@ impl Agent {
     pub(super) fn follow(&mut self, drive: &mut Drive, watching: &mut Watching) {
         self.warnings.files.extend(disagreements(&self.config, drive.identity()));
         self.show_warnings();
+        self.reconsider();
         self.steer();
         watching.follow(&self.steering.effective, self.config.children_interval);
         drive.tell(Event::ChildrenGone(self.parted()));
@@ -116,6 +119,7 @@ impl Agent {
             revoked_retry: self.config.revoked_retry,
             transport: self.config.transport,
         });
+        self.systemd.ready();
     }
 
     pub(super) fn show_warnings(&self) {

@@ -177,6 +177,23 @@ async fn settings_are_applied_kept_shown_and_the_files_win() {
     site.answer(3, None).await;
     running.until("back", |report| interval(report, "deep") == host("collector")).await;
 
+    // What the files did not allow is taken once they do, and nobody has to send it again.
+    site.set(8, vec![tune("port", 10_000)]);
+    site.answer(8, None).await;
+    site.reload(&running, &format!("{REMOTE}min_interval = \"20s\"\n{PORT}{DEEP}")).await;
+    site.answer(8, Some("port: interval 10s is below the host's floor of 20s")).await;
+    site.set(4, vec![tune("port", 15_000), runs("deep")]);
+    site.answer(8, Some("port: interval 15s is below the host's floor of 20s")).await;
+    site.reload(&running, &format!("{REMOTE}{PORT}{DEEP}")).await;
+    site.answer(4, None).await;
+    let report = running.until("mended", |report| report.settings.revision == 4).await;
+    assert_eq!(
+        (interval(&report, "port"), interval(&report, "deep")),
+        (Some((15_000, true, "collector".into())), host("collector"))
+    );
+    let kept = std::fs::read_to_string(site.host.0.path().join("state/settings")).unwrap();
+    assert!(kept.contains("15000"), "{kept}");
+
     // Nothing wanted: the files alone.
     site.set(9, Vec::new());
     site.answer(9, None).await;
@@ -203,7 +220,7 @@ async fn what_cannot_be_kept_is_not_applied_and_what_is_damaged_is_not_believed(
 
     let text = std::fs::read_to_string(&kept).unwrap();
     for (damaged, words) in [
-        (text.replace("\"port\"", "\"../port\""), "is damaged"),
+        (text.replace("\"port\"", "\"../port\""), "remove it; the collector sends them again"),
         (text[..text.len() / 2].to_owned(), "is damaged"),
         (text.replace("\"format\":1", "\"format\":9"), "upgrade rollcall-agent"),
     ] {
