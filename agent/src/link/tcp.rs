@@ -32,7 +32,13 @@ pub(super) async fn connect(remote: SocketAddr, tls: Arc<ClientConfig>) -> Resul
     // Frames are small and waited for.
     let _ = stream.set_nodelay(true);
     let name = ServerName::try_from(SERVER_NAME).map_err(|error| LinkError::Tls(error.to_string()))?;
-    let tls = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| lost(remote, &error))?;
+    let offered = tls.alpn_protocols.clone();
+    let tls = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| unmet(remote, &error))?;
+    // QUIC demands that a protocol is agreed on; TLS alone does not.
+    if tls.get_ref().1.alpn_protocol().is_none_or(|agreed| !offered.iter().any(|one| one == agreed)) {
+        let words = format!("{remote}: what answers over TCP there does not speak our protocol");
+        return Err(LinkError::Distrusted(words));
+    }
     Ok(Wire { remote, tls })
 }
 
@@ -73,6 +79,17 @@ impl Wire {
     }
 }
 
+/// Translates what went wrong before the peer has proven who it is: no alert is a collector's word yet, as anybody in
+/// between could have said it. A collector that refuses our certificate says so after our side of the handshake is done.
+fn unmet(remote: SocketAddr, error: &io::Error) -> LinkError {
+    let met = lost(remote, error);
+    if let LinkError::Alert(alert) = met {
+        let words = format!("{remote}: what answers over TCP there ends the handshake with alert {alert}");
+        return LinkError::Distrusted(words);
+    }
+    met
+}
+
 /// Translates the system's and rustls' reasons into ours.
 fn lost(remote: SocketAddr, error: &io::Error) -> LinkError {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -85,5 +102,40 @@ fn lost(remote: SocketAddr, error: &io::Error) -> LinkError {
         }
         Some(error) => LinkError::Distrusted(format!("{remote}: {error}")),
         None => LinkError::Lost(format!("{remote} over TCP: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rollcall_common::{
+        identity::{
+            Pin,
+            tls::{Trust, enroll_config},
+        },
+        time::SystemClock,
+    };
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    use super::*;
+
+    /// Somebody in between who ends the handshake in plain text says nothing in the collector's name.
+    #[tokio::test]
+    async fn an_alert_before_anybody_has_proven_who_it_is_is_not_obeyed() {
+        for alert in [44, 45, 49, 116] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let remote = listener.local_addr().unwrap();
+            let trust = Trust::Pin(Pin([0; 32]));
+            let tls = enroll_config(trust, "fleet.example".parse().unwrap(), Arc::new(SystemClock)).unwrap();
+            let middlebox = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut hello = [0; 64];
+                stream.read_exact(&mut hello).await.unwrap();
+                stream.write_all(&[21, 3, 3, 0, 2, 2, alert]).await.unwrap();
+                stream
+            };
+            let (connected, _stream) = tokio::join!(connect(remote, Arc::new(tls)), middlebox);
+            let error = connected.unwrap_err();
+            assert!(matches!(error, LinkError::Distrusted(_)), "{alert}: {error:?}");
+        }
     }
 }
