@@ -411,7 +411,7 @@ impl Agent {
             Wish::Rejoin => {
                 self.carriage = drive.carriage();
                 match self.rejoin(&drive.identities(), signals).await {
-                    Some(next) => drive.rejoined(next),
+                    Some(next) => drive.rejoined(next, self.carriage.clone()),
                     None => return ControlFlow::Break(()),
                 }
             }

@@ -2,7 +2,8 @@
 //!
 //! QUIC comes first, always, and TCP only after dials that *nobody answered*: a collector that refuses has answered.
 //! From then on each dial tries both, QUIC with a head start, so that neither a collector's restart nor its absence
-//! takes a fleet off QUIC for long. A session that TCP carries has QUIC tried beside it, after a minute and then ever
+//! takes a fleet off QUIC: where neither is answered, it is the collector that is missing, and QUIC's silence counts for
+//! nothing. A session that TCP carries has QUIC tried beside it, after a minute and then ever
 //! less often, and moves back when that works. Where QUIC shakes hands and then falls silent, again and again, it is
 //! TCP that gets the head start, until QUIC has held for a while.
 //!
@@ -16,6 +17,10 @@ use std::{fmt, time::Duration};
 use rollcall_common::{backoff::Backoff, time::BootTime, wire::Transport};
 use serde::Deserialize;
 
+/// How long the preferred transport has for itself where both are tried: a handshake over a long way.
+const HEAD_START: Duration = Duration::from_millis(400);
+/// The same of QUIC where it has worked before: a collector that a whole fleet comes back to answers late.
+const PATIENT_HEAD_START: Duration = Duration::from_secs(2);
 /// Dials in a row that nobody answered over QUIC, where QUIC has worked before in this process.
 const MISSES: u32 = 2;
 /// The same where it never has: nothing says that it could.
@@ -148,6 +153,22 @@ impl Carriage {
         }
     }
 
+    /// What a dial tries beside a session that stands, to take its place.
+    #[must_use]
+    pub fn ways_beside(&self, transport: Transport) -> Ways {
+        match (transport, self.policy) {
+            // It leads back to QUIC where that works, and needs none where it does not.
+            (Transport::Tcp, Policy::Auto) => Ways::Both(transport),
+            (Transport::Tcp, Policy::Quic | Policy::Tcp) | (Transport::Quic, _) => Ways::Only(transport),
+        }
+    }
+
+    /// How long the preferred transport has for itself where both are tried.
+    #[must_use]
+    pub fn head_start(&self) -> Duration {
+        if self.had_quic && self.strikes < STRIKES { PATIENT_HEAD_START } else { HEAD_START }
+    }
+
     /// Nobody answered a dial.
     pub fn unanswered(&mut self, ways: Ways, why: impl Into<String>) {
         match ways {
@@ -155,8 +176,9 @@ impl Carriage {
                 self.misses = self.misses.saturating_add(1);
                 self.why = why.into();
             }
-            // Of two that were tried, nobody knows more than before.
-            Ways::Only(Transport::Tcp) | Ways::Both(_) => {}
+            // Nobody is there: what QUIC alone did not reach says nothing of QUIC.
+            Ways::Both(_) => self.misses = 0,
+            Ways::Only(Transport::Tcp) => {}
         }
     }
 
@@ -214,6 +236,10 @@ impl Carriage {
             }
             Transport::Quic if silent => {
                 self.strikes = self.strikes.saturating_add(1);
+                if self.fallen {
+                    // It was a try while TCP carried it, and took its place without ever being accepted.
+                    self.strikes = self.strikes.max(STRIKES);
+                }
                 self.why = why.into();
                 if self.strikes >= STRIKES {
                     self.slow_down();
@@ -235,9 +261,12 @@ impl Carriage {
         self.probe_at = None;
     }
 
-    /// It came to nothing.
-    pub fn probe_failed(&mut self, why: impl Into<String>, now: BootTime) {
+    /// It came to nothing; `silent` tells whether it fell silent after its handshake.
+    pub fn probe_failed(&mut self, why: impl Into<String>, silent: bool, now: BootTime) {
         self.why = why.into();
+        if silent {
+            self.strikes = self.strikes.max(STRIKES);
+        }
         self.slow_down();
         self.schedule(now);
     }
@@ -247,10 +276,13 @@ impl Carriage {
         self.schedule(now);
     }
 
-    /// Somebody asked for a try right now: whatever stood in the way may be gone.
-    pub fn hurry(&mut self, now: BootTime) {
+    /// Somebody asked for a try right now: whatever stood in the way may be gone. `is_idle` tells whether there is a
+    /// session with nothing under way beside it.
+    pub fn hurry(&mut self, is_idle: bool, now: BootTime) {
         self.probe_delay = PROBE_FIRST;
-        self.probe_at = self.probe_at.map(|_| now);
+        if is_idle && self.fallen && self.policy != Policy::Tcp {
+            self.probe_at = Some(now);
+        }
     }
 
     /// Why TCP carries it, where it does.

@@ -201,11 +201,11 @@ impl Drive {
         self.tell(Event::KeepingFailed(why.to_string()));
     }
 
-    /// Answers [`Wish::Rejoin`].
-    pub fn rejoined(&mut self, next: Identity) {
+    /// Answers [`Wish::Rejoin`]; `carriage` is what was known of transports before, and what was learned since.
+    pub fn rejoined(&mut self, next: Identity, carriage: Carriage) {
         let term = next.term();
         self.next = Some(Arc::new(next));
-        self.tell(Event::Rejoined(term));
+        self.tell(Event::Rejoined(term, Box::new(carriage)));
     }
 
     /// Fulfills a wish without any disk, for identities that live in memory only. Gives back what it
@@ -303,7 +303,7 @@ impl Drive {
         let carry = async move {
             let mut closing = closing;
             let link = tokio::select! {
-                link = dialer.dial(&dial.address, dial.variant, dial.ways, tls) => link,
+                link = dialer.dial(&dial.address, dial.variant, dial.ways, dial.head_start, tls) => link,
                 _ = &mut closing => return,
             };
             let end = match link {

@@ -75,6 +75,8 @@ pub struct Target<'a> {
     pub variant: u32,
     /// Over what.
     pub ways: Ways,
+    /// How long the preferred one has for itself.
+    pub head_start: Duration,
     /// Our clock, for certificates and for a clear message about skew.
     pub clock: &'a Arc<dyn Clock>,
 }
@@ -227,7 +229,7 @@ pub async fn rejoin(
 
 async fn dial(target: Target<'_>, tls: rustls::ClientConfig) -> Result<Link, EnrollError> {
     let Target { address, ways, .. } = target;
-    let dial = target.dialer.dial(address, target.variant, ways, tls);
+    let dial = target.dialer.dial(address, target.variant, ways, target.head_start, tls);
     let late = |_| LinkError::Unanswered(format!("{address} did not complete the handshake over {ways} in time"));
     Ok(tokio::time::timeout(WITHIN, dial).await.map_err(late)??)
 }

@@ -30,8 +30,6 @@ use crate::{carriage::Ways, session::End};
 
 /// How long the first address family has for itself (RFC 8305).
 const HEAD_START: Duration = Duration::from_millis(250);
-/// How long the preferred transport has for itself where both are tried: a handshake over a long way.
-const TRANSPORT_HEAD_START: Duration = Duration::from_millis(400);
 /// How long a failed send waits for what the collector said before.
 const LAST_WORDS_WITHIN: Duration = Duration::from_millis(300);
 
@@ -112,7 +110,7 @@ impl Dialer {
 
     /// Dials a collector. `variant` chooses among the IP addresses of a name, which is resolved anew each time. Where
     /// the name has addresses of both families, the second family gets its chance after [`HEAD_START`]: a family that
-    /// does not work costs no more than that. So it is with transports, where both are tried.
+    /// does not work costs no more than that. So it is with transports, where both are tried, after `head_start`.
     ///
     /// # Errors
     /// [`LinkError`]; nothing was sent on the link then.
@@ -121,6 +119,7 @@ impl Dialer {
         address: &Address,
         variant: u32,
         ways: Ways,
+        head_start: Duration,
         tls: rustls::ClientConfig,
     ) -> Result<Link, LinkError> {
         let choice = resolve::choose(address, variant).await?;
@@ -128,7 +127,7 @@ impl Dialer {
         match ways {
             Ways::Only(transport) => over(transport).await,
             Ways::Both(first) => {
-                let raced = race(over(first), TRANSPORT_HEAD_START, || over(first.other()));
+                let raced = race(over(first), head_start, || over(first.other()));
                 raced.await.map_err(|(first, second)| more_telling(first, second))
             }
         }
@@ -181,7 +180,7 @@ async fn either_family<T, F: Future<Output = Result<T, LinkError>>>(
 ) -> Result<(SocketAddr, T), LinkError> {
     let connect = async |remote| connect(remote).await.map(|made| (remote, made));
     let Some(second) = second else { return connect(first).await };
-    race(connect(first), HEAD_START, || connect(second)).await.map_err(|(_, second)| second)
+    race(connect(first), HEAD_START, || connect(second)).await.map_err(|(first, second)| more_telling(first, second))
 }
 
 /// Runs the first, and after a head start, or once the first has failed, the second too: the first that works is taken.

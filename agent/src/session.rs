@@ -386,7 +386,8 @@ impl Session {
                 self.renewal.prove(now.boot);
             }
             Event::KeepingFailed(why) => self.renewal_failed(why, Duration::ZERO, now),
-            Event::Rejoined(term) => {
+            Event::Rejoined(term, carriage) => {
+                self.setup.carriage = *carriage;
                 self.setup.next = Some(term);
                 self.paper = Paper::Next;
                 self.swapped = false;
@@ -419,7 +420,8 @@ impl Session {
             Event::Children { interval_ms, reports } => self.report_children(interval_ms, reports),
             Event::Retry => {
                 self.rotation.hurry();
-                self.setup.carriage.hurry(now.boot);
+                let is_idle = matches!(&self.phase, Phase::Live(live) if live.successor.is_none());
+                self.setup.carriage.hurry(is_idle, now.boot);
                 if let Phase::Offline { at, .. } = &mut self.phase {
                     *at = now.boot;
                 }

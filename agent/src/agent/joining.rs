@@ -54,6 +54,7 @@ impl Agent {
                 address: &pick.address,
                 variant: pick.variant,
                 ways,
+                head_start: self.carriage.head_start(),
                 clock: &self.clock,
             };
             let asked = enroll(target, &current.found.token, &request, Arc::clone(&current.key));
@@ -124,6 +125,7 @@ impl Agent {
                         address: &pick.address,
                         variant: pick.variant,
                         ways,
+                        head_start: self.carriage.head_start(),
                         clock: &self.clock,
                     };
                     let asked = rejoin(target, signer, Arc::new(key), self.instance_id);

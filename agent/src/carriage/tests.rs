@@ -49,14 +49,19 @@ fn where_quic_has_worked_one_silence_is_not_enough_and_answers_forgive_it() {
     assert_eq!(carriage.ways(), QUIC);
     carriage.unanswered(QUIC, "x");
     assert_eq!(carriage.ways(), BOTH);
-    // A dead collector answers over neither; when it is back, QUIC has the head start and wins.
+    // A dead collector answers over neither, and that says nothing of QUIC.
     for _ in 0..1_000 {
         carriage.unanswered(BOTH, "x");
+        assert_eq!(carriage.ways(), QUIC);
+        carriage.unanswered(QUIC, "x");
+        carriage.unanswered(QUIC, "x");
         assert_eq!(carriage.ways(), BOTH);
+        assert!(carriage.head_start() >= Duration::from_secs(2), "QUIC worked: a busy collector gets time");
     }
     carriage.opened(Transport::Quic);
     assert_eq!(carriage.greeted(Transport::Quic, at(9)), None, "nobody was told of TCP");
     assert_eq!(carriage.ways(), QUIC);
+    assert!(auto().head_start() < Duration::from_secs(1), "where QUIC never worked, nobody waits for it long");
 }
 
 #[test]
@@ -70,14 +75,17 @@ fn quic_is_tried_again_ever_less_often_and_at_once_on_request() {
         now = due;
         carriage.probing();
         assert_eq!(carriage.probe_at(), None, "one at a time");
-        carriage.probe_failed("silent", now);
+        carriage.probe_failed("silent", false, now);
     }
     assert!((48..=72).contains(&waits[0]) && (96..=144).contains(&waits[1]), "{waits:?}");
     assert!(waits[6..].iter().all(|wait| (1_440..=2_160).contains(wait)), "{waits:?}");
-    carriage.hurry(now);
+    carriage.probing();
+    carriage.hurry(false, now);
+    assert_eq!(carriage.probe_at(), None, "one is under way");
+    carriage.hurry(true, now);
     assert_eq!(carriage.probe_at(), Some(now));
     carriage.probing();
-    carriage.probe_failed("silent", now);
+    carriage.probe_failed("silent", false, now);
     assert!(carriage.probe_at().unwrap().since(now) <= MINUTE * 3, "an operator's word begins anew");
     carriage.probing();
     assert_eq!(carriage.greeted(Transport::Quic, now), Some(Turn::Returned));
@@ -117,7 +125,7 @@ fn what_the_configuration_asks_for_alone_is_all_there_is() {
             carriage.unanswered(Ways::Only(transport), "silent");
         }
         carriage.greeted(transport, at(1));
-        carriage.hurry(at(2));
+        carriage.hurry(true, at(2));
         assert_eq!(carriage.probe_at(), None);
     }
     let mut carriage = Carriage::new(Policy::Tcp, 1);
@@ -200,7 +208,7 @@ proptest! {
             match (step, naive.on) {
                 (Happens::Unanswered, None) => {
                     carriage.unanswered(ways, "x");
-                    if ways == QUIC { naive.dials.push(true) }
+                    naive.dials.push(ways == QUIC);
                 }
                 (Happens::Answered, None) => {
                     carriage.answered(ways);
@@ -241,13 +249,13 @@ proptest! {
                         naive.on = Some(Transport::Quic);
                         naive.told_tcp = false;
                     } else {
-                        carriage.probe_failed("x", now);
+                        carriage.probe_failed("x", false, now);
                         let wait = carriage.probe_at().map(|at| at.since(now).as_secs());
                         prop_assert!(wait.is_some_and(|wait| (48..=2_160).contains(&wait)), "{wait:?}");
                     }
                 }
                 (Happens::Hurry, on) => {
-                    carriage.hurry(now);
+                    carriage.hurry(on.is_some(), now);
                     prop_assert_eq!(carriage.probe_at(), (on == Some(Transport::Tcp)).then_some(now));
                 }
                 (Happens::Unanswered | Happens::Answered | Happens::Greeted { .. }, _)

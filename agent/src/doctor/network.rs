@@ -133,7 +133,8 @@ async fn shake(case: &Case<'_>, address: &Address, transport: Transport, clock: 
     };
     let tls = tls.map_err(|error| Unmet::Lost(error.to_string()))?;
     let dialer = Dialer::new();
-    let dialed = tokio::time::timeout(HANDSHAKE, dialer.dial(address, 0, Ways::Only(transport), tls)).await;
+    let dialed =
+        tokio::time::timeout(HANDSHAKE, dialer.dial(address, 0, Ways::Only(transport), Duration::ZERO, tls)).await;
     let outcome = match dialed {
         Err(_) => Err(Unmet::Silent),
         Ok(Ok(link)) => {

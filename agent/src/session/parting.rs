@@ -28,8 +28,9 @@ impl Session {
                 let (lived, silent) = (now.boot.since(live.since), matches!(end, End::Silent(_)));
                 self.setup.carriage.ended(live.transport, lived, silent, end.to_string());
                 match live.successor {
-                    // The next connection is under way already.
-                    Some(attempt) if attempt.errand != Errand::ProveQuic => {
+                    // The next connection is under way already; a probe that greets is one too, and the collector ends
+                    // this one as soon as it has heard that greeting.
+                    Some(attempt) if attempt.errand != Errand::ProveQuic || attempt.is_greeting() => {
                         self.note_parted(no, live.address, end, None);
                         self.phase = Phase::Reaching(attempt);
                     }
@@ -73,7 +74,8 @@ impl Session {
 
     pub(super) fn successor_failed(&mut self, attempt: &Attempt, end: End, patience: Duration, now: Now) {
         if attempt.errand == Errand::ProveQuic {
-            self.setup.carriage.probe_failed(end.to_string(), now.boot);
+            let silent = attempt.is_greeting() && matches!(end, End::Silent(_));
+            self.setup.carriage.probe_failed(end.to_string(), silent, now.boot);
             let again_in = self.setup.carriage.probe_at().map(|at| at.since(now.boot));
             self.actions.push_back(Action::Note(Notice::QuicStillAway { why: end.to_string(), again_in }));
             return;

@@ -40,7 +40,7 @@ impl Session {
             self.actions.push_back(Action::Close(probe.no, Code::Goodbye));
             self.setup.carriage.probe_put_off(now.boot);
         }
-        let ways = Ways::Only(live.transport);
+        let ways = self.setup.carriage.ways_beside(live.transport);
         self.dial_beside(Paper::Next, Errand::ProvePaper, ways, now);
     }
 
@@ -50,8 +50,18 @@ impl Session {
         if live.successor.is_some() {
             return;
         }
+        if self.setup.next.is_some() {
+            // A connection with the current certificate would make the next one worthless, unproven as it is.
+            return self.setup.carriage.probe_put_off(now.boot);
+        }
         self.setup.carriage.probing();
-        self.dial_beside(Paper::Current, Errand::ProveQuic, Ways::Only(Transport::Quic), now);
+        // It is known to be there, whatever patience was asked for elsewhere.
+        let pick = Pick { address: live.address.clone(), variant: 0 };
+        let ways = Ways::Only(Transport::Quic);
+        let probe = self.attempt(pick, Paper::Current, Errand::ProveQuic, ways, now);
+        if let Phase::Live(live) = &mut self.phase {
+            live.successor = Some(probe);
+        }
     }
 
     fn dial_beside(&mut self, paper: Paper, errand: Errand, ways: Ways, now: Now) {
@@ -72,9 +82,10 @@ impl Session {
             Ways::Only(_) => self.reach(now),
             Ways::Both(_) => self.reach(now).max(REACH_FLOOR_BOTH),
         };
+        let head_start = self.setup.carriage.head_start().min(reach / 2);
         let deadline = now.boot.after(reach);
         let Pick { address, variant } = pick;
-        self.actions.push_back(Action::Dial(Dial { no, address: address.clone(), variant, paper, ways }));
+        self.actions.push_back(Action::Dial(Dial { no, address: address.clone(), variant, paper, ways, head_start }));
         Attempt { no, address, paper, deadline, errand, ways, opened: None }
     }
 

@@ -17,7 +17,7 @@ use rollcall_common::{
 };
 
 use crate::{
-    carriage::{Policy, Turn, Ways},
+    carriage::{Carriage, Policy, Turn, Ways},
     health::Vitals,
     identity::Term,
 };
@@ -59,8 +59,8 @@ pub enum Event {
     NextKept(Term),
     /// The owner could not make a key, or not keep it or the next certificate.
     KeepingFailed(String),
-    /// The owner rejoined, and kept what that gave as the next certificate.
-    Rejoined(Term),
+    /// The owner rejoined, and kept what that gave as the next certificate; with what is known of transports now.
+    Rejoined(Term, Box<Carriage>),
     /// The host's facts were taken, and differ.
     Facts(Box<HostFacts>),
     /// What is said of the service beside us, whether or not that differs. The last word counts.
@@ -142,6 +142,8 @@ pub struct Dial {
     pub paper: Paper,
     /// Over what.
     pub ways: Ways,
+    /// How long the preferred one has for itself where both are tried.
+    pub head_start: Duration,
 }
 
 /// Why a connection, or the try at one, is over.

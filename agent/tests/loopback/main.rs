@@ -151,8 +151,14 @@ async fn a_wrong_pin_sends_no_application_byte() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let address = fake.addr.into();
     let dialer = Dialer::new();
-    let target =
-        Target { dialer: &dialer, address: &address, variant: 0, ways: Ways::Only(Transport::Quic), clock: &clock };
+    let target = Target {
+        dialer: &dialer,
+        address: &address,
+        variant: 0,
+        ways: Ways::Only(Transport::Quic),
+        head_start: Duration::ZERO,
+        clock: &clock,
+    };
     let error = enroll(target, &token, &request(), Arc::new(Key::generate().unwrap())).await.unwrap_err();
     assert!(matches!(error, EnrollError::Link(LinkError::Distrusted(_))), "{error:?}");
     assert!(error.to_string().contains("no root with the pinned key"), "{error}");

@@ -227,6 +227,7 @@ impl Candidate<'_> {
                 address,
                 variant: tries,
                 ways: Ways::Only(Transport::Quic),
+                head_start: Duration::ZERO,
                 clock: self.clock,
             };
             match enroll(target, token, &request, Arc::clone(&key)).await {

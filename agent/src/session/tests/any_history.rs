@@ -144,7 +144,8 @@ impl Oracle {
             Action::Rejoin => {
                 self.generation += 1;
                 let term = term(self.generation, self.world.now.wall);
-                self.world.tell(Event::Rejoined(term));
+                let carriage = self.world.session.carriage().clone();
+                self.world.tell(Event::Rejoined(term, Box::new(carriage)));
             }
             Action::Finish(_)
             | Action::Adopt(_)

@@ -116,7 +116,7 @@ fn a_certificate_is_proven_over_what_works_even_if_a_probe_is_under_way() {
     let Some(Action::Dial(proof)) = seen.into_iter().find(|action| matches!(action, Action::Dial(_))) else {
         panic!("no proof")
     };
-    assert_eq!((proof.paper, proof.ways), (Paper::Next, Ways::Only(Transport::Tcp)));
+    assert_eq!((proof.paper, proof.ways), (Paper::Next, Ways::Both(Transport::Tcp)), "either may prove it");
     world.greet_over(proof.no, Transport::Tcp);
     assert_eq!(world.session.view().current, next);
     world.ack_last(proof.no);
@@ -146,12 +146,15 @@ fn a_cut_of_udp_is_bridged_within_the_lease() {
     world.ack_last(first.no);
     world.take();
     let lease_end = world.session.lease_until.unwrap();
-    let mut ways = Vec::new();
+    let (mut ways, mut head_start) = (Vec::new(), Duration::ZERO);
     while ways.last() != Some(&Ways::Both(Transport::Quic)) {
         world.reach_deadline();
-        ways.extend(world.dials().into_iter().map(|dial| dial.ways));
+        for dial in world.dials() {
+            ways.push(dial.ways);
+            head_start = dial.head_start;
+        }
     }
-    assert!(world.now.boot.after(Duration::from_secs(1)) < lease_end, "{ways:?}");
+    assert!(world.now.boot.after(head_start + Duration::from_secs(1)) < lease_end, "{ways:?}, {head_start:?}");
     assert_eq!(ways.len(), 3, "two tries of QUIC come first");
 }
 
@@ -168,4 +171,79 @@ fn a_collector_that_answers_keeps_us_on_quic() {
             (dial, _) = world.next_dial();
         }
     }
+}
+
+/// The collector ends the TCP session as soon as it has heard the probe's greeting, and its answer to that comes later.
+#[test]
+fn the_end_of_the_session_on_tcp_does_not_cost_the_probe_that_takes_its_place() {
+    let (mut world, over_tcp) = World::over_tcp();
+    let (probe, _) = world.until_dial();
+    world.tell(Event::Opened(probe.no, Transport::Quic));
+    world.tell(Event::Frame(over_tcp, bye(Code::Superseded, 0)));
+    let seen = world.take();
+    assert!(!seen.iter().any(|action| matches!(action, Action::Close(no, _) if *no == probe.no)), "{seen:?}");
+    assert_eq!(world.state(), State::Greeting);
+    let ack = world.hello_ack();
+    world.tell(Event::Frame(probe.no, Down::HelloAck(ack)));
+    let seen = world.take();
+    assert_eq!(turns(&seen), [Turn::Returned]);
+    assert!(seen.iter().any(|action| matches!(action, Action::Send(no, Up::Beat(_)) if *no == probe.no)), "{seen:?}");
+}
+
+/// Where QUIC shakes hands and falls silent, a probe may end the session on TCP: then TCP is next, and QUIC waits longer.
+#[test]
+fn a_probe_that_falls_silent_in_its_greeting_leads_back_to_tcp_at_once() {
+    let (mut world, over_tcp) = World::over_tcp();
+    let (probe, first) = world.until_dial();
+    world.tell(Event::Opened(probe.no, Transport::Quic));
+    world.tell(Event::Frame(over_tcp, bye(Code::Superseded, 0)));
+    world.take();
+    let (again, _) = world.until_dial();
+    assert_eq!(again.ways, Ways::Both(Transport::Tcp));
+    world.greet_over(again.no, Transport::Tcp);
+    world.ack_last(again.no);
+    world.take();
+    let (_, second) = world.until_dial();
+    assert!(second > first + Duration::from_secs(20), "{first:?}, {second:?}");
+}
+
+#[test]
+fn no_probe_makes_a_certificate_worthless_that_is_not_proven_yet() {
+    let (mut world, _) = World::over_tcp();
+    let next = term(2, world.now.wall);
+    world.tell(Event::NextKept(next));
+    for _ in 0..6 {
+        let (dial, _) = world.until_dial();
+        assert_eq!(dial.paper, Paper::Next, "{dial:?}");
+        world.tell(Event::Closed(dial.no, End::Unanswered("nobody is there".into())));
+        world.tell(Event::Retry);
+    }
+    assert!(world.session.view().has_next);
+}
+
+/// Another address asked for patience, or this one did: the collector that serves us is there.
+#[test]
+fn a_probe_goes_to_the_collector_that_serves_us_and_none_is_lost() {
+    let (mut world, _) = World::over_tcp();
+    for _ in 0..3 {
+        world.session.rotation.failed(world.now.boot, Duration::from_secs(3600));
+        let (probe, _) = world.until_dial();
+        assert_eq!((probe.address.host(), probe.ways), ("a".into(), Ways::Only(Transport::Quic)));
+        world.tell(Event::Closed(probe.no, End::Unanswered("nobody is there".into())));
+        world.take();
+    }
+    world.tell(Event::Retry);
+    assert_eq!(world.dial().ways, Ways::Only(Transport::Quic), "an operator's word counts between two probes");
+}
+
+#[test]
+fn what_a_rejoin_learned_of_transports_is_kept() {
+    let (mut world, over_tcp) = World::over_tcp();
+    world.tell(Event::Closed(over_tcp, lost()));
+    let mut learned = world.session.carriage().clone();
+    learned.opened(Transport::Quic);
+    assert_eq!(learned.greeted(Transport::Quic, world.now.boot), Some(Turn::Returned));
+    world.tell(Event::Rejoined(term(2, world.now.wall), Box::new(learned)));
+    world.take();
+    assert_eq!(world.next_dial().0.ways, Ways::Only(Transport::Quic));
 }

@@ -113,7 +113,8 @@ fn an_expired_certificate_is_rejoined_for() {
         world.reach_deadline();
         assert!(matches!(world.take()[..], [Action::Rejoin]));
         assert_eq!((world.state(), world.session.deadline()), (State::Rejoining, None));
-        world.tell(Event::Rejoined(term(2, world.now.wall)));
+        let carriage = Box::new(world.session.carriage().clone());
+        world.tell(Event::Rejoined(term(2, world.now.wall), carriage));
         assert_eq!(world.dial().paper, Paper::Next);
     }
     // A refused serial means a rejoin only once the certificate is past its time by the collector's clock.
