@@ -18,6 +18,7 @@ use tracing::Instrument;
 use super::{
     CHANGE_WITHIN, Context, Sidecar, Unheard, admits, children,
     notes::Notes,
+    orders::Orders,
     session::{Session, Step},
     stream::{Ended, Stream},
 };
@@ -51,7 +52,8 @@ pub(super) async fn serve(context: Arc<Context>, stream: Stream, sidecar: Sideca
     let span = tracing::info_span!("sidecar", service = %sidecar.service, from = %sidecar.from);
     let outbox = Arc::new(Outbox::default());
     let _attached = Attached { context: &context, slot: sidecar.slot, outbox: &outbox };
-    let beats = Beats { context: &context, sidecar, outbox: &outbox };
+    let orders = Orders::new(Arc::clone(&outbox), context.draining.clone());
+    let beats = Beats { context: &context, sidecar, outbox: &outbox, orders };
     beats.run(stream, unheard).instrument(span).await;
 }
 
@@ -72,6 +74,7 @@ struct Beats<'a> {
     context: &'a Arc<Context>,
     sidecar: Sidecar,
     outbox: &'a Arc<Outbox>,
+    orders: Orders,
 }
 
 impl Beats<'_> {
@@ -95,7 +98,7 @@ impl Beats<'_> {
     }
 
     async fn greet(&self, stream: &mut Stream, unheard: Unheard) -> Result<(Session, Paces), Ended> {
-        let first = stream.first().await?;
+        let first = self.context.unless_draining(stream.first()).await?;
         drop(unheard);
         let registry = &self.context.registry;
         let now = registry.now();
@@ -124,6 +127,7 @@ impl Beats<'_> {
         self.reinstate().await?;
         // From here on the registry can reach this session; what it changed since the gate is seen now.
         admits(self.context, &self.sidecar.service, &self.sidecar.cert).map_err(Ended::Broke)?;
+        stream.greeted();
         registry.metrics().greeted(stream.transport());
         let skew_ms = now.wall.0.saturating_sub(hello.clock.0);
         tracing::debug!(session = session.session.0, instance = %session.instance, skew_ms, "greeted");
@@ -135,18 +139,21 @@ impl Beats<'_> {
             registry.dispatch(self.sidecar.slot).ok_or(Ended::Broke(Code::UnknownIdentity))?;
         let addresses = self.context.addresses.load_full();
         let half_life = self.context.ca.leaf_ttl() / RENEW_AT;
-        stream
-            .send(&Down::HelloAck(HelloAck {
-                version: BEAT_VERSION,
-                capabilities: hello.capabilities & capability::OURS,
-                pace: pace.0.into(),
-                addresses_revision: addresses.revision,
-                server_time: now.wall,
-                renew_at: self.sidecar.not_after.before(half_life),
-            }))
+        self.orders
+            .send(
+                stream,
+                &Down::HelloAck(HelloAck {
+                    version: BEAT_VERSION,
+                    capabilities: hello.capabilities & capability::OURS,
+                    pace: pace.0.into(),
+                    addresses_revision: addresses.revision,
+                    server_time: now.wall,
+                    renew_at: self.sidecar.not_after.before(half_life),
+                }),
+            )
             .await?;
         if !addresses.list.is_empty() {
-            stream.send(&Down::Directive(Directive::Addresses((*addresses).clone()))).await?;
+            self.orders.send(stream, &Down::Directive(Directive::Addresses((*addresses).clone()))).await?;
         }
         self.settle(stream, &session, settings, wants).await?;
         Ok((session, pace))
@@ -161,7 +168,7 @@ impl Beats<'_> {
         wants: bool,
     ) -> Result<(), Ended> {
         if session.has(capability::SETTINGS) {
-            return stream.send(&Down::Settings(Box::new(settings))).await;
+            return self.orders.send(stream, &Down::Settings(Box::new(settings))).await;
         }
         if wants {
             self.context.registry.tell_surely(Notice::Settings(self.sidecar.slot, Heard::Unsupported)).await;
@@ -202,10 +209,10 @@ impl Beats<'_> {
             }
             tokio::select! {
                 biased;
-                order = self.outbox.next() => match order {
+                order = self.orders.next() => match order {
                     Order::Close(code) => return Ended::Broke(code),
                     Order::Direct(directive) => {
-                        if let Err(ended) = stream.send(&Down::Directive(directive)).await {
+                        if let Err(ended) = self.orders.send(stream, &Down::Directive(directive)).await {
                             return ended;
                         }
                     }
@@ -254,12 +261,12 @@ impl Beats<'_> {
                 if registry.leases().touch(slot, session.session, beat_no, pace, now) == Touch::Woke {
                     registry.tell(Notice::Woke(slot));
                 }
-                stream.send(&Down::Ack(ack)).await?;
+                self.orders.send(stream, &Down::Ack(ack)).await?;
                 notes.tell(registry, slot).await;
             }
             Step::Throttle(ack) => {
                 registry.metrics().throttled.inc();
-                stream.send(&Down::Ack(ack)).await?;
+                self.orders.send(stream, &Down::Ack(ack)).await?;
             }
             Step::Replayed { beat_no, first } => {
                 registry.metrics().replayed.inc();
@@ -294,20 +301,20 @@ impl Beats<'_> {
                 if let Some(refused) = foreign.filter(|_| !std::mem::replace(&mut notes.foreign, true)) {
                     self.tell_audit("child.of_another", json!({ "batch_no": ack.batch_no, "index": refused.index }));
                 }
-                stream.send(&Down::Children(Box::new(ack))).await?;
+                self.orders.send(stream, &Down::Children(Box::new(ack))).await?;
             }
             Step::ChildrenGone(gone) => {
                 let ack = children::part(registry, &self.sidecar.service, *gone).await;
-                stream.send(&Down::Children(Box::new(ack))).await?;
+                self.orders.send(stream, &Down::Children(Box::new(ack))).await?;
             }
             Step::ChildrenThrottled(ack) => {
                 registry.metrics().child_throttled.inc();
-                stream.send(&Down::Children(Box::new(ack))).await?;
+                self.orders.send(stream, &Down::Children(Box::new(ack))).await?;
             }
             // One at a time: what a second one asks for is on its way.
             Step::Renew(_) if renewing.is_some() => {}
             Step::Renew(csr) if session.may_renew(registry.now().boot) => self.renew(csr, renewing),
-            Step::Renew(_) => stream.send(&Down::Refused(refused(self.context, Code::Busy))).await?,
+            Step::Renew(_) => self.orders.send(stream, &Down::Refused(refused(self.context, Code::Busy))).await?,
             Step::Goodbye(goodbye) => {
                 // A goodbye of a connection that was replaced says nothing about the service.
                 if registry.links().get(slot).is_some_and(|link| Arc::ptr_eq(&link.outbox, self.outbox)) {
@@ -350,13 +357,13 @@ impl Beats<'_> {
         match answer {
             Ok(granted) => {
                 self.context.registry.metrics().renewed.inc();
-                stream.send(&Down::Renewed(Box::new(certificate(&self.context.ca, granted)))).await
+                self.orders.send(stream, &Down::Renewed(Box::new(certificate(&self.context.ca, granted)))).await
             }
             Err(refusal) => {
                 let code = refusal.code();
                 tracing::info!(%refusal, "no renewal");
                 self.context.count_refusal(code);
-                stream.send(&Down::Refused(refused(self.context, code))).await
+                self.orders.send(stream, &Down::Refused(refused(self.context, code))).await
             }
         }
     }

@@ -80,6 +80,14 @@ impl Carrier {
         }
     }
 
+    /// It is known who is there.
+    pub(super) fn greeted(&mut self) {
+        match self {
+            Self::Quic(_) => {}
+            Self::Tcp(tcp) => tcp.greeted(),
+        }
+    }
+
     /// Waits until bytes can flow.
     pub(super) async fn open(&mut self) -> Result<(), Gone> {
         match self {

@@ -10,6 +10,7 @@ use rollcall_common::{
     id::{ServiceId, ServiceKey, random},
     time::Timestamp,
     token::TokenId,
+    wire::Transport,
     wire::message::{Down, Enroll, Enrolled, Refused, Rejoin, Up},
 };
 use serde_json::json;
@@ -41,6 +42,8 @@ pub(super) async fn serve(context: Arc<Context>, mut stream: Stream, unheard: Un
     let span = tracing::info_span!("enroll", %from);
     async {
         let (code, wait) = match answer(&context, &mut stream, from, unheard).await {
+            // Over TCP it was waited for already until it has read its answer, and a descriptor is not held for more.
+            Ok(()) if stream.transport() == Transport::Tcp => return,
             // The peer closes when it has read its answer; one that does not is closed.
             Ok(()) => return stream.part(LEAVE_WITHIN).await,
             Err(Ended::Gone) => return,
@@ -55,8 +58,9 @@ pub(super) async fn serve(context: Arc<Context>, mut stream: Stream, unheard: Un
 }
 
 async fn answer(context: &Context, stream: &mut Stream, from: SocketAddr, unheard: Unheard) -> Result<(), Ended> {
-    let first = stream.first().await?;
-    drop(unheard);
+    let first = context.unless_draining(stream.first()).await?;
+    // Over TCP it holds a descriptor, and its place among those who are not greeted, until it is over.
+    let _unheard = Some(unheard).filter(|_| stream.transport() == Transport::Tcp);
     let granted = match first {
         Up::Enroll(asked) => enroll(context, stream, from, *asked).await,
         Up::Rejoin(asked) => rejoin(context, stream, from, asked).await,

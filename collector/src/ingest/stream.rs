@@ -28,6 +28,8 @@ pub(super) struct Stream {
     frames: Deframer,
     /// When the frame that has begun must be whole; there is none while nothing is half received.
     due: Option<Pin<Box<Sleep>>>,
+    /// A frame of ours was cut short: nothing can follow it.
+    is_cut: bool,
 }
 
 /// Why no frame came.
@@ -50,7 +52,7 @@ impl From<Gone> for Ended {
 impl Stream {
     /// Of a connection whose handshake is done.
     pub(super) fn new(carrier: Carrier) -> Self {
-        Self { carrier, frames: Deframer::default(), due: None }
+        Self { carrier, frames: Deframer::default(), due: None, is_cut: false }
     }
 
     /// What carries it.
@@ -119,14 +121,24 @@ impl Stream {
         }
     }
 
-    /// Sends a frame; a peer that does not take it within the deadline has broken the rules.
+    /// It is known who is there.
+    pub(super) fn greeted(&mut self) {
+        self.carrier.greeted();
+    }
+
+    /// Sends a frame; a peer that does not take it within the deadline has broken the rules. Where this is cancelled,
+    /// nothing more can be sent.
     pub(super) async fn send(&mut self, frame: &Down) -> Result<(), Ended> {
         let bytes = encode(frame).map_err(|error| {
             tracing::error!(%error, "a frame of ours does not encode");
             Ended::Broke(Code::Internal)
         })?;
+        self.is_cut = true;
         match tokio::time::timeout(FRAME_WITHIN, self.carrier.write(&bytes)).await {
-            Ok(written) => Ok(written?),
+            Ok(written) => {
+                self.is_cut = false;
+                Ok(written?)
+            }
             Err(_) => Err(Ended::Broke(Code::Deadline)),
         }
     }
@@ -135,7 +147,9 @@ impl Stream {
     pub(super) async fn bye(mut self, code: Code, retry_after: Duration) {
         let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
         let bye = Down::Bye(Bye { code, retry_after_ms });
-        if self.send(&bye).await.is_ok() {
+        // One that has not taken what was sent before does not hear it.
+        if !self.is_cut && tokio::time::timeout(LAST_WORD_WITHIN, self.send(&bye)).await.is_ok_and(|sent| sent.is_ok())
+        {
             self.finish().await;
         }
         self.carrier.close(code);

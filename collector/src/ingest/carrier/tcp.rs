@@ -20,6 +20,8 @@ use crate::ingest::listener::{Hello, Measured};
 const CHUNK: usize = 2_048;
 /// How long a silent connection is kept; as for QUIC. Dead peers are found by their leases long before.
 const IDLE: Duration = Duration::from_millis(3 * Pace::MAX_INTERVAL_MS as u64);
+/// What is read and thrown away after the last word, in bytes: what was on its way, and no more.
+const DRAIN_BYTES: usize = 64 * 1024;
 /// How long the alert of a failed handshake may take to arrive.
 const ALERT_WITHIN: Duration = Duration::from_millis(300);
 
@@ -43,7 +45,7 @@ impl Carrier {
                 tls.get_mut().0.done();
                 Ok(Self { tls, remote: from })
             }
-            Err((error, io)) => Err((error, Parting(io))),
+            Err((error, io)) => Err((error, Parting(Box::new(io)))),
         }
     }
 
@@ -53,6 +55,10 @@ impl Carrier {
 
     pub(super) fn protocol(&self) -> Vec<u8> {
         self.tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec).unwrap_or_default()
+    }
+
+    pub(super) fn greeted(&mut self) {
+        self.tls.get_mut().0.greeted();
     }
 
     pub(super) fn leaf(&self) -> Option<CertificateDer<'static>> {
@@ -98,7 +104,7 @@ impl Carrier {
 
 /// A connection whose handshake failed, and which is to hear why.
 #[derive(Debug)]
-pub(in crate::ingest) struct Parting(Measured);
+pub(in crate::ingest) struct Parting(Box<Measured>);
 
 impl Parting {
     /// Waits briefly until the peer has read the alert.
@@ -106,15 +112,34 @@ impl Parting {
         let parting = async {
             if self.0.shutdown().await.is_ok() {
                 self.0.done();
-                drain(&mut self.0).await;
+                drain(&mut *self.0).await;
             }
         };
         let _ = tokio::time::timeout(ALERT_WITHIN, parting).await;
     }
 }
 
-/// Reads and forgets, until there is an end.
+/// Reads and forgets, until there is an end, or too much.
 async fn drain(from: &mut (impl AsyncRead + Unpin)) {
-    let mut space = [0; 512];
-    while let Ok(1..) = from.read(&mut space).await {}
+    let (mut space, mut left) = ([0; 512], DRAIN_BYTES);
+    while let Ok(read @ 1..) = from.read(&mut space).await {
+        left = left.saturating_sub(read);
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_never_stops_talking_is_not_heard_out() {
+        let mut endless = tokio::io::repeat(7).take(u64::MAX);
+        let reading = tokio::time::timeout(Duration::from_secs(30), drain(&mut endless));
+        assert!(reading.await.is_ok());
+        assert_eq!(endless.limit(), u64::MAX - DRAIN_BYTES as u64);
+        drain(&mut tokio::io::empty()).await;
+    }
 }
