@@ -41,6 +41,13 @@ impl Crowd {
         (no, token)
     }
 
+    /// The oldest yields, though nobody has come in its place yet.
+    pub(crate) fn thin(&mut self) {
+        if let Some((_, (_, token))) = self.running.pop_first() {
+            token.cancel();
+        }
+    }
+
     /// It is over.
     pub(crate) fn end(&mut self, no: u64) {
         self.running.remove(&no);
@@ -78,6 +85,11 @@ mod tests {
         crowd.end(no);
         crowd.end(no);
         assert_eq!(crowd.len(), 3);
+        let (_, newest) = crowd.begin(ip(4));
+        crowd.thin();
+        assert!(!newest.is_cancelled() && crowd.len() == 3);
+        (0..5).for_each(|_| crowd.thin());
+        assert!(newest.is_cancelled() && crowd.len() == 0);
     }
 
     #[test]

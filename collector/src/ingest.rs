@@ -15,6 +15,7 @@
 //! | `children` | what it says of services without a sidecar |
 //! | `enroll` | an enrollment or rejoin connection |
 //! | `notes` | what it says of its service and host, at a bounded rate |
+//! | `orders` | what it is told to do, at any time |
 //! | `stream` | frames on a connection, with their deadlines |
 
 mod beats;
@@ -25,6 +26,7 @@ mod enroll;
 pub mod listener;
 mod newcomer;
 mod notes;
+mod orders;
 pub mod session;
 mod stream;
 
@@ -38,6 +40,7 @@ use arc_swap::ArcSwap;
 use rollcall_common::{
     code::Code,
     identity::{Party, PeerCert},
+    time::BootTime,
     wire::{ALPN_BEAT, ALPN_ENROLL, message::Addresses},
 };
 use rustls::ServerConfig;
@@ -61,7 +64,7 @@ use crate::{
 use self::{
     listener::{Caller, Doorway, Heard, Listener},
     newcomer::{Failed, Newcomer},
-    stream::Stream,
+    stream::{Ended, Stream},
 };
 
 /// A handshake that takes longer is given up.
@@ -70,6 +73,8 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 const FRAME_WITHIN: Duration = Duration::from_secs(5);
 /// How long a change may take before a sidecar is told to come back.
 const CHANGE_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is said that TCP has no place left.
+const TELL_FULL_EVERY: Duration = Duration::from_secs(60);
 /// How long open sessions get to hear that the collector stops.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -86,6 +91,10 @@ pub struct Context {
     pub lanes: Mutex<Lanes>,
     /// Owner of every connection's tasks.
     pub tasks: TaskTracker,
+    /// The collector stops: every session is to hear of it, also one that is greeted only now.
+    pub draining: CancellationToken,
+    /// It waits for no connection any more.
+    pub over: CancellationToken,
 }
 
 impl Context {
@@ -97,6 +106,17 @@ impl Context {
         metrics::set(&metrics.handshakes, lanes.in_progress());
         metrics::set(&metrics.unheard, lanes.unheard());
         decided
+    }
+
+    /// Serves a connection in a task of its own, until the collector waits no more.
+    fn serve(&self, serving: impl Future<Output = ()> + Send + 'static) {
+        let over = self.over.clone();
+        self.tasks.spawn(async move { over.run_until_cancelled(serving).await });
+    }
+
+    /// What comes of it, unless the collector stops before.
+    async fn unless_draining<T>(&self, doing: impl Future<Output = Result<T, Ended>>) -> Result<T, Ended> {
+        self.draining.run_until_cancelled(doing).await.unwrap_or(Err(Ended::Broke(Code::Draining)))
     }
 
     /// Counts what became of somebody who asked to come in.
@@ -134,6 +154,8 @@ pub struct OverTcp {
 pub struct Ingest {
     endpoint: quinn::Endpoint,
     tcp: Option<Tcp>,
+    /// When it was last said that TCP has no place left.
+    told_full: Option<BootTime>,
     context: Arc<Context>,
 }
 
@@ -159,8 +181,13 @@ impl Ingest {
     /// Takes a bound endpoint, and the TCP socket beside it if there is one.
     #[must_use]
     pub fn new(endpoint: quinn::Endpoint, tcp: Option<OverTcp>, context: Arc<Context>) -> Self {
-        let tcp = tcp.map(|OverTcp { listener, tls, most }| Tcp { listener, tls, doorway: Doorway::new(most) });
-        Self { endpoint, tcp, context }
+        let taken = &context.registry.metrics().tcp_connections;
+        let tcp = tcp.map(|OverTcp { listener, tls, most }| Tcp {
+            listener,
+            tls,
+            doorway: Doorway::new(most, taken.clone()),
+        });
+        Self { endpoint, tcp, told_full: None, context }
     }
 
     /// Serves until stopped, then tells every sidecar and waits for them within [`DRAIN_WITHIN`].
@@ -186,10 +213,20 @@ impl Ingest {
     }
 
     /// A TCP connection: its first words are waited for before it meets admission.
-    fn enter(&self, stream: TcpStream, from: SocketAddr, teller: &Teller, stop: &CancellationToken) {
+    fn enter(&mut self, stream: TcpStream, from: SocketAddr, teller: &Teller, stop: &CancellationToken) {
         let metrics = self.context.registry.metrics();
-        let caller = self.tcp.as_ref().and_then(|tcp| tcp.doorway.enter(stream, from));
+        let Some(tcp) = &self.tcp else { return };
+        let caller = tcp.doorway.enter(stream, from);
         let Some(caller) = caller else {
+            let now = self.context.registry.now().boot;
+            if self.told_full.is_none_or(|at| now.since(at) >= TELL_FULL_EVERY) {
+                self.told_full = Some(now);
+                tracing::warn!(
+                    open = metrics.tcp_connections.get(),
+                    %from,
+                    "a TCP connection found no place; they are counted in rollcall_admissions_total (lane tcp, refused)"
+                );
+            }
             metrics.admit("tcp", "refused");
             return self.context.count_refusal(Code::Busy);
         };
@@ -207,6 +244,7 @@ impl Ingest {
                     "admitted"
                 }
                 Heard::Nonsense => "nonsense",
+                Heard::Left => "left",
                 Heard::Late => "late",
                 Heard::CrowdedOut => "crowded_out",
             };
@@ -261,7 +299,7 @@ impl Ingest {
         let (context, ip) = (Arc::clone(&self.context), newcomer.from().ip());
         let place = Place { ip, teller: teller.clone() };
         let tls = self.tcp.as_ref().map(|tcp| Arc::clone(&tcp.tls));
-        self.context.tasks.spawn(async move {
+        self.context.serve(async move {
             let shaken = newcomer.shake_hands(tls).await;
             drop(place);
             match shaken {
@@ -278,6 +316,7 @@ impl Ingest {
 
     async fn drain(self) {
         drop(self.tcp);
+        self.context.draining.cancel();
         self.endpoint.set_server_config(None);
         self.context.registry.links().order_all(&Order::Close(Code::Draining));
         let tasks = &self.context.tasks;
@@ -285,6 +324,8 @@ impl Ingest {
         if tokio::time::timeout(DRAIN_WITHIN, tasks.wait()).await.is_err() {
             tracing::warn!(open = tasks.len(), "some connections did not end in time");
         }
+        // QUIC's end with the endpoint; nothing else would end those of TCP.
+        self.context.over.cancel();
         self.endpoint.close(u32::from(Code::Draining.number()).into(), b"draining");
         // Bounded by the transport: three probe timeouts.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
@@ -307,10 +348,10 @@ async fn welcome(context: &Arc<Context>, stream: Stream, ip: IpAddr) {
     };
     match gate(context, &stream) {
         Ok(Admitted::Enroll) => {
-            context.tasks.spawn(enroll::serve(Arc::clone(context), stream, unheard));
+            context.serve(enroll::serve(Arc::clone(context), stream, unheard));
         }
         Ok(Admitted::Beat(sidecar)) => {
-            context.tasks.spawn(beats::serve(Arc::clone(context), stream, sidecar, unheard));
+            context.serve(beats::serve(Arc::clone(context), stream, sidecar, unheard));
         }
         Err(code) => {
             context.count_refusal(code);

@@ -64,6 +64,8 @@ pub struct Metrics {
     pub handshakes_waiting: Gauge,
     /// Connections that have not said yet who they are.
     pub unheard: Gauge,
+    /// TCP connections of sidecars that are open.
+    pub tcp_connections: Gauge,
     /// Handshakes that failed or ran out of time.
     pub handshakes_failed: Counter,
     /// Requests and notices lost because the registry's mailbox was full.
@@ -195,6 +197,7 @@ impl Default for Metrics {
             handshakes: Gauge::default(),
             handshakes_waiting: Gauge::default(),
             unheard: Gauge::default(),
+            tcp_connections: Gauge::default(),
             handshakes_failed: Counter::default(),
             mailbox_full: Counter::default(),
             transitions: Family::default(),
@@ -250,7 +253,7 @@ impl Metrics {
         for transport in Transport::ALL {
             drop(self.sessions.get_or_create(&TransportLabel { transport: transport.as_str() }));
         }
-        for outcome in ["admitted", "refused", "nonsense", "late", "crowded_out"] {
+        for outcome in ["admitted", "refused", "nonsense", "left", "late", "crowded_out"] {
             drop(self.admission.get_or_create(&AdmissionLabel { lane: "tcp", outcome }));
         }
         for outcome in ["waited", "retried"] {
@@ -345,5 +348,7 @@ impl Metrics {
         into.register("rollcall_handshakes_waiting", waiting, self.handshakes_waiting.clone());
         let unheard = "Connections whose first frame has not come yet";
         into.register("rollcall_connections_unheard", unheard, self.unheard.clone());
+        let open = "Open TCP connections of sidecars, greeted or not; limits.tcp_connections bounds them";
+        into.register("rollcall_tcp_connections", open, self.tcp_connections.clone());
     }
 }
