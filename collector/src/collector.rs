@@ -202,7 +202,13 @@ impl Collector {
             ca.certificate_resolver(),
             Arc::clone(&clock),
         )?;
-        let settings = EndpointSettings { listen: config.quic_listen, tcp: config.tcp_fallback };
+        let settings =
+            EndpointSettings { listen: config.quic_listen, tcp: config.tcp_fallback, tcp_asked: config.tcp_asked };
+        if !config.tcp_fallback && !config.tcp_asked {
+            tracing::warn!(
+                "http_listen has the port of quic_listen: sidecars come over QUIC alone; choose another port"
+            );
+        }
         let mut bound = endpoint::bind(settings, tls.clone(), ResetKeys::open(&state)?)?;
         let most = tcp_connections(config.limits.tcp_connections);
         let tcp = bound.tcp.take().map(|listener| OverTcp { listener, tls: Arc::new(tls), most });
@@ -262,6 +268,8 @@ impl Collector {
             addresses,
             lanes: Lanes::new(limits(&config.limits), clock.now().boot).into(),
             tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            over: CancellationToken::new(),
         };
         let stop_ingest = CancellationToken::new();
         let ingest = Ingest::new(bound.endpoint, tcp, Arc::new(context));

@@ -64,6 +64,8 @@ pub struct Config {
     pub quic_listen: SocketAddr,
     /// Whether it listens on TCP at the same address too, for sidecars whose network lets no UDP pass.
     pub tcp_fallback: bool,
+    /// Whether a source says so: what nobody asked for is not worth a failed start.
+    pub tcp_asked: bool,
     /// The TCP address for the API; loopback, unless `http_tls` encrypts it. Port 0 takes a free one.
     pub http_listen: SocketAddr,
     /// Host names under which the API may be called beside addresses and `localhost`: those of a reverse
@@ -264,12 +266,16 @@ impl Config {
         let mut read = Reader { layers: &layers, errors: Vec::new() };
         let http_tls = read.http_tls(source);
         let state_dir = read.text("state_dir", || state_dir_of(source), absolute);
+        let quic_listen = read.required("quic_listen", "[::]:7411", listen);
+        let http_listen = read.http_listen(http_tls.is_some());
+        let (tcp_fallback, tcp_asked) = read.tcp_fallback(quic_listen, http_listen);
         let config = Self {
             name: read.text("name", || name_of_host(source), str::parse),
             trust_domain: read.required("trust_domain", "rollcall.local", str::parse),
-            quic_listen: read.required("quic_listen", "[::]:7411", listen),
-            tcp_fallback: read.flag_or("tcp_fallback", true),
-            http_listen: read.http_listen(http_tls.is_some()),
+            quic_listen,
+            tcp_fallback,
+            tcp_asked,
+            http_listen,
             http_hosts: read.list("http_hosts", host_name),
             http_tls,
             known_pollers: read.list("known_pollers", ServiceId::new),
@@ -502,6 +508,21 @@ impl Reader<'_> {
             http_connections: self.limit("limits.http_connections"),
             http_streams: self.limit("limits.http_streams"),
         }
+    }
+
+    /// Whether TCP listens beside QUIC, and whether a source says so. Where the API has that port, it keeps it.
+    fn tcp_fallback(&mut self, quic: SocketAddr, http: SocketAddr) -> (bool, bool) {
+        let asked = self.layers.get("tcp_fallback").is_some();
+        let wanted = self.flag_or("tcp_fallback", true);
+        let (here, there) = (quic.ip().to_canonical(), http.ip().to_canonical());
+        let overlap = here == there || here.is_unspecified() || there.is_unspecified();
+        let is_taken = quic.port() != 0 && quic.port() == http.port() && overlap;
+        if wanted && asked && is_taken {
+            let words =
+                format!("TCP {quic} is to carry heartbeats, and http_listen has it for the API: choose another port");
+            self.wrong("tcp_fallback", words);
+        }
+        (wanted && !is_taken, asked)
     }
 
     fn http_listen(&mut self, encrypted: bool) -> SocketAddr {

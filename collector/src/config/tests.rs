@@ -199,3 +199,15 @@ fn systemd_names_the_state_directory() {
     assert_eq!(config.registry, RegistryAt::Sqlite("/var/lib/a/registry.db".into()));
     assert_eq!(world.variable("ROLLCALL_STATE_DIR", "/srv/r").load().unwrap().state_dir, Path::new("/srv/r"));
 }
+
+#[test]
+fn where_the_api_has_the_port_of_quic_it_keeps_it() {
+    let shared = "quic_listen = '0.0.0.0:7410'\n";
+    let config = toml(shared).load().unwrap();
+    assert!(!config.tcp_fallback && !config.tcp_asked, "what worked before there was TCP works on");
+    let asked = toml(&format!("{shared}tcp_fallback = true\n")).refused();
+    assert!(asked.contains("tcp_fallback") && asked.contains("http_listen"), "{asked}");
+    let none = toml(&format!("{shared}tcp_fallback = false\n")).load().unwrap();
+    assert!(!none.tcp_fallback && none.tcp_asked);
+    assert!(toml("quic_listen = '192.0.2.1:7410'\n").load().unwrap().tcp_fallback, "another address of the host");
+}

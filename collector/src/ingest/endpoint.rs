@@ -64,6 +64,8 @@ pub struct EndpointSettings {
     pub listen: SocketAddr,
     /// Whether TCP listens at the same port.
     pub tcp: bool,
+    /// Whether somebody asked for that: then there is no start without it.
+    pub tcp_asked: bool,
 }
 
 /// A socket that listens.
@@ -168,6 +170,13 @@ fn open_both(settings: EndpointSettings) -> Result<(UdpSocket, Option<Listener>)
         match listener::open(at) {
             Ok(listener) => return Ok((socket, Some(listener))),
             Err(_) if tries > 0 => {}
+            Err(source) if !settings.tcp_asked && Errno::from_io_error(&source) == Some(Errno::ADDRINUSE) => {
+                tracing::warn!(
+                    "TCP {at} is taken by another process: sidecars come over QUIC alone; free it for those whose network \
+                     blocks UDP, or say tcp_fallback = false"
+                );
+                return Ok((socket, None));
+            }
             Err(source) => return Err(EndpointError::of(TCP, at, source)),
         }
     }

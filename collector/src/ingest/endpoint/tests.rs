@@ -65,10 +65,14 @@ impl World {
     }
 
     fn bind(&self, listen: SocketAddr) -> Result<Bound, EndpointError> {
+        self.bind_asked(listen, true)
+    }
+
+    fn bind_asked(&self, listen: SocketAddr, tcp_asked: bool) -> Result<Bound, EndpointError> {
         let asked = Arc::clone(&self.asked) as _;
         let verifier = SidecarVerifier::new(&self.ca.roots(), "fleet.example".parse().unwrap(), asked).unwrap();
         let tls = collector_config(Arc::new(verifier), self.ca.certificate_resolver(), Arc::new(SystemClock)).unwrap();
-        bind(EndpointSettings { listen, tcp: true }, tls, ResetKeys::open(&self.state).unwrap())
+        bind(EndpointSettings { listen, tcp: true, tcp_asked }, tls, ResetKeys::open(&self.state).unwrap())
     }
 
     fn enroll_tls(&self) -> rustls::ClientConfig {
@@ -141,6 +145,8 @@ async fn a_taken_tcp_port_is_named_and_a_free_choice_avoids_it() {
     assert!(matches!(error, EndpointError::TcpTaken { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.starts_with(&format!("TCP {taken} is taken")) && text.contains("tcp_fallback = false"), "{text}");
+    let without = world.bind_asked(taken, false).unwrap();
+    assert!(without.tcp.is_none() && without.address == taken, "nobody asked for TCP: QUIC goes on as before");
     let bound = world.bind(any_port()).unwrap();
     assert!(bound.tcp.is_some());
     assert_ne!(bound.address.port(), taken.port());
