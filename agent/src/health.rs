@@ -255,8 +255,8 @@ impl HealthBoard {
         }
     }
 
-    /// Whether a program speaks of a subject: that is a sign of life, whatever it says. One that promised to speak again
-    /// has that much time, any other one this much.
+    /// Whether a program speaks of a subject: that is a sign of life, whatever it says. One that promised to speak
+    /// again has that much time, any other one this much.
     #[must_use]
     pub fn is_spoken_of(&self, subject: &Subject, within: Duration, now: BootTime) -> bool {
         let speaks = |(source, said): (&Source, &Statement)| {

@@ -1,4 +1,5 @@
-//! Whether the sidecar's user may read what it must: asked as root, who may read everything and would see nothing wrong.
+//! Whether the sidecar's user may read what it must: asked as root, who may read everything and would see nothing
+//! wrong.
 
 use std::{
     os::unix::fs::MetadataExt as _,

@@ -61,7 +61,8 @@ async fn whoever_does_not_deregister_is_lost_and_not_stopped() -> Result<()> {
     .await
 }
 
-/// A golden image with an identity in it: its copy stops with the recipe, the recipe mends it, the original feels nothing.
+/// A golden image with an identity in it: its copy stops with the recipe, the recipe mends it, the original feels
+/// nothing.
 #[tokio::test]
 async fn a_copied_image_is_mended_by_its_recipe() -> Result<()> {
     world::run(Plan::calm(), async |world| {
