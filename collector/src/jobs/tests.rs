@@ -216,13 +216,13 @@ impl House {
 
     async fn until(&self, what: &str, fact: impl Fn() -> bool) {
         let mut polls = tokio::time::interval(Duration::from_millis(5));
-        for _ in 0..4_000 {
+        for _ in 0..24_000 {
             polls.tick().await;
             if fact() {
                 return;
             }
         }
-        panic!("not within 20 s: {what}");
+        panic!("not within 120 s: {what}");
     }
 
     /// Lets time pass in steps that are no stall.

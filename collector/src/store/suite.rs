@@ -22,7 +22,7 @@ pub use self::{
 };
 
 /// How long any awaited fact may take to come true.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A place where one registry lives, empty at first.
 #[async_trait]

@@ -31,7 +31,7 @@ use crate::{
     statedir::StateDir,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Denies nobody and counts how often it was asked.
 #[derive(Debug, Default)]
