@@ -197,11 +197,15 @@ async fn a_reader_that_takes_nothing_is_dropped_and_nobody_else_notices() -> Res
         let long = "x".repeat(200);
         let labels: BTreeMap<String, &str> = (0..20).map(|n| (format!("l{n}"), long.as_str())).collect();
         // More than the kernel holds for one who does not read.
-        for n in 0..400 {
-            let body = json!({ "id": format!("i{n}"), "labels": labels, "metadata": labels });
-            api.post("/api/admin/services/instances", &body).await?.expect(201)?;
-        }
-        read_until(&mut good, "\"id\":\"i399\"").await?;
+        let registering = async {
+            for n in 0..400 {
+                let body = json!({ "id": format!("i{n}"), "labels": labels, "metadata": labels });
+                api.post("/api/admin/services/instances", &body).await?.expect(201)?;
+            }
+            Ok(())
+        };
+        // Whoever does not read meanwhile takes nothing either.
+        tokio::try_join!(registering, read_until(&mut good, "\"id\":\"i399\""))?;
         api.wait_metric("rollcall_feed_dropped_total", "reason=\"stalled\"", 1.0).await?;
         until(SOON, "its place is free again", async || {
             let readers = api.metric("rollcall_feed_readers", "").await?;
