@@ -316,6 +316,8 @@ pub enum Notice {
     Progress(Slot, ProgressReport),
     /// What the sidecar says of its settings.
     Settings(Slot, settings::Heard),
+    /// A beat echoed the pace of this revision of settings.
+    Paced(Slot, u64),
     /// What the host says of itself.
     About(Slot, Box<About>),
     /// Something that only the audit trail wants to know.

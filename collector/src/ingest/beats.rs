@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rollcall_common::{
     code::Code,
+    health::Progress,
     lease::Pace,
     wire::{
         BEAT_VERSION,
@@ -33,8 +34,9 @@ use crate::{
         links::{Link, Order, Outbox},
         roster::Slot,
         services::{By, acts::Reinstate},
-        settings::{Dispatch, Heard, longest},
+        settings::{Dispatch, Heard, longest, progress_of, unwatched},
     },
+    store::rows::ServiceRow,
 };
 
 /// Share of a certificate's life after which it should be renewed.
@@ -80,7 +82,7 @@ struct Beats<'a> {
 impl Beats<'_> {
     async fn run(self, mut stream: Stream, unheard: Unheard) {
         let ended = match self.greet(&mut stream, unheard).await {
-            Ok((mut session, pace)) => self.attend(&mut stream, &mut session, pace).await,
+            Ok((mut session, dispatch)) => self.attend(&mut stream, &mut session, dispatch).await,
             Err(ended) => ended,
         };
         self.end(stream, ended).await;
@@ -97,7 +99,7 @@ impl Beats<'_> {
         stream.bye(code, retry_after).await;
     }
 
-    async fn greet(&self, stream: &mut Stream, unheard: Unheard) -> Result<(Session, Paces), Ended> {
+    async fn greet(&self, stream: &mut Stream, unheard: Unheard) -> Result<(Session, (Paces, Option<u64>)), Ended> {
         let first = self.context.unless_draining(stream.first()).await?;
         drop(unheard);
         let registry = &self.context.registry;
@@ -135,7 +137,7 @@ impl Beats<'_> {
             registry.metrics().skewed.inc();
             tracing::warn!(skew_ms, "the sidecar's clock is off; its certificate may seem over or not begun to it");
         }
-        let Dispatch { pace, settings, wants } =
+        let Dispatch { pace, settings, wants, awaited } =
             registry.dispatch(self.sidecar.slot).ok_or(Ended::Broke(Code::UnknownIdentity))?;
         let addresses = self.context.addresses.load_full();
         let half_life = self.context.ca.leaf_ttl() / RENEW_AT;
@@ -156,7 +158,8 @@ impl Beats<'_> {
             self.orders.send(stream, &Down::Directive(Directive::Addresses((*addresses).clone()))).await?;
         }
         self.settle(stream, &session, settings, wants).await?;
-        Ok((session, pace))
+        self.disown(&session).await;
+        Ok((session, (pace, awaited)))
     }
 
     /// Passes settings on to a sidecar that knows some.
@@ -176,6 +179,17 @@ impl Beats<'_> {
         Ok(())
     }
 
+    /// What an older program of the same sidecar said, and this one does not, is not so any more.
+    async fn disown(&self, session: &Session) {
+        let (registry, slot) = (&self.context.registry, self.sidecar.slot);
+        let watched = |row: &ServiceRow| progress_of(row) != Progress::Unwatched;
+        if !session.has(capability::PROGRESS)
+            && registry.read(|roster| roster.at(slot).is_some_and(|entry| watched(&entry.row)))
+        {
+            registry.tell_surely(Notice::Progress(slot, unwatched())).await;
+        }
+    }
+
     /// The archive job had retired it for its silence, and here it is.
     async fn reinstate(&self) -> Result<(), Ended> {
         let (registry, key) = (&self.context.registry, &self.sidecar.service);
@@ -190,9 +204,11 @@ impl Beats<'_> {
         }
     }
 
-    async fn attend(&self, stream: &mut Stream, session: &mut Session, mut pace: Paces) -> Ended {
+    async fn attend(&self, stream: &mut Stream, session: &mut Session, granted: (Paces, Option<u64>)) -> Ended {
+        let (mut pace, awaited) = granted;
         let mut renewing: Option<RenewAnswer> = None;
         let mut notes = Notes::new(self.context.registry.now().boot);
+        notes.awaited = awaited;
         if self.sidecar.fresh {
             self.promote().await;
         }
@@ -217,7 +233,8 @@ impl Beats<'_> {
                         }
                     }
                     Order::Settings(dispatch) => {
-                        let Dispatch { pace: (next, _), settings, wants } = *dispatch;
+                        let Dispatch { pace: (next, _), settings, wants, awaited } = *dispatch;
+                        notes.awaited = awaited;
                         if next != pace.0 {
                             // It beats at what it was granted until it has heard of the next one.
                             session.repaced(self.context.registry.now().boot);
@@ -255,13 +272,16 @@ impl Beats<'_> {
         let registry = &self.context.registry;
         let slot = self.sidecar.slot;
         match step {
-            Step::Beat { beat_no, pace, ack } => {
+            Step::Beat { beat_no, pace, echoes, ack } => {
                 let now = registry.now().boot;
                 registry.metrics().beats.inc();
                 if registry.leases().touch(slot, session.session, beat_no, pace, now) == Touch::Woke {
                     registry.tell(Notice::Woke(slot));
                 }
                 self.orders.send(stream, &Down::Ack(ack)).await?;
+                if let Some(revision) = notes.awaited.take_if(|_| echoes) {
+                    registry.tell_surely(Notice::Paced(slot, revision)).await;
+                }
                 notes.tell(registry, slot).await;
             }
             Step::Throttle(ack) => {

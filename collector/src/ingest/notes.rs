@@ -42,6 +42,8 @@ pub(super) struct Notes {
     pub(super) families: children::Registering,
     /// Whether a report for another's child was told.
     pub(super) foreign: bool,
+    /// The revision of settings whose pace a beat has yet to echo.
+    pub(super) awaited: Option<u64>,
 }
 
 /// The slow clock.
@@ -62,6 +64,7 @@ impl Notes {
             alarm: None,
             families: children::Registering::default(),
             foreign: false,
+            awaited: None,
         }
     }
 

@@ -41,6 +41,8 @@ pub enum Step {
         beat_no: BeatNo,
         /// What governs it.
         pace: Pace,
+        /// Whether it was sent under the pace that is granted now.
+        echoes: bool,
         /// What to answer.
         ack: Ack,
     },
@@ -188,7 +190,12 @@ impl Session {
                     BeatVerdict::Pass => {
                         self.last = beat.beat_no;
                         let governing = pace.governing(previous, beat.pace_no);
-                        Step::Beat { beat_no: beat.beat_no, pace: governing, ack: ack(0) }
+                        Step::Beat {
+                            beat_no: beat.beat_no,
+                            pace: governing,
+                            echoes: beat.pace_no == pace.no,
+                            ack: ack(0),
+                        }
                     }
                     BeatVerdict::Throttle { retry_after_ms } => {
                         self.last = beat.beat_no;
@@ -400,6 +407,17 @@ mod tests {
         for no in 1..1_000 {
             let step = session.on_frame(children(no, 1), BootTime(no * 250), (PACE, None));
             assert!(matches!(step, Step::Children(_)), "{no}");
+        }
+    }
+
+    #[test]
+    fn an_echo_is_of_the_pace_that_is_granted_now() {
+        let quick = Pace { no: PaceNo(2), ..PACE };
+        let mut session = greeted();
+        for (no, pace_no, wanted) in [(1, 1, false), (2, 2, true)] {
+            let frame = Up::Beat(Beat { beat_no: BeatNo(no), pace_no: PaceNo(pace_no) });
+            let step = session.on_frame(frame, BootTime(no * 1_000), (quick, Some(PACE)));
+            assert!(matches!(step, Step::Beat { echoes, .. } if echoes == wanted), "{step:?}");
         }
     }
 

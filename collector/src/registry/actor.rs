@@ -128,6 +128,8 @@ impl std::fmt::Debug for dyn Job {
 struct Note {
     shown: Shown,
     settings: Option<Heard>,
+    /// The revision whose pace was echoed last.
+    paced: Option<u64>,
 }
 
 impl Actor {
@@ -316,6 +318,7 @@ impl Actor {
                 self.notes.entry(slot).or_default().shown.progress = said.progress;
             }
             Notice::Settings(slot, heard) => self.notes.entry(slot).or_default().settings = Some(heard),
+            Notice::Paced(slot, revision) => self.notes.entry(slot).or_default().paced = Some(revision),
             Notice::About(slot, about) => {
                 self.abouts.insert(slot, about);
             }

@@ -7,7 +7,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use rollcall_common::{
-    health::{Progress, Text},
+    health::{Progress, ProgressReport, Text},
     id::{PaceNo, ServiceId, ServiceKey},
     lease::{Pace, PaceError},
     lifecycle::Status,
@@ -17,8 +17,15 @@ use rollcall_common::{
 };
 use serde_json::{Value, json};
 
-use super::{Refusal, Registry, Request, World, roster::Slot, services::By};
-use crate::store::rows::{AuditDraft, Change, ReportedRow, ServiceRow, SettingsRow, Write};
+use super::{
+    Refusal, Registry, Request, World,
+    roster::{Roster, Slot},
+    services::By,
+};
+use crate::{
+    scope::Scope,
+    store::rows::{AuditDraft, Change, ReportedRow, ServiceRow, SettingsRow, Write},
+};
 
 /// Paces of single services are numbered apart from the one for everybody.
 const OWN_PACE: u32 = 1 << 31;
@@ -65,7 +72,7 @@ impl Standing {
     #[must_use]
     pub fn of(row: &ServiceRow) -> Self {
         let Some(wanted) = row.settings.as_deref() else { return Self::None };
-        match row.reported.as_deref() {
+        match said(row) {
             Some(reported) if !reported.supported && wanted.is_plain() => Self::None,
             Some(reported) if !reported.supported => Self::Unsupported,
             Some(reported) if reported.refused.as_ref().is_some_and(|refused| refused.revision == wanted.revision) => {
@@ -84,7 +91,7 @@ impl Standing {
     #[must_use]
     pub fn since(row: &ServiceRow) -> Option<Timestamp> {
         let wanted = row.settings.as_deref()?.set_at;
-        let reported = row.reported.as_deref().map(|reported| reported.since);
+        let reported = said(row).map(|reported| reported.since);
         match Self::of(row) {
             Self::None => None,
             Self::Pending => Some(wanted),
@@ -107,6 +114,11 @@ impl FromStr for Standing {
     }
 }
 
+/// What a sidecar has said of its settings, where it has.
+fn said(row: &ServiceRow) -> Option<&ReportedRow> {
+    row.reported.as_deref().filter(|reported| !reported.unsaid)
+}
+
 /// Why they stand so, in words, where there is something to say.
 #[must_use]
 pub fn why(row: &ServiceRow) -> Option<Text> {
@@ -123,6 +135,12 @@ pub fn why(row: &ServiceRow) -> Option<Text> {
 #[must_use]
 pub fn progress_of(row: &ServiceRow) -> Progress {
     row.progress.as_ref().map_or(Progress::Unwatched, |(report, _)| report.progress)
+}
+
+/// That nobody watches.
+#[must_use]
+pub fn unwatched() -> ProgressReport {
+    ProgressReport { progress: Progress::Unwatched, reason: Text::default() }
 }
 
 /// The pace to grant to a service, by the one for everybody. A time to live that is not set follows from the interval
@@ -155,19 +173,35 @@ pub fn longest(one: Pace, other: Pace) -> Pace {
     Pace { no: one.no, interval_ms: one.interval_ms.max(other.interval_ms), ttl_ms: one.ttl_ms.max(other.ttl_ms) }
 }
 
-/// What the sidecar of a service may keep still instead of [`pace_of`]: what it was granted before it has said that
-/// it has the settings in force.
+/// What the sidecar of a service may keep still instead of [`pace_of`]: what it was granted before, until a beat has
+/// echoed the newer pace. That it has the settings in force says nothing of that: the pace travels in acknowledgements.
 #[must_use]
 pub fn pace_before(row: &ServiceRow, everybody: Pace, previous: Option<Pace>) -> Option<Pace> {
     let Some(wanted) = row.settings.as_deref() else { return previous };
     let scaled = previous.map(|old| pace_by(wanted.interval_ms, wanted.ttl_ms, old));
-    let taken = row.reported.as_deref().is_some_and(|reported| reported.revision == wanted.revision);
-    let before = wanted.paced_before.filter(|_| !taken);
+    let before = wanted.paced_before.filter(|_| awaited(row).is_some());
     let before = before.map(|(interval_ms, ttl_ms)| Pace { interval_ms, ttl_ms, ..everybody });
     match (scaled, before) {
         (Some(one), Some(other)) => Some(longest(one, other)),
         (one, other) => one.or(other),
     }
+}
+
+/// The revision whose pace no beat has echoed yet, where another one may be kept.
+fn awaited(row: &ServiceRow) -> Option<u64> {
+    let wanted = row.settings.as_deref().filter(|wanted| wanted.paced_before.is_some())?;
+    let echoed = row.reported.as_deref().map_or(0, |held| held.paced);
+    (echoed != wanted.revision).then_some(wanted.revision)
+}
+
+/// What is kept of a beat that echoed the pace of a revision, beside what is kept of the sidecar's own words by the
+/// same change; `None` = nobody waits for it.
+#[must_use]
+pub fn paced(row: &ServiceRow, beside: Option<&ReportedRow>, revision: u64) -> Option<ReportedRow> {
+    awaited(row).filter(|awaited| *awaited == revision)?;
+    let held = beside.or(row.reported.as_deref()).cloned();
+    let held = held.unwrap_or_else(|| ReportedRow { unsaid: true, ..ReportedRow::default() });
+    Some(ReportedRow { paced: revision, ..held })
 }
 
 /// What a session of a sidecar is to keep and to be told.
@@ -177,8 +211,10 @@ pub struct Dispatch {
     pub pace: (Pace, Option<Pace>),
     /// What to tell it, where it knows settings.
     pub settings: Settings,
-    /// Whether something is wanted that it cannot know of otherwise.
+    /// Whether something is wanted, or on record, that a sidecar without settings contradicts.
     pub wants: bool,
+    /// The revision whose pace is to be echoed before the one before it is forgotten.
+    pub awaited: Option<u64>,
 }
 
 impl Dispatch {
@@ -188,7 +224,9 @@ impl Dispatch {
         Self {
             pace: (pace_of(row, everybody), pace_before(row, everybody, previous)),
             settings: Settings { revision, labels: row.labels.clone(), probes },
-            wants: row.settings.as_deref().is_some_and(|wanted| !wanted.is_plain()),
+            wants: row.settings.as_deref().is_some_and(|wanted| !wanted.is_plain())
+                || row.reported.as_deref().is_some_and(|reported| reported.supported),
+            awaited: awaited(row),
         }
     }
 }
@@ -215,7 +253,8 @@ pub enum Heard {
 /// of each revision's outcomes once, however often a sidecar changes its mind.
 #[must_use]
 pub fn reported(row: &ServiceRow, heard: &Heard, at: Timestamp) -> Option<(ReportedRow, Vec<AuditDraft>)> {
-    let held = row.reported.as_deref();
+    let paced = row.reported.as_deref().map_or(0, |held| held.paced);
+    let held = said(row);
     let mut next = match heard {
         Heard::State(state) => {
             let SettingsState { revision, refused, probes, more } = SettingsState::clone(state);
@@ -230,6 +269,7 @@ pub fn reported(row: &ServiceRow, heard: &Heard, at: Timestamp) -> Option<(Repor
     {
         return None;
     }
+    next.paced = paced;
     next.at = at;
     next.since = held.filter(|_| same).map_or(at, |held| held.since);
     let mut audit = Vec::new();
@@ -272,7 +312,10 @@ pub enum SettingsProblem {
         why: String,
     },
     /// Its sidecar has no such probe.
-    #[error("{service} has no probe {probe}: it has {}", if .known.is_empty() { "none".into() } else { .known.join(", ") })]
+    #[error(
+        "{service} has no probe {probe}: it has {}; leave out of `probes` what is still wanted of it",
+        if .known.is_empty() { "none".into() } else { .known.join(", ") }
+    )]
     UnknownProbe {
         /// Whose sidecar.
         service: ServiceKey,
@@ -282,7 +325,10 @@ pub enum SettingsProblem {
         known: Vec<String>,
     },
     /// Its host keeps the probe to itself.
-    #[error("the host of {service} does not let its probe {probe} be changed from here: its own files can allow it")]
+    #[error(
+        "the host of {service} does not let its probe {probe} be changed from here: to allow it, add \"{probe}\" to \
+             `remote.probes` in its own files"
+    )]
     NotAllowed {
         /// Whose sidecar.
         service: ServiceKey,
@@ -291,10 +337,10 @@ pub enum SettingsProblem {
     },
 }
 
-/// A probe's name as people write it: a child's with the child in front.
+/// A probe's name as a host's own files write it in `remote.probes`.
 #[must_use]
 pub fn probe_name(child: Option<&ServiceKey>, probe: &ServiceId) -> String {
-    child.map_or_else(|| probe.to_string(), |child| format!("{child}:{probe}"))
+    child.map_or_else(|| probe.to_string(), |child| format!("child/{child}:{probe}"))
 }
 
 /// What operators want; what is left out is as the host's files have it.
@@ -308,8 +354,30 @@ pub struct Wish {
     pub probes: Vec<Tuning>,
 }
 
+/// Whose probes a caller reaches: the sidecar's own, and those of children within his scope.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    roster: &'a Roster,
+    scope: &'a Scope,
+}
+
+impl<'a> Reach<'a> {
+    /// What a scope reaches of a roster.
+    #[must_use]
+    pub fn new(roster: &'a Roster, scope: &'a Scope) -> Self {
+        Self { roster, scope }
+    }
+
+    /// Whether a probe is within it. A child that is not registered is within reach of those only who reach everything.
+    #[must_use]
+    pub fn of(self, child: Option<&ServiceKey>) -> bool {
+        let within = |child| self.roster.get(child).is_some_and(|entry| self.scope.admits(&entry.row.labels));
+        self.scope.is_everything() || child.is_none_or(within)
+    }
+}
+
 impl Wish {
-    fn check(&self, row: &ServiceRow, everybody: Pace) -> Result<(), SettingsProblem> {
+    fn check(&self, row: &ServiceRow, everybody: Pace, reach: Reach<'_>) -> Result<(), SettingsProblem> {
         let field = |field: &str, why: String| Err(SettingsProblem::Field { field: field.into(), why });
         if self.interval_ms.is_some() || self.ttl_ms.is_some() {
             let interval_ms = self.interval_ms.unwrap_or(everybody.interval_ms);
@@ -335,28 +403,33 @@ impl Wish {
                 return field(&format!("probes[{n}].child"), why);
             }
         }
-        row.reported.as_deref().map_or(Ok(()), |reported| self.fits(&row.key, reported))
+        self.fits(row, reach)
     }
 
     /// Whether the host has the probes that are named, and lets them be tuned, as far as it has told.
-    fn fits(&self, service: &ServiceKey, reported: &ReportedRow) -> Result<(), SettingsProblem> {
-        if !reported.supported {
-            return Ok(());
+    fn fits(&self, row: &ServiceRow, reach: Reach<'_>) -> Result<(), SettingsProblem> {
+        let reported = said(row).filter(|reported| reported.supported);
+        let unknown = |probe: String| {
+            let shown = reported.into_iter().flat_map(|reported| &reported.probes);
+            let shown = shown.filter(|one| reach.of(one.child.as_ref()));
+            let known = shown.map(|one| probe_name(one.child.as_ref(), &one.probe)).collect();
+            Err(SettingsProblem::UnknownProbe { service: row.key.clone(), probe, known })
+        };
+        if let Some(beyond) = self.probes.iter().find(|tuning| !reach.of(tuning.child.as_ref())) {
+            return unknown(probe_name(beyond.child.as_ref(), &beyond.probe));
         }
+        let Some(reported) = reported else { return Ok(()) };
         for tuning in &self.probes {
             let name = || probe_name(tuning.child.as_ref(), &tuning.probe);
             let named = |state: &&ProbeState| (&state.child, &state.probe) == (&tuning.child, &tuning.probe);
             match reported.probes.iter().find(named) {
                 Some(state) if state.allowed => {}
                 Some(_) => {
-                    return Err(SettingsProblem::NotAllowed { service: service.clone(), probe: name() });
+                    return Err(SettingsProblem::NotAllowed { service: row.key.clone(), probe: name() });
                 }
                 // It may be among those that were left out.
                 None if reported.more > 0 => {}
-                None => {
-                    let known = reported.probes.iter().map(|one| probe_name(one.child.as_ref(), &one.probe)).collect();
-                    return Err(SettingsProblem::UnknownProbe { service: service.clone(), probe: name(), known });
-                }
+                None => return unknown(name()),
             }
         }
         Ok(())
@@ -397,6 +470,8 @@ pub struct ChangeSettings {
     pub wish: Wish,
     /// The pace for everybody.
     pub everybody: Pace,
+    /// What the caller reaches: what is beyond it answers as if it were not there, and stays as it is.
+    pub scope: Scope,
     /// Who asks.
     pub by: By,
 }
@@ -406,14 +481,20 @@ impl Request for ChangeSettings {
     type Answer = (u64, bool);
 
     fn plan(&self, world: World<'_>) -> Result<(Change, (u64, bool)), Refusal> {
-        let entry = world.roster.get(&self.key).ok_or_else(|| Refusal::UnknownService(self.key.clone()))?;
+        let reach = Reach::new(world.roster, &self.scope);
+        let entry = world.roster.get(&self.key).filter(|entry| self.scope.admits(&entry.row.labels));
+        let entry = entry.ok_or_else(|| Refusal::UnknownService(self.key.clone()))?;
         let row = &entry.row;
         if row.status == Status::Deleted {
             return Err(Refusal::Deleted(self.key.clone()));
         }
         let held = row.settings.as_deref().cloned().unwrap_or_default();
-        let same = (held.interval_ms, held.ttl_ms, &held.probes)
-            == (self.wish.interval_ms, self.wish.ttl_ms, &self.wish.probes);
+        let mut probes = self.wish.probes.clone();
+        // Whoever does not see them takes nothing of them back.
+        probes.extend(held.probes.iter().filter(|one| !reach.of(one.child.as_ref())).cloned());
+        let same = (held.interval_ms, held.ttl_ms) == (self.wish.interval_ms, self.wish.ttl_ms)
+            && held.probes.len() == probes.len()
+            && held.probes.iter().all(|one| probes.contains(one));
         if same {
             return Ok((Change::default(), (held.revision, false)));
         }
@@ -425,7 +506,11 @@ impl Request for ChangeSettings {
             let why = "what is said of it comes from its parent's, whose settings tune its probes";
             return Err(SettingsProblem::NoSidecar(self.key.clone(), why).into());
         }
-        self.wish.check(row, self.everybody)?;
+        self.wish.check(row, self.everybody, reach)?;
+        if probes.len() > MAX_TUNED {
+            let why = format!("at most {MAX_TUNED} probes are tuned at once, those beyond the caller's scope included");
+            return Err(SettingsProblem::Field { field: "probes".into(), why }.into());
+        }
         let paced = pace_of(row, self.everybody);
         let before = match pace_before(row, self.everybody, None) {
             Some(older) => longest(paced, older),
@@ -436,7 +521,7 @@ impl Request for ChangeSettings {
             revision,
             interval_ms: self.wish.interval_ms,
             ttl_ms: self.wish.ttl_ms,
-            probes: self.wish.probes.clone(),
+            probes,
             set_by: self.by.actor.clone(),
             set_at: world.now.wall,
             paced_before: Some((before.interval_ms, before.ttl_ms)),

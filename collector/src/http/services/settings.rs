@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::duration,
-    registry::settings::{ChangeSettings, SettingsProblem, Standing, Wish, pace_of, why},
+    registry::settings::{ChangeSettings, Reach, SettingsProblem, Standing, Wish, pace_of, why},
 };
 
 /// What is wanted of a sidecar, as a whole: what is left out is as its host's own files have it.
@@ -225,9 +225,8 @@ pub(super) fn of_kind(routes: Routes, kind: Kind) -> Routes {
 }
 
 async fn change(call: &Call, key: ServiceKey, wish: Wish) -> Result<Tagged<SettingsView>, Problem> {
-    call.find(&key)?;
-    let everybody = call.state.registry.pace().0;
-    let request = ChangeSettings { key: key.clone(), wish, everybody, by: call.by() };
+    let (everybody, scope) = (call.state.registry.pace().0, call.scope().clone());
+    let request = ChangeSettings { key: key.clone(), wish, everybody, scope, by: call.by() };
     call.change(seq_of(&key), request).await?;
     shown(call, &key)
 }
@@ -278,6 +277,9 @@ impl SettingsView {
         let row = &seen.entry.row;
         let granted = pace_of(row, call.state.registry.pace().0);
         let wanted = row.settings.as_deref();
+        let reaches = |child: &Option<ServiceKey>| {
+            call.state.registry.read(|roster| Reach::new(roster, call.scope()).of(child.as_ref()))
+        };
         Self {
             service: row.key.to_string(),
             state: Standing::of(row).as_str(),
@@ -287,7 +289,7 @@ impl SettingsView {
             wanted: wanted.filter(|wanted| !wanted.is_plain()).map(|wanted| WantedView {
                 interval_ms: wanted.interval_ms,
                 ttl_ms: wanted.ttl_ms,
-                probes: wanted.probes.iter().map(TuningView::of).collect(),
+                probes: wanted.probes.iter().filter(|one| reaches(&one.child)).map(TuningView::of).collect(),
                 set_by: wanted.set_by.clone(),
                 set_at: Time(wanted.set_at),
             }),
@@ -297,7 +299,7 @@ impl SettingsView {
                     .refused
                     .as_ref()
                     .map(|one| RefusedView { revision: one.revision, why: one.why.to_string() }),
-                probes: reported.probes.iter().map(ProbeView::of).collect(),
+                probes: reported.probes.iter().filter(|one| reaches(&one.child)).map(ProbeView::of).collect(),
                 more: reported.more,
                 reported_at: Time(reported.at),
             }),

@@ -28,7 +28,7 @@ use crate::{
         about::announced,
         packages::activation,
         roster::{Roster, Shown, Slot, parent_key},
-        settings::reported,
+        settings::{paced, reported},
     },
     store::{
         StoreError,
@@ -335,12 +335,13 @@ impl Actor {
             Owner::Job(job, _) => job.finish(Err(Refusal::Store(error.clone()))),
             Owner::Waking(slot, seen) => self.awaken(slot, seen),
             Owner::Note(slot, old) => {
-                let Note { shown, settings } = *old;
+                let Note { shown, settings, paced } = *old;
                 let note = self.notes.entry(slot).or_default();
                 note.shown.health = note.shown.health.take().or(shown.health);
                 note.shown.facts = note.shown.facts.take().or(shown.facts);
                 note.shown.progress = note.shown.progress.take().or(shown.progress);
                 note.settings = note.settings.take().or(settings);
+                note.paced = note.paced.or(paced);
             }
             Owner::About(slot, about) => {
                 self.abouts.entry(slot).or_insert(about);
@@ -364,9 +365,15 @@ fn noted(row: &ServiceRow, note: &Note, at: Timestamp) -> Option<Change> {
         change.writes.push(Write::Note { service: service(), health, facts });
     }
     change.writes.extend(progress.map(|said| Write::Progress { service: service(), said }));
-    if let Some((reported, audit)) = note.settings.as_ref().and_then(|heard| reported(row, heard, at)) {
-        change.writes.push(Write::KeepReported { service: service(), row: Some(Arc::new(reported)) });
+    let mut kept = note.settings.as_ref().and_then(|heard| reported(row, heard, at)).map(|(next, audit)| {
         change.audit = audit;
+        next
+    });
+    if let Some(next) = note.paced.and_then(|revision| paced(row, kept.as_ref(), revision)) {
+        kept = Some(next);
+    }
+    if let Some(next) = kept {
+        change.writes.push(Write::KeepReported { service: service(), row: Some(Arc::new(next)) });
     }
     (!change.writes.is_empty()).then_some(change)
 }

@@ -233,7 +233,10 @@ fn settings_of(row: &ServiceRow) -> BTreeMap<&'static str, Value> {
     BTreeMap::from([
         ("settings", json!(Standing::of(row).as_str())),
         ("revision", json!(row.settings.as_ref().map_or(0, |wanted| wanted.revision))),
-        ("in_force", json!(row.reported.as_ref().map(|reported| reported.revision))),
+        (
+            "in_force",
+            json!(row.reported.as_ref().filter(|reported| !reported.unsaid).map(|reported| reported.revision)),
+        ),
     ])
 }
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use rollcall_common::{
     id::{BeatNo, SessionNo},
@@ -54,10 +56,22 @@ fn wish(interval_ms: u32, probes: &[&str]) -> Wish {
 }
 
 fn ask(row: &ServiceRow, wish: Wish) -> Result<(Change, (u64, bool)), Refusal> {
-    let loaded = Loaded { services: vec![row.clone()], ..Loaded::default() };
+    ask_within(row, &[], "", wish)
+}
+
+/// The same of a caller with a scope, beside other services; an empty one reaches everything.
+fn ask_within(
+    row: &ServiceRow,
+    others: &[ServiceRow],
+    scope: &str,
+    wish: Wish,
+) -> Result<(Change, (u64, bool)), Refusal> {
+    let services = std::iter::once(row).chain(others).cloned().collect();
+    let loaded = Loaded { services, ..Loaded::default() };
     let roster = Roster::from_loaded(&loaded);
+    let scope = if scope.is_empty() { Scope::everything() } else { scope.parse().unwrap() };
     let by = By { actor: "credential:x".into(), request_id: None };
-    let request = ChangeSettings { key: row.key.clone(), wish, everybody: PACE, by };
+    let request = ChangeSettings { key: row.key.clone(), wish, everybody: PACE, scope, by };
     request.plan(World { roster: &roster, now: Now { wall: NOW, boot: BootTime(1) } })
 }
 
@@ -71,6 +85,10 @@ fn hears(row: &ServiceRow, heard: &Heard) -> (ServiceRow, Vec<String>) {
     let Some((next, audit)) = reported(row, heard, NOW) else { return (row.clone(), Vec::new()) };
     let told = audit.into_iter().map(|event| event.action).collect();
     (ServiceRow { reported: Some(Arc::new(next)), ..row.clone() }, told)
+}
+
+fn echoes(row: &ServiceRow, revision: u64) -> ServiceRow {
+    ServiceRow { reported: Some(Arc::new(paced(row, None, revision).unwrap())), ..row.clone() }
 }
 
 #[test]
@@ -181,6 +199,14 @@ fn a_probe_that_the_host_does_not_have_or_allow_is_refused_where_that_is_known()
         ask(&told, wish(60_000, &["port", "db"])),
         Err(Refusal::Settings(SettingsProblem::NotAllowed { probe, .. })) if probe == "db"
     ));
+    // What is refused names what mends it, as the host's files write it.
+    let child = Some("checker/d".parse().unwrap());
+    let of_child = ProbeState { child: child.clone(), ..probe("disk", false) };
+    let (closed, _) = hears(&bare, &state(0, None, vec![of_child]));
+    let problem = |tuning| ask(&closed, Wish { probes: vec![tuning], ..Wish::default() }).unwrap_err().to_string();
+    let why = problem(Tuning { child, ..tuning("disk") });
+    assert!(why.contains("add \"child/checker/d:disk\" to `remote.probes`"), "{why}");
+    assert!(problem(tuning("gone")).contains("it has child/checker/d:disk; leave out of `probes`"));
     assert!(matches!(
         ask(&told, wish(60_000, &["web"])),
         Err(Refusal::Settings(SettingsProblem::UnknownProbe { known, .. })) if known == ["port", "db"]
@@ -189,6 +215,40 @@ fn a_probe_that_the_host_does_not_have_or_allow_is_refused_where_that_is_known()
     cut.more = 1;
     let (cut, _) = hears(&bare, &Heard::State(cut));
     assert!(ask(&cut, wish(60_000, &["web"])).is_ok(), "it may be the one that was left out");
+}
+
+/// A sidecar within reach may have children beyond it: these are not there for who does not reach them.
+#[test]
+fn a_scope_tunes_no_child_beyond_it_and_takes_nothing_of_it_back() {
+    let labelled = |key: &str, site: &str| {
+        let labels = BTreeMap::from([("site".to_owned(), site.to_owned())]);
+        ServiceRow { labels: labels.try_into().unwrap(), ..row(key) }
+    };
+    let of = |child: &str| Tuning { child: Some(child.parse().unwrap()), ..tuning("port") };
+    let wish = |probes: &[Tuning]| Wish { probes: probes.to_vec(), ..Wish::default() };
+    let others = [labelled("checker/near", "3"), labelled("checker/far", "4")];
+    let shown = |child: &str| ProbeState { child: Some(child.parse().unwrap()), ..probe("port", true) };
+    let own = labelled(KEY, "3");
+    let (own, _) = hears(&own, &state(0, None, vec![shown("checker/near"), shown("checker/far")]));
+    let within = |row: &ServiceRow, wish: Wish| ask_within(row, &others, "site=3", wish);
+    assert!(within(&own, wish(&[of("checker/near")])).is_ok());
+    for child in ["checker/far", "checker/nobody"] {
+        assert!(matches!(
+            within(&own, wish(&[of(child)])),
+            Err(Refusal::Settings(SettingsProblem::UnknownProbe { known, .. })) if known == ["child/checker/near:port"]
+        ));
+    }
+    assert!(matches!(ask_within(&own, &others, "site=4", wish(&[of("checker/far")])), Err(Refusal::UnknownService(_))));
+    let wanted = |change: &Change| match change.writes.first() {
+        Some(Write::PutSettings { row, .. }) => Arc::clone(row),
+        other => panic!("{other:?}"),
+    };
+    let (change, _) = ask_within(&own, &others, "", wish(&[of("checker/near"), of("checker/far")])).unwrap();
+    let both = ServiceRow { settings: Some(wanted(&change)), ..own };
+    // What he sees is what he wants: nothing changes.
+    assert!(matches!(within(&both, wish(&[of("checker/near")])), Ok((_, (1, false)))));
+    let (change, _) = within(&both, Wish::default()).unwrap();
+    assert_eq!(wanted(&change).probes, [of("checker/far")]);
 }
 
 #[test]
@@ -218,11 +278,35 @@ fn a_pace_that_was_shortened_is_not_taken_for_kept() {
     // Another change before it was heard of does not make it forget.
     let quicker = with(&quick, wish(5_000, &[]));
     assert_eq!(pace_before(&quicker, PACE, None).unwrap().ttl_ms, 180_000);
+    // It travels in acknowledgements: who has the settings in force may sleep at the old one still.
     let (heard, _) = hears(&quicker, &state(3, None, vec![]));
+    assert_eq!(pace_before(&heard, PACE, None).unwrap().ttl_ms, 180_000);
+    assert_eq!(paced(&heard, None, 2), None, "an echo of an older one");
+    let heard = echoes(&heard, 3);
+    assert_eq!((pace_before(&heard, PACE, None), paced(&heard, None, 3)), (None, None));
+    // What it says afterwards takes nothing of that back.
+    let (heard, _) = hears(&heard, &state(3, None, vec![probe("port", true)]));
     assert_eq!(pace_before(&heard, PACE, None), None);
+    let slower = with(&heard, wish(20_000, &[]));
+    assert_eq!(pace_before(&slower, PACE, None).unwrap().interval_ms, 5_000);
     let previous = Pace { no: PaceNo(0), interval_ms: 30_000, ttl_ms: 120_000 };
     assert_eq!(pace_before(&row(KEY), PACE, Some(previous)), Some(previous));
     assert_eq!(pace_before(&heard, PACE, Some(previous)).unwrap().ttl_ms, 20_000, "in its proportion");
+}
+
+/// Whoever knows no settings, or has refused them, echoes a pace all the same, and is not waited for at each restart.
+#[test]
+fn an_echo_counts_whatever_becomes_of_the_settings() {
+    let slow = with(&row(KEY), wish(60_000, &[]));
+    let quick = with(&slow, wish(5_000, &[]));
+    for heard in [Some(Heard::Unsupported), Some(state(0, Some(2), vec![])), None] {
+        let said = heard.map_or_else(|| quick.clone(), |heard| hears(&quick, &heard).0);
+        let standing = Standing::of(&said);
+        assert_eq!(pace_before(&said, PACE, None).unwrap().ttl_ms, 180_000, "{standing}");
+        let echoed = echoes(&said, 2);
+        assert_eq!((pace_before(&echoed, PACE, None), Standing::of(&echoed)), (None, standing));
+        assert!(ask(&echoed, wish(5_000, &["any"])).is_ok() || standing == Standing::Refused);
+    }
 }
 
 /// An interval of a minute under a time to live of half a minute for everybody: after a restart it is waited for.

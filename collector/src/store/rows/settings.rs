@@ -23,7 +23,8 @@ pub struct SettingsRow {
     pub set_by: String,
     /// When.
     pub set_at: Timestamp,
-    /// Interval and time to live before the last change, in milliseconds: what its sidecar may keep still.
+    /// Interval and time to live before the last change, in milliseconds: what its sidecar may keep until a beat of it
+    /// has echoed the pace of this revision.
     pub paced_before: Option<(u32, u32)>,
 }
 
@@ -58,6 +59,12 @@ pub struct ReportedRow {
     pub told_applied: bool,
     /// Whether it was told that they were refused.
     pub told_refused: bool,
+    /// The revision whose pace a beat has echoed.
+    #[serde(default)]
+    pub paced: u64,
+    /// Whether that is all that is known: nothing was said yet.
+    #[serde(default)]
+    pub unsaid: bool,
 }
 
 /// What a host proposed last. Its labels stand only here: scopes hang on those in force.
