@@ -63,13 +63,13 @@ nothing set here can name a command, a path or a target. `services list --settin
 that did not take what is wanted.";
 
 const SET_HELP: &str = "\
-A probe is named as the host's files name it, with a child in front where it is the child's, and what is to change
+A probe is named as the host's files name it, a child's as child/KIND/ID:NAME, and what is to change
 behind it: run=on|off, interval=, timeout=, rise=, fall=; `default` leaves all of it to the host's files again.
 
 Examples:
   rollcall-collector services settings set agent/edge-17 --interval 30s
   rollcall-collector services settings set agent/edge-17 --probe port:run=off --probe db:interval=1m,fall=5 --wait
-  rollcall-collector services settings set agent/edge-17 --probe checker/disk:file:run=off
+  rollcall-collector services settings set agent/edge-17 --probe child/checker/disk:file:run=off
   rollcall-collector services settings set agent/edge-17 --interval default --probe port:default
   rollcall-collector services settings set --selector label=site=3 --interval 1m --dry-run
   rollcall-collector services settings set --selector label=site=3 --interval 1m --expect 212
@@ -142,7 +142,8 @@ impl FromStr for Tuned {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, changes) =
             text.rsplit_once(':').ok_or("write the probe's name, a colon and what is to change, as in port:run=off")?;
-        let (child, probe) = match name.split_once(':') {
+        // As the host's files write it; the word in front may be left out.
+        let (child, probe) = match name.strip_prefix("child/").unwrap_or(name).split_once(':') {
             Some((child, probe)) => (Some(child.parse().map_err(|error| format!("{error}"))?), probe),
             None => (None, name),
         };
@@ -427,7 +428,7 @@ fn print(screen: &mut Screen, view: &Value) -> Result<(), Failure> {
 fn name_of(one: &Value) -> String {
     match field(one, "child") {
         child if child.is_empty() => field(one, "probe"),
-        child => format!("{child}:{}", field(one, "probe")),
+        child => format!("child/{child}:{}", field(one, "probe")),
     }
 }
 
@@ -523,7 +524,8 @@ mod tests {
         let read = |text: &str| text.parse::<Tuned>();
         let tuned = read("db:interval=1m,fall=5").unwrap();
         assert_eq!(tuned.changes, [("interval", json!("60000ms")), ("fall", json!(5))]);
-        let child = read("checker/disk:file:run=off").unwrap();
+        let child = read("child/checker/disk:file:run=off").unwrap();
+        assert_eq!(read("checker/disk:file:run=off").unwrap().child, child.child);
         assert_eq!((child.child.unwrap().to_string(), child.probe.as_str()), ("checker/disk".into(), "file"));
         assert!(read("port:default").unwrap().changes.is_empty());
         for bad in [
@@ -600,7 +602,7 @@ mod tests {
             "why: \"port\" is not allowed",
             "pace: every 1m, lost after 3m",
             "wanted interval: 1m",
-            "wanted probe: checker/d:port:run=off,interval=5s,fall=2",
+            "wanted probe: child/checker/d:port:run=off,interval=5s,fall=2",
             "set: 2m ago (credential:x)",
             "in force: the host's files alone (said 1m ago)",
         ] {
