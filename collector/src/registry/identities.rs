@@ -9,6 +9,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use rollcall_common::{
     code::Code,
+    health::Progress,
     id::{Generation, Kind, ServiceId, ServiceKey},
     identity::{Pin, Serial},
     lifecycle::Status,
@@ -23,11 +24,14 @@ use super::{
     approvals::{Claim, Gate},
     roster::{Entry, Roster},
     services::{By, acts::reinstatement, check_parent},
+    settings::{progress_of, unwatched},
     tokens::TokenState,
 };
 use crate::{
     ca::{Ca, Issued, ProvenCsr},
-    store::rows::{Approval, CertRow, Change, IdRule, IdentityRow, ServiceRow, TokenPolicy, TokenRow, Write},
+    store::rows::{
+        AnnouncedRow, Approval, CertRow, Change, IdRule, IdentityRow, ServiceRow, TokenPolicy, TokenRow, Write,
+    },
 };
 
 /// How long after its end a certificate can still be exchanged by a rejoin; outages of ours do not count.
@@ -113,9 +117,19 @@ impl Request for Enroll {
             }
             Some(entry) => {
                 change.writes.extend(adopt(entry, parent.as_ref(), labels, &self.metadata)?);
+                let said = self.announced();
+                if entry.row.announced.as_deref().unwrap_or(&AnnouncedRow::default()) != &said {
+                    let metadata = laid(&self.metadata, &entry.row)?;
+                    let (service, row) = (key.clone(), Arc::new(said));
+                    change.writes.push(Write::Announce { service, expect: entry.row.seq, row, metadata });
+                }
                 // What is wanted stays wanted; what the host before said of it says nothing of this one.
                 if entry.row.reported.is_some() {
                     change.writes.push(Write::KeepReported { service: key.clone(), row: None });
+                }
+                if progress_of(&entry.row) != Progress::Unwatched {
+                    let said = (unwatched(), world.now.wall);
+                    change.writes.push(Write::Progress { service: key.clone(), said });
                 }
             }
         }
@@ -324,9 +338,14 @@ impl Enroll {
             progress: None,
             settings: None,
             reported: None,
-            announced: None,
+            announced: Some(Arc::new(self.announced())),
             seq: rollcall_common::id::Seq::default(),
         }
+    }
+
+    /// What its host says: what its later words are compared with.
+    fn announced(&self) -> AnnouncedRow {
+        AnnouncedRow { labels: self.labels.clone(), metadata: self.metadata.clone() }
     }
 
     fn use_token(&self, service: &ServiceKey, at: Timestamp) -> Write {
@@ -369,9 +388,14 @@ fn adopt(entry: &Entry, parent: Option<&ServiceId>, labels: Pairs, metadata: &Pa
         return Err(Refusal::Wire(Code::ParentOther));
     }
     // What an operator registered ahead wins over what the sidecar proposes.
-    let metadata = metadata.overlaid(&entry.row.metadata).map_err(|e| Refusal::Invalid(e.to_string()))?;
+    let metadata = laid(metadata, &entry.row)?;
     let same = labels == entry.row.labels && metadata == entry.row.metadata;
     Ok((!same).then(|| Write::Describe { service: entry.row.key.clone(), expect: entry.row.seq, labels, metadata }))
+}
+
+/// What a host says of itself below what is in force.
+fn laid(metadata: &Pairs, row: &ServiceRow) -> Result<Pairs, Refusal> {
+    metadata.overlaid(&row.metadata).map_err(|e| Refusal::Invalid(e.to_string()))
 }
 
 /// The refusal that a barred status means to its sidecar.

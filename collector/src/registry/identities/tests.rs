@@ -18,6 +18,7 @@ use crate::{
     },
 };
 use rollcall_common::{
+    health::ProgressReport,
     id::Seq,
     lifecycle::Act,
     time::{BootTime, Now},
@@ -267,6 +268,26 @@ fn t8_an_unbound_row_is_adopted_and_a_bound_one_is_not() {
     assert_eq!((entry.row.source, entry.row.status), (Source::Config, Status::Pending), "source and status stay");
     assert_eq!(fleet.code(&fleet.asks(second)), Some(Code::IdTaken));
     assert_eq!(fleet.uses(second), 0);
+}
+
+/// What the host before said is gone with it, and what this one says is what its later words are compared with.
+#[test]
+fn an_adoption_begins_with_the_words_of_its_host() {
+    let mut fleet = Fleet::new();
+    fleet.register("poller/p1", None).unwrap();
+    let service: rollcall_common::id::ServiceKey = "poller/p1".parse().unwrap();
+    let report = ProgressReport { progress: Progress::Stalled, ..ProgressReport::default() };
+    let write = Write::Progress { service: service.clone(), said: (report, START) };
+    fleet.apply(&Change { writes: vec![write], audit: Vec::new() });
+    assert_eq!(progress_of(&fleet.roster.get(&service).unwrap().row), Progress::Stalled);
+    let token = fleet.token(|_| {});
+    let metadata = std::collections::BTreeMap::from([("rack".to_owned(), "7".to_owned())]);
+    let asked = Enroll { metadata: metadata.try_into().unwrap(), ..fleet.asks(token) };
+    fleet.does(&asked).unwrap();
+    let row = &fleet.roster.get(&service).unwrap().row;
+    assert_eq!(progress_of(row), Progress::Unwatched);
+    assert_eq!(row.announced.as_ref().map(|said| &said.metadata), Some(&asked.metadata));
+    assert_eq!(row.metadata, asked.metadata);
 }
 
 #[test]
