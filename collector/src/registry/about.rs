@@ -30,7 +30,7 @@ pub fn announced(entry: &Entry, about: &About, at: Timestamp) -> Change {
     let (metadata, base) = match held {
         // It has been here since before its words were kept: what is not in force may have been taken out.
         None if row.first_seen.is_some() => (row.metadata.clone(), about.metadata.clone()),
-        _ => merged(held.map(|held| &held.metadata), &row.metadata, &about.metadata),
+        Some(_) | None => merged(held.map(|held| &held.metadata), &row.metadata, &about.metadata),
     };
     let said = AnnouncedRow { labels: about.labels.clone(), metadata: base };
     if held.unwrap_or(&nothing) != &said || metadata != row.metadata {

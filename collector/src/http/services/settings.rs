@@ -225,6 +225,7 @@ pub(super) fn of_kind(routes: Routes, kind: Kind) -> Routes {
 }
 
 async fn change(call: &Call, key: ServiceKey, wish: Wish) -> Result<Tagged<SettingsView>, Problem> {
+    call.find(&key)?;
     let (everybody, scope) = (call.state.registry.pace().0, call.scope().clone());
     let request = ChangeSettings { key: key.clone(), wish, everybody, scope, by: call.by() };
     call.change(seq_of(&key), request).await?;

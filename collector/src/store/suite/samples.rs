@@ -142,6 +142,8 @@ pub fn reported(revision: u64) -> Arc<ReportedRow> {
         told: revision,
         told_applied: true,
         told_refused: false,
+        paced: revision,
+        unsaid: false,
     })
 }
 
