@@ -468,6 +468,10 @@ impl Session {
         }
         self.tell_all(now);
         self.apply(now);
+        // Applied settings may have hastened one.
+        if matches!(&self.phase, Phase::Live(live) if live.beats.due() <= now.boot) {
+            self.beat(now);
+        }
         let Phase::Live(live) = &self.phase else { return };
         if let Some(attempt) = live.successor.as_ref().filter(|attempt| attempt.deadline <= now.boot) {
             let (no, end) = (attempt.no, attempt.too_late());
