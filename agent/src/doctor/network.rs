@@ -74,22 +74,28 @@ async fn way(case: &Case<'_>, address: &Address, clock: &Arc<dyn Clock>) -> (Vec
     let (handshake, over_tcp) =
         tokio::join!(shake(case, address, Transport::Quic, clock), shake(case, address, Transport::Tcp, clock));
     let policy = case.config.transport;
-    let met = |outcome: &Result<(), Unmet>| matches!(outcome, Ok(()) | Err(Unmet::Unchecked));
-    let is_reached = match policy {
-        Policy::Auto => met(&handshake) || met(&over_tcp),
-        Policy::Quic => met(&handshake),
-        Policy::Tcp => met(&over_tcp),
+    let quic = match &handshake {
+        Ok(()) | Err(Unmet::Unchecked) => OverQuic::Works,
+        Err(Unmet::Silent | Unmet::Unanswered(_)) => OverQuic::Unanswered,
+        Err(Unmet::Distrusted(_) | Unmet::Lost(_)) => OverQuic::Answered,
+    };
+    let has_tcp = matches!(over_tcp, Ok(()) | Err(Unmet::Unchecked));
+    let is_reached = match (policy, quic) {
+        (Policy::Auto | Policy::Quic, OverQuic::Works) => true,
+        (Policy::Auto, OverQuic::Unanswered) | (Policy::Tcp, _) => has_tcp,
+        // Whoever answers there keeps a sidecar from looking for another way.
+        (Policy::Auto, OverQuic::Answered) | (Policy::Quic, OverQuic::Unanswered | OverQuic::Answered) => false,
     };
     let first = ips.first().copied();
     let (echo, tcp) = match (&handshake, first) {
-        (Err(Unmet::Silent | Unmet::Lost(_)), Some(remote)) => {
+        (Err(Unmet::Silent | Unmet::Unanswered(_) | Unmet::Lost(_)), Some(remote)) => {
             let (echo, tcp) = tokio::join!(udp::ask(remote), knock(remote));
             (Some(echo), Some(tcp))
         }
         (Ok(()) | Err(_), _) => (None, None),
     };
     found.push(judge(address, &handshake, echo.as_ref(), tcp));
-    found.push(judge_tcp(address, &over_tcp, met(&handshake), policy));
+    found.push(judge_tcp(address, &over_tcp, quic, policy));
     (found, is_reached)
 }
 
@@ -112,8 +118,21 @@ pub(super) enum Unmet {
     Unchecked,
     /// Its certificate is not the one to trust.
     Distrusted(String),
-    /// It refused, or this host did.
+    /// Nobody is there, or nothing gets there.
+    Unanswered(String),
+    /// Somebody answered, and it came to nothing.
     Lost(String),
+}
+
+/// What became of QUIC, as far as TCP's part depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OverQuic {
+    /// Its handshake was done.
+    Works,
+    /// Nobody answered: a sidecar looks for another way.
+    Unanswered,
+    /// Somebody answered, if only to refuse: a sidecar stays with QUIC.
+    Answered,
 }
 
 /// A handshake as a stranger, with the pin or the roots at hand; nothing is said on it.
@@ -143,6 +162,9 @@ async fn shake(case: &Case<'_>, address: &Address, transport: Transport, clock: 
         }
         Ok(Err(LinkError::Distrusted(_))) if !is_checked => Err(Unmet::Unchecked),
         Ok(Err(LinkError::Distrusted(words))) => Err(Unmet::Distrusted(words)),
+        Ok(Err(error @ (LinkError::Unanswered(_) | LinkError::Socket { .. }))) => {
+            Err(Unmet::Unanswered(error.to_string()))
+        }
         Ok(Err(error)) => Err(Unmet::Lost(error.to_string())),
     };
     dialer.settle(Duration::from_millis(200)).await;
@@ -223,8 +245,9 @@ pub(super) fn judge(
 }
 
 /// Says what TLS on TCP at the same port means beside that.
-pub(super) fn judge_tcp(address: &Address, handshake: &Result<(), Unmet>, has_quic: bool, policy: Policy) -> Finding {
+pub(super) fn judge_tcp(address: &Address, handshake: &Result<(), Unmet>, quic: OverQuic, policy: Policy) -> Finding {
     let port = address.port();
+    let has_quic = quic == OverQuic::Works;
     let unmet = match handshake {
         Ok(()) if has_quic => {
             return Finding::new(
@@ -236,6 +259,12 @@ pub(super) fn judge_tcp(address: &Address, handshake: &Result<(), Unmet>, has_qu
         Ok(()) if policy == Policy::Quic => {
             let words = format!("{address} answers over TLS on TCP, which `transport = \"quic\"` does not allow");
             return Finding::new("tcp", Grade::Warn, words).fix("set transport = \"auto\"");
+        }
+        Ok(()) if (policy, quic) == (Policy::Auto, OverQuic::Answered) => {
+            let words =
+                format!("{address} answers over TLS on TCP, which is not used: over UDP, too, somebody answers");
+            return Finding::new("tcp", Grade::Warn, words)
+                .fix("mend what `quic` says above, or set transport = \"tcp\"");
         }
         Ok(()) => {
             let words = format!("{address} answers over TLS on TCP: that is how heartbeats go while UDP is blocked");
@@ -255,11 +284,11 @@ pub(super) fn judge_tcp(address: &Address, handshake: &Result<(), Unmet>, has_qu
             Finding::new("tcp", Grade::Fail, format!("{address} answers over TCP, and is not to be trusted: {words}"))
                 .fix("correct the address; look for a proxy in between that ends TLS; compare the clocks")
         }
-        Unmet::Silent | Unmet::Lost(_) if has_quic => {
+        Unmet::Silent | Unmet::Unanswered(_) | Unmet::Lost(_) if has_quic => {
             let words = format!("no way round through TCP, should UDP be blocked: {}", words(unmet));
             Finding::new("tcp", Grade::Note, words).fix(format!("{here}, unless tcp_fallback is off there"))
         }
-        Unmet::Silent | Unmet::Lost(_) => {
+        Unmet::Silent | Unmet::Unanswered(_) | Unmet::Lost(_) => {
             let words = format!("{address} does not answer over TCP either: {}", words(unmet));
             Finding::new("tcp", Grade::Fail, words).fix(format!("{here}: it carries heartbeats where UDP is blocked"))
         }
@@ -270,6 +299,6 @@ fn words(unmet: &Unmet) -> &str {
     match unmet {
         Unmet::Silent => "nothing came back in time",
         Unmet::Unchecked => "nobody knows whom to trust",
-        Unmet::Distrusted(words) | Unmet::Lost(words) => words,
+        Unmet::Distrusted(words) | Unmet::Unanswered(words) | Unmet::Lost(words) => words,
     }
 }

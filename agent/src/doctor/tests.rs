@@ -1,6 +1,6 @@
 use super::{
     host::judge_unit,
-    network::{Tcp, Unmet, judge, judge_tcp},
+    network::{OverQuic, Tcp, Unmet, judge, judge_tcp},
     udp::{Echo, ask},
     *,
 };
@@ -32,22 +32,26 @@ fn blocked_refused_and_wrong_are_told_apart() {
 #[test]
 fn tcp_is_told_by_what_quic_does_and_by_what_is_allowed() {
     use crate::carriage::Policy;
-    let told = |outcome: Result<(), Unmet>, has_quic, policy| {
-        let finding = judge_tcp(&"c.example:7411".parse().unwrap(), &outcome, has_quic, policy);
+    let told = |outcome: Result<(), Unmet>, quic, policy| {
+        let finding = judge_tcp(&"c.example:7411".parse().unwrap(), &outcome, quic, policy);
         assert_eq!(finding.grade == Grade::Ok, finding.fix.is_none(), "{finding:?}");
         (finding.grade, format!("{} {}", finding.words, finding.fix.unwrap_or_default()))
     };
     let lost = || Err(Unmet::Lost("connection refused".into()));
-    let (grade, words) = told(Ok(()), false, Policy::Auto);
+    let (grade, words) = told(Ok(()), OverQuic::Unanswered, Policy::Auto);
     assert!(grade == Grade::Ok && words.contains("how heartbeats go while UDP is blocked"), "{words}");
-    let (grade, words) = told(Ok(()), false, Policy::Quic);
+    let (grade, words) = told(Ok(()), OverQuic::Unanswered, Policy::Quic);
     assert!(grade == Grade::Warn && words.contains("transport = \"auto\""), "{words}");
-    assert_eq!(told(Ok(()), true, Policy::Auto).0, Grade::Ok);
-    let (grade, words) = told(lost(), true, Policy::Auto);
+    assert_eq!(told(Ok(()), OverQuic::Works, Policy::Auto).0, Grade::Ok);
+    // A sidecar whose QUIC is answered by a stranger stays there.
+    let (grade, words) = told(Ok(()), OverQuic::Answered, Policy::Auto);
+    assert!(grade == Grade::Warn && words.contains("not used") && words.contains("transport = \"tcp\""), "{words}");
+    assert_eq!(told(Ok(()), OverQuic::Answered, Policy::Tcp).0, Grade::Ok);
+    let (grade, words) = told(lost(), OverQuic::Works, Policy::Auto);
     assert!(grade == Grade::Note && words.contains("let TCP 7411 out") && words.contains("tcp_fallback"), "{words}");
-    let (grade, words) = told(lost(), false, Policy::Auto);
+    let (grade, words) = told(lost(), OverQuic::Unanswered, Policy::Auto);
     assert!(grade == Grade::Fail && words.contains("connection refused") && words.contains("TCP 7411"), "{words}");
-    let (grade, words) = told(Err(Unmet::Distrusted("other root".into())), true, Policy::Auto);
+    let (grade, words) = told(Err(Unmet::Distrusted("other root".into())), OverQuic::Works, Policy::Auto);
     assert!(grade == Grade::Warn && words.contains("somebody else"), "{words}");
 }
 
