@@ -602,6 +602,8 @@ async fn ten_thousand_are_marked_and_purged_in_slices_between_which_others_get_t
             let mut row = crate::store::suite::samples::service(&format!("instance/i{n:05}"));
             (row.status, row.status_since, row.placeholder) = (Status::Active, START.before(DAY * 9), false);
             (row.first_seen, row.last_seen) = (Some(START.before(DAY * 9)), Some(START.before(DAY * 3)));
+            // A pace of its own would outlast the time that passes.
+            row.settings = None;
             Change { writes: vec![Write::InsertService(Box::new(row))], audit: vec![] }
         })
         .collect();
