@@ -65,7 +65,7 @@ compile() {
     CARGO_PROFILE_RELEASE_STRIP=none CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
     CARGO_PROFILE_AGENT_STRIP=none CARGO_PROFILE_AGENT_DEBUG=line-tables-only
     "${CARGO:-cargo}" build --locked --target "$triple" --target-dir "$target/package")
-  # It aborts where it panics: nothing unwinds, and tables for that would be a tenth of what it keeps in memory. Debuggers
+  # It aborts where it panics: nothing unwinds, and tables for that would only lie in memory. Debuggers
   # have theirs among the symbols.
   RUSTFLAGS="$flags -C force-unwind-tables=no" CFLAGS="$cflags -fno-asynchronous-unwind-tables" \
     "${cargo[@]}" --profile agent --package rollcall-agent
