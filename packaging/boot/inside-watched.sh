@@ -205,7 +205,7 @@ for program in $agent $collector; do
 done
 holds "its manual names the examples" sh -c "zcat /usr/share/man/man8/$agent.8.gz | grep -q 'doc/rollcall.*agent/examples'"
 holds "which are taken as they are" sh -c "for example in probes children; do
-  (echo 'kind = \"poller\"' && cat /usr/share/doc/$agent/examples/\$example.toml) >/tmp/example.toml
+  (echo 'kind = \"agent\"' && echo 'state_dir = \"/tmp/example\"' && cat /usr/share/doc/$agent/examples/\$example.toml) >/tmp/example.toml
   rollcall-agent check --config /tmp/example.toml || exit 1; done"
 for dropin in /usr/share/doc/$agent/examples/*.conf; do
   mkdir -p /run/systemd/system/$agent.service.d
