@@ -313,7 +313,7 @@ pub enum SettingsProblem {
     },
     /// Its sidecar has no such probe.
     #[error(
-        "{service} has no probe {probe}: it has {}; leave out of `probes` what is still wanted of it",
+        "{service} has no probe {probe}: it has {}; take it out of `probes`, or define it on the host",
         if .known.is_empty() { "none".into() } else { .known.join(", ") }
     )]
     UnknownProbe {

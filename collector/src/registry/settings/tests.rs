@@ -206,7 +206,7 @@ fn a_probe_that_the_host_does_not_have_or_allow_is_refused_where_that_is_known()
     let problem = |tuning| ask(&closed, Wish { probes: vec![tuning], ..Wish::default() }).unwrap_err().to_string();
     let why = problem(Tuning { child, ..tuning("disk") });
     assert!(why.contains("add \"child/checker/d:disk\" to `remote.probes`"), "{why}");
-    assert!(problem(tuning("gone")).contains("it has child/checker/d:disk; leave out of `probes`"));
+    assert!(problem(tuning("gone")).contains("it has child/checker/d:disk; take it out of `probes`"));
     assert!(matches!(
         ask(&told, wish(60_000, &["web"])),
         Err(Refusal::Settings(SettingsProblem::UnknownProbe { known, .. })) if known == ["port", "db"]
